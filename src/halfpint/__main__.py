@@ -1,0 +1,5 @@
+"""`python -m halfpint`."""
+
+from halfpint.cli import main
+
+main()

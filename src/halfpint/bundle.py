@@ -1,0 +1,207 @@
+"""Bundle: what every stage takes and gives, a folder in Hugging Face layout with a card.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from halfpint import __version__
+from halfpint.errors import HalfpintError
+from halfpint.progress import plain
+
+CARD = "card.json"
+_PREFIX = ".halfpint-"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder that holds a model: config.json, weights, tokenizer, and card.json with its lineage.
+
+    `card["task"]` names the task, `card["engine"]` the engine that runs it, `card["stages"]` what made it
+    (one entry a stage), `card["files"]` the sha256 of each file.
+    """
+
+    path: Path
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """The parsed card.json."""
+        return read_json(self.path / CARD)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The parsed config.json."""
+        return read_json(self.path / "config.json")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names in the order of the model's outputs."""
+        names = self.config.get("id2label", {})
+        return tuple(names[str(index)] for index in range(len(names)))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files in the folder."""
+        return folder_bytes(self.path)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the names and hashes of the bundle's files (the card's own text aside)."""
+        digest = hashlib.sha256()
+        for name, file_hash in sorted(self.card.get("files", {}).items()):
+            digest.update(f"{name}\0{file_hash}\n".encode())
+        return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a bundle.
+
+    Raises:
+        HalfpintError: the file is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HalfpintError(
+            str(path.parent),
+            wanted=f"a bundle with a {path.name}",
+            got=f"no {path.name} there",
+            todo="Give the folder that `halfpint fit` or `halfpint run` wrote, such as OUT/best.",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise HalfpintError(
+            str(path), wanted="a readable JSON file", got=f"a damaged one ({error})", todo="Make the bundle again."
+        ) from None
+    if not isinstance(value, dict):
+        raise HalfpintError(str(path), wanted="a JSON object", got=type(value).__name__, todo="Make the bundle again.")
+    return value
+
+
+def open_bundle(path: Path | str, *, task: str | None = None) -> Bundle:
+    """The bundle in folder `path`, with its files checked against the sizes and hashes of the card.
+
+    Raises:
+        HalfpintError: no such folder, not a bundle, a file damaged or missing, or made for another task.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        got = "a file" if folder.exists() else "nothing there"
+        raise HalfpintError(
+            str(path),
+            wanted="the folder of a bundle",
+            got=got,
+            todo="Give a folder such as OUT/best of `halfpint fit`.",
+        )
+    bundle = Bundle(folder)
+    for name, wanted in bundle.card.get("files", {}).items():
+        file = folder / name
+        if not file.is_file():
+            raise HalfpintError(
+                str(folder), wanted=f"the file {name}", got="no such file", todo="Make or copy it again."
+            )
+        if file_sha256(file) != wanted:
+            raise HalfpintError(
+                str(file),
+                wanted="the content that its card.json tells of",
+                got="other content (the file is damaged or was changed)",
+                todo="Make or copy the bundle again.",
+            )
+    if task is not None and bundle.card.get("task") != task:
+        raise HalfpintError(
+            str(folder),
+            wanted=f"a bundle of the task {task!r}",
+            got=f"one of the task {bundle.card.get('task')!r}",
+            todo="Give another bundle, or the command that serves that task.",
+        )
+    return bundle
+
+
+@contextmanager
+def new_bundle(target: Path, parent: Bundle | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Write a bundle: gives a temporary folder and its card to fill; on leaving it is moved to `target` whole.
+
+    The card starts as the parent's lineage; the caller adds its entry to `card["stages"]`. Nothing is left behind when
+    the body raises; an older bundle at `target` stays until the new one is whole.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent))
+    old = parent.card if parent else {}
+    card: dict[str, Any] = {
+        "halfpint": __version__,
+        "task": old.get("task"),
+        "engine": old.get("engine"),
+        "parent": parent.fingerprint if parent else None,
+        "stages": list(old.get("stages", [])),
+    }
+    try:
+        yield folder, card
+        write_text(folder / "README.md", model_card(card))
+        card["files"] = {
+            str(file.relative_to(folder)): file_sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()
+        }
+        write_json(folder / CARD, card)
+        folder.chmod(0o755)
+        replace_folder(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Move folder `source` to `target`, taking the place of what is there."""
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent)) / "old"
+        os.replace(target, old)
+        os.replace(source, target)
+        shutil.rmtree(old.parent, ignore_errors=True)
+    else:
+        os.replace(source, target)
+
+
+def model_card(card: dict[str, Any]) -> str:
+    """The README.md of a bundle, made from its card: what it is, how it was made, how to use it."""
+    task = card.get("task") or "model"
+    lines = ["---", "library_name: halfpint", f"tags: [{task}]", "---", "", f"# A halfpint bundle: {task}", ""]
+    lines += ['Use it with `halfpint predict FOLDER "text"` or `halfpint serve FOLDER`.', "", "Made by, in order:", ""]
+    for stage in card.get("stages", []):
+        settings = ", ".join(f"{key}={value!r}" for key, value in stage.get("settings", {}).items())
+        lines.append(f"1. `{stage['use']}`" + (f" ({settings})" if settings else ""))
+    return "\n".join([*lines, "", "Figures, hashes and versions are in `card.json`.", ""])
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files under `folder`."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all: to a temporary name, then moved into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=_PREFIX, dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, whole or not at all."""
+    write_text(path, json.dumps(plain(value), ensure_ascii=False, indent=1) + "\n")

@@ -1,0 +1,342 @@
+"""The command line: words to calls, results to words. No logic lives here."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from halfpint.errors import EXIT_BAD_INPUT, EXIT_INFEASIBLE, EXIT_INTERRUPTED, HalfpintError
+
+app = typer.Typer(
+    name="halfpint",
+    help="Small language models, from raw text to production, on hardware you own.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Text = Annotated[str, typer.Option(help="Column with the texts (guessed and said when not given).")]
+Label = Annotated[str, typer.Option(help="Column with the labels (guessed and said when not given).")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing while working.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle, such as OUT/best.")]
+Data = Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV, JSONL, Parquet, a datasets folder or a Hub name.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from halfpint import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def check(
+    data: Data,
+    text: Text = "",
+    label: Label = "",
+    test: Annotated[str, typer.Option(help="Labelled texts kept for testing: leakage into them is looked for.")] = "",
+    json_: AsJson = False,
+) -> None:
+    """Look for faults in labelled texts; exit code 1 when there are errors."""
+    from halfpint.data.check import check as find
+    from halfpint.data.columns import find_columns
+    from halfpint.data.examples import labelled
+    from halfpint.data.read import read_table
+
+    table = read_table(data)
+    columns = find_columns(table, text=text or None, label=label or None)
+    examples = labelled(table, columns)
+    others = (
+        labelled(found := read_table(test), find_columns(found, text=text or None, label=label or None))
+        if test
+        else None
+    )
+    findings = find(examples, test=others)
+    errors = sum(finding.severity == "error" for finding in findings)
+    if json_:
+        rows = [vars(finding) for finding in findings]
+        print(
+            json.dumps({"source": data, "rows": len(examples), "errors": errors, "findings": rows}, ensure_ascii=False)
+        )
+    else:
+        labels = len({example.label for example in examples})
+        print(f"{data}: {len(examples):,} rows, {labels} labels; {columns.said}")
+        for note in table.notes:
+            print(f"  {note}")
+        for finding in findings:
+            print(
+                f"{finding.severity:>8}  {finding.kind}: {finding.message}"
+                + (" [fit drops them]" if finding.drop else "")
+            )
+        print("no faults found" if not findings else f"{errors} errors, {len(findings) - errors} other findings")
+    if errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def fit(
+    data: Data,
+    text: Text = "",
+    label: Label = "",
+    test: Annotated[str, typer.Option(help="Labelled texts for the final proof; else a share of DATA is kept.")] = "",
+    max_size: Annotated[str, typer.Option(help="Most bytes of the model's folder, such as 25MB.")] = "",
+    max_latency: Annotated[str, typer.Option(help="Most time for one text (p50), such as 10ms.")] = "",
+    floor: Annotated[list[str] | None, typer.Option(help="Least quality, such as f1_macro=0.85; repeatable.")] = None,
+    keep: Annotated[
+        float | None, typer.Option(help="Least share of the best candidate's quality, such as 0.98.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="How long the search may take.")] = 20.0,
+    out: Annotated[Path | None, typer.Option(help="Folder to write (default: halfpint-DATA).")] = None,
+    base: Annotated[str, typer.Option(help="Encoder to start from: a name, a folder, or none.")] = "all-minilm-l6-v2",
+    metric: Annotated[str, typer.Option(help="What choices are made on (accuracy or macro F1 by the data).")] = "",
+    drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Drop rows without a label.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the split and of training.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace what halfpint wrote in OUT before.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the smallest classifier that meets the limits, and prove it."""
+    from halfpint.data.prepare import Data as DataSettings
+    from halfpint.progress import Log
+    from halfpint.search.fit import Request
+    from halfpint.search.fit import fit as search
+    from halfpint.search.limits import Limits, parse_floor, parse_latency, parse_share, parse_size
+
+    limits = Limits(
+        max_size_bytes=parse_size(max_size) if max_size else None,
+        max_latency_ms=parse_latency(max_latency) if max_latency else None,
+        floor=parse_floor(floor),
+        keep=parse_share(keep),
+        minutes=_positive(minutes, "--minutes"),
+    )
+    folder = out or Path(f"halfpint-{Path(data).name.split('.')[0]}")
+    report = search(
+        Request(
+            data=DataSettings(source=data, test=test, text=text, label=label, drop_missing=drop_missing, seed=seed),
+            limits=limits,
+            out=folder,
+            base=base,
+            metric=metric,
+            seed=seed,
+            command=shlex.join(["halfpint", *sys.argv[1:]]),
+            force=force,
+        ),
+        Log(quiet=quiet),
+    )
+    from halfpint.report.terminal import summary
+
+    print(summary(report))
+    if report["chosen"] is None:
+        raise typer.Exit(EXIT_INFEASIBLE)
+
+
+@app.command()
+def evaluate(
+    bundle: BundleFolder,
+    data: Data,
+    text: Text = "",
+    label: Label = "",
+    metric: Annotated[str, typer.Option(help="The metric that `interval` is of.")] = "accuracy",
+    json_: AsJson = False,
+) -> None:
+    """Judge a bundle on labelled texts: quality with intervals, speed, bytes, energy."""
+    from halfpint.bundle import open_bundle
+    from halfpint.data.columns import find_columns
+    from halfpint.data.examples import labelled
+    from halfpint.data.read import read_table
+    from halfpint.evaluate.evaluate import evaluate as judge
+    from halfpint.progress import Log, plain
+
+    opened = open_bundle(bundle, task="classify")
+    table = read_table(data)
+    columns = find_columns(table, text=text or None, label=label or None)
+    result = judge(opened, labelled(table, columns), primary=metric, log=Log(quiet=json_))
+    if json_:
+        print(json.dumps(plain(result), ensure_ascii=False))
+        return
+    from halfpint.report.terminal import evaluation
+
+    print(evaluation(result))
+
+
+@app.command()
+def predict(
+    bundle: BundleFolder,
+    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT...", help="Texts to classify.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Classify the rows of a file (CSV, TSV, JSONL, .gz; - is stdin).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where --file writes the rows with their labels (- is stdout).")
+    ] = None,
+    text: Text = "",
+    top: Annotated[int, typer.Option(min=1, help="Labels to give for each text, likeliest first.")] = 1,
+    json_: AsJson = False,
+) -> None:
+    """Classify texts, or the rows of a file."""
+    from halfpint.bundle import open_bundle
+    from halfpint.engines import open_engine
+    from halfpint.progress import Log
+    from halfpint.serve.batch import predict_file, predict_texts
+
+    if bool(texts) == bool(file) or (file and not out):
+        raise HalfpintError(
+            "halfpint predict",
+            wanted='texts ("my card has not arrived"), or --file IN --out OUT',
+            got="neither or both",
+        )
+    engine = open_engine(open_bundle(bundle, task="classify"))
+    if file and out:
+        rows = predict_file(engine, file, out, text=text or None, top=top, log=Log())
+        print(f"{rows:,} rows written to {out}", file=sys.stderr)
+        return
+    for given, answer in zip(texts or [], predict_texts(engine, texts or [], top), strict=True):
+        if json_:
+            print(json.dumps({"text": given, **answer}, ensure_ascii=False))
+        else:
+            scores = "  ".join(f"{one['label']} {one['probability']:.3f}" for one in answer["scores"])
+            print(f"{scores}  |  {given}")
+
+
+@app.command()
+def serve(
+    bundle: BundleFolder,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
+    api_key: Annotated[str, typer.Option(envvar="HALFPINT_API_KEY", help="Key that requests must bring.")] = "",
+    max_batch: Annotated[int, typer.Option(help="Most texts in one request.")] = 256,
+    max_body: Annotated[str, typer.Option(help="Most bytes of one request.")] = "1MB",
+    timeout: Annotated[float, typer.Option(help="Seconds after which a request is given up.")] = 30.0,
+    threads: Annotated[int, typer.Option(help="Threads of the engine; 0 takes all cores.")] = 0,
+) -> None:
+    """Serve a bundle over HTTP: POST /v1/classify, /health, /metrics, /docs, and a page to try it."""
+    from halfpint.search.limits import parse_size
+    from halfpint.serve.run import serve as run_server
+
+    run_server(
+        bundle,
+        host=host,
+        port=port,
+        api_key=api_key or None,
+        max_batch=max_batch,
+        max_body_bytes=parse_size(max_body, "--max-body"),
+        timeout_s=timeout,
+        threads=threads or None,
+    )
+
+
+@app.command()
+def init(
+    data: Data,
+    text: Text = "",
+    label: Label = "",
+    test: Annotated[str, typer.Option(help="Labelled texts for the final proof.")] = "",
+    out: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a recipe that is there.")] = False,
+) -> None:
+    """Write a recipe for DATA that `halfpint run` runs."""
+    from halfpint.init import init_recipe
+
+    print(init_recipe(data, text=text, label=label, test=test, out=out, force=force))
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (TOML).")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: stage.2.epochs=3; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write (default: the recipe's name).")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds other files.")] = False,
+    quiet: Quiet = False,
+    json_: AsJson = False,
+) -> None:
+    """Run a recipe; finished stages are kept, an interrupted one resumes."""
+    from halfpint.progress import Log, plain
+    from halfpint.recipe import read_recipe
+    from halfpint.run import run_recipe
+
+    result = run_recipe(read_recipe(recipe, set_ or []), out or Path(recipe.stem), Log(quiet=quiet), force=force)
+    if json_:
+        print(json.dumps(plain(result), ensure_ascii=False))
+        return
+    from halfpint.report.terminal import evaluation
+
+    print(f"{result['bundle']}, on {result['test']['rows']:,} test texts:\n{evaluation(result['test'])}")
+
+
+@app.command()
+def pull(name: Annotated[str, typer.Argument(metavar="NAME", help="A model of the catalogue, or a Hub name.")]) -> None:
+    """Download a base model into the cache, its hash checked."""
+    from halfpint.models.sources import locate
+    from halfpint.progress import Log
+
+    print(locate(name, Log()))
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that `halfpint fit` wrote.")],
+    json_: AsJson = False,
+) -> None:
+    """Print the report of a finished `halfpint fit`, and write its page anew."""
+    from halfpint.bundle import read_json
+    from halfpint.report.html import write_report
+    from halfpint.report.terminal import summary
+
+    found = read_json(out / "report.json")
+    write_report(found, out)
+    print(json.dumps(found, ensure_ascii=False) if json_ else summary(found))
+
+
+def _positive(value: float, place: str) -> float:
+    if not 0 < value < float("inf"):
+        raise HalfpintError(place, wanted="a number above 0", got=str(value))
+    return value
+
+
+def main() -> None:
+    """Run the command line; errors are one message and an exit code."""
+    # Threads that spin while they wait make training ten times slower as soon as another program wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        app()
+    except HalfpintError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("\ninterrupted; give the same command again to go on where it stopped", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        print(f"error: {error.filename or 'the device'}: {error.strerror}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+def entry() -> Any:
+    """The click command, for the generated reference."""
+    return typer.main.get_command(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Stage: an ONNX bundle in 8 bits, weights stored as int8 and products computed in integers where there are any."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from halfpint.bundle import Bundle, new_bundle
+from halfpint.compress._tensors import refuse_if_no_smaller
+from halfpint.errors import need
+from halfpint.stage import Stage, Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxInt8(Stage):
+    """Dynamic quantisation: weights once, activations as they come.
+
+    Args:
+        reduce_range: weights in 7 bits, which keeps 16-bit sums of processors without VNNI from saturating, so that
+            the model answers alike on every machine.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("onnx",)
+    gives: ClassVar[str] = "onnx"
+    uses_data: ClassVar[bool] = False
+
+    reduce_range: bool = True
+
+    def run(self, bundle: Bundle | None, work: Work) -> Bundle:
+        """Write the bundle with model.onnx in int8."""
+        assert bundle is not None
+        started = time.monotonic()
+        need("onnx", "quantising")
+        with new_bundle(work.target, bundle) as (folder, card):
+            for file in bundle.path.iterdir():
+                if file.name not in ("model.onnx", "card.json", "README.md"):
+                    shutil.copyfile(file, folder / file.name)
+            if bundle.card["engine"] == "onnx_linear":
+                _quantise_rows(bundle.path / "model.onnx", folder / "model.onnx")
+            else:
+                _quantise_encoder(bundle.path / "model.onnx", folder / "model.onnx", self.reduce_range)
+            before, after = (path.stat().st_size for path in (bundle.path / "model.onnx", folder / "model.onnx"))
+            refuse_if_no_smaller(self.use, before, after)
+            card["stages"].append(self.entry(started, bytes_before=before, bytes_after=after))
+        return Bundle(work.target)
+
+
+def _quantise_encoder(source: Path, target: Path, reduce_range: bool) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of pre-processing, which the exporter has done
+    try:
+        quantize_dynamic(
+            str(source), str(target), per_channel=True, reduce_range=reduce_range, weight_type=QuantType.QInt8
+        )
+    finally:
+        logger.setLevel(level)
+
+
+def _quantise_rows(source: Path, target: Path) -> None:
+    """The weight of a TF-IDF classifier as int8 with one scale a feature; the scale joins the feature's value."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(str(source))
+    graph: Any = model.graph
+    weight = next(tensor for tensor in graph.initializer if tensor.name == "weight")
+    values = numpy_helper.to_array(weight)
+    scale = np.maximum(np.abs(values).max(axis=1), 1e-12) / 127
+    graph.initializer.remove(weight)
+    codes = np.rint(values / scale[:, None]).astype(np.int8)
+    graph.initializer.append(numpy_helper.from_array(codes, "codes"))
+    graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), "scale"))
+    nodes = [
+        helper.make_node("Gather", ["codes", "indices"], ["picked"]),
+        helper.make_node("Cast", ["picked"], ["rows"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", ["scale", "indices"], ["scales"]),
+        helper.make_node("Mul", ["values", "scales"], ["scaled"]),
+    ]
+    rest = [node for node in graph.node if node.op_type != "Gather"]
+    for node in rest:
+        if node.op_type == "Unsqueeze":
+            node.input[0] = "scaled"
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+    onnx.checker.check_model(model)
+    onnx.save(model, str(target))

@@ -1,0 +1,228 @@
+"""What is wrong with a set of examples, in findings with their rows; and the set without what should be dropped."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from halfpint.data.dedup import near_duplicate_pairs, normalise
+from halfpint.data.examples import Example, is_missing_label
+from halfpint.data.personal import find_personal, mask
+from halfpint.data.wrong_labels import probable_wrong_labels
+from halfpint.errors import HalfpintError
+
+Severity = Literal["error", "warning", "note"]
+
+_SHOWN = 8
+_THRESHOLD = 0.85
+_TOKENS_A_WORD = 1.3
+_UNUSABLE = ("missing_label", "one_class", "single_example_label")
+_KINDS = {"email": "e-mail addresses", "phone": "phone numbers", "card": "card numbers", "iban": "bank accounts"}
+# What the bytes 0x80-0xBF read like in Windows-1252: after Â, Ã, â, ð they are UTF-8 read wrongly.
+_TAIL = "\u0080-\u00bf\u20ac\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160\u2039\u0152\u017d\u2018\u2019\u201c"
+_TAIL += "\u201d\u2022\u2013\u2014\u02dc\u2122\u0161\u203a\u0153\u017e\u0178"
+_MOJIBAKE = re.compile(
+    rf"\ufffd|[\u0080-\u0084\u0086-\u009f]|[\u00c2\u00c3][{_TAIL}]|\u00e2\u20ac|\u00e2[{_TAIL}]{{2}}|\u00f0\u0178"
+    r"|\u00ef\u00bf\u00bd|\u00ef\u00bb\u00bf"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of fault.
+
+    Attributes:
+        kind: its name, such as "exact_duplicate".
+        severity: "error" (training makes no sense), "warning" or "note".
+        message: one line with the count and the first rows.
+        rows: all rows concerned, as in `Example.row`; empty where the fault is in no row.
+        drop: whether `clean` removes those rows.
+    """
+
+    kind: str
+    severity: Severity
+    message: str
+    rows: tuple[int, ...]
+    drop: bool
+
+
+def check(
+    examples: Sequence[Example],
+    *,
+    test: Sequence[Example] | None = None,
+    max_tokens: int = 256,
+    count_tokens: Callable[[Sequence[str]], list[int]] | None = None,
+    probe_labels: bool = True,
+) -> list[Finding]:
+    """Everything found in `examples`, errors first.
+
+    Args:
+        examples: what to train on; their row numbers must differ.
+        test: what will be tested on; rows of `examples` that are in it, or nearly, are found.
+        max_tokens: longer texts are noted.
+        count_tokens: texts -> their numbers of tokens; without it 1.3 a word.
+        probe_labels: whether to look for probably wrong labels (needs scikit-learn and cleanlab).
+    """
+    findings = _missing(examples)
+    usable = [e for e in examples if e.text.strip() and not is_missing_label(e.label)]
+    findings += _duplicates(usable, test or ())
+    dropped = {row for finding in findings if finding.drop for row in finding.rows}
+    kept = [example for example in usable if example.row not in dropped]
+    findings += _class_counts(usable, kept)
+    findings += _lengths(kept, max_tokens, count_tokens)
+    findings += _damaged_and_personal(kept)
+    if probe_labels and not any(finding.kind == "one_class" for finding in findings):
+        findings += _wrong_labels(kept)
+    order = ("error", "warning", "note")
+    return sorted(findings, key=lambda finding: order.index(finding.severity))
+
+
+def clean(examples: Sequence[Example], findings: Sequence[Finding]) -> tuple[list[Example], list[Finding]]:
+    """The examples without the rows that findings drop, and those findings."""
+    dropping = [finding for finding in findings if finding.drop and finding.rows]
+    rows = {row for finding in dropping for row in finding.rows}
+    return [example for example in examples if example.row not in rows], dropping
+
+
+def raise_if_unusable(findings: Sequence[Finding], source: str) -> None:
+    """Raise all at once what makes a classifier impossible.
+
+    Raises:
+        HalfpintError: labels are missing, there are fewer than two, or one has fewer than two examples.
+    """
+    faults = [finding for finding in findings if finding.kind in _UNUSABLE]
+    if faults:
+        raise HalfpintError(
+            source,
+            wanted="a label in every row, two labels or more, and two different texts or more for each",
+            got="; ".join(finding.message for finding in faults),
+            todo="Add what is missing or remove those rows.",
+        )
+
+
+def _finding(kind: str, severity: Severity, what: str, rows: Iterable[int], *, drop: bool = False) -> list[Finding]:
+    """A list with one finding, or none when no rows are concerned."""
+    rows = tuple(rows)
+    return [Finding(kind, severity, f"{what}: {_shown(rows)}", rows, drop)] if rows else []
+
+
+def _shown(rows: Sequence[int]) -> str:
+    first = ", ".join(map(str, rows[:_SHOWN])) + (", …" if len(rows) > _SHOWN else "")
+    return f"{len(rows):,} row{'s' if len(rows) > 1 else ''} ({first})"
+
+
+def _missing(examples: Sequence[Example]) -> list[Finding]:
+    no_text = (example.row for example in examples if not example.text.strip())
+    no_label = (example.row for example in examples if is_missing_label(example.label))
+    return _finding("missing_text", "error", "no text", no_text, drop=True) + _finding(
+        "missing_label", "error", "no label", no_label
+    )
+
+
+def _duplicates(usable: Sequence[Example], test: Sequence[Example]) -> list[Finding]:
+    groups: dict[str, list[Example]] = defaultdict(list)
+    for example in usable:
+        groups[normalise(example.text)].append(example)
+    test_keys = dict.fromkeys(normalise(example.text) for example in test if example.text.strip())
+    repeated, conflicting, leaked = [], [], []
+    for key, group in groups.items():
+        if len({example.label for example in group}) > 1:
+            conflicting += [example.row for example in group]
+        else:
+            repeated += [example.row for example in group[1:]]
+        if key in test_keys:
+            leaked += [example.row for example in group]
+    keys = list(groups) + [key for key in test_keys if key not in groups]
+    near: set[str] = set()
+    near_test: set[str] = set()
+    for i, j, _ in near_duplicate_pairs(keys, threshold=_THRESHOLD):
+        one, other = keys[i], keys[j]
+        if one in groups and other in groups:
+            near |= {one, other}
+        near_test |= {key for key, beside in ((one, other), (other, one)) if key in groups and beside in test_keys}
+    near_rows = sorted(example.row for key in near for example in groups[key])
+    near_test_rows = sorted(example.row for key in near_test - test_keys.keys() for example in groups[key])
+    return (
+        _finding(
+            "conflicting_labels", "warning", "the same text under different labels", sorted(conflicting), drop=True
+        )
+        + _finding("exact_duplicate", "warning", "repeats of an earlier text and label", sorted(repeated), drop=True)
+        + _finding("leakage_exact", "warning", "texts that are in the test set", sorted(leaked), drop=True)
+        + _finding("leakage_near", "warning", "texts nearly the same as one in the test set", near_test_rows)
+        + _finding(
+            "near_duplicate", "warning", "texts nearly the same as another; one side of a split gets both", near_rows
+        )
+    )
+
+
+def _class_counts(usable: Sequence[Example], kept: Sequence[Example]) -> list[Finding]:
+    counts = Counter({example.label: 0 for example in usable})
+    counts.update(example.label for example in kept)
+    if len(counts) < 2:
+        what = f"only the label {next(iter(counts))!r}" if counts else "no row with a text and a label"
+        return [Finding("one_class", "error", f"{what}, where two or more are needed", (), False)]
+    few = sorted(label for label, count in counts.items() if count < 2)
+    if few:
+        names = ", ".join(map(repr, few[:_SHOWN])) + (", …" if len(few) > _SHOWN else "")
+        rows = [example.row for example in usable if example.label in set(few)]
+        what = f"{len(few):,} label{'s' if len(few) > 1 else ''} with fewer than two usable examples ({names})"
+        return _finding("single_example_label", "error", what, rows)
+    (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
+    if largest < 4 * smallest:
+        return []
+    return [
+        Finding(
+            "imbalance",
+            "warning" if largest >= 10 * smallest else "note",
+            f"label {most!r} has {largest:,} examples, {least!r} has {smallest:,} ({largest / smallest:.0f} to 1)",
+            (),
+            False,
+        )
+    ]
+
+
+def _lengths(
+    kept: Sequence[Example], max_tokens: int, count_tokens: Callable[[Sequence[str]], list[int]] | None
+) -> list[Finding]:
+    if count_tokens is None:
+        counts = [round(_TOKENS_A_WORD * len(example.text.split())) for example in kept]
+    else:
+        counts = count_tokens([example.text for example in kept])
+    long = [example.row for example, count in zip(kept, counts, strict=True) if count > max_tokens]
+    how = "about " if count_tokens is None else ""
+    what = f"texts above {max_tokens} tokens, which are cut there (the longest has {how}{max(counts, default=0):,})"
+    return _finding("long_text", "note", what, long)
+
+
+def _damaged_and_personal(kept: Sequence[Example]) -> list[Finding]:
+    damaged: list[int] = []
+    personal: dict[str, list[int]] = defaultdict(list)
+    sample: dict[str, str] = {}
+    for example in kept:
+        if not example.text.isascii() and _MOJIBAKE.search(example.text):
+            damaged.append(example.row)
+        for kind, match in dict(find_personal(example.text)).items():
+            personal[kind].append(example.row)
+            sample.setdefault(kind, mask(match))
+    what = "damaged characters (UTF-8 read in another encoding, or U+FFFD)"
+    findings = _finding("mojibake", "warning", what, damaged)
+    for kind, rows in sorted(personal.items()):
+        findings += _finding("personal_data", "warning", f"{_KINDS[kind]} such as {sample[kind]}", rows)
+    return findings
+
+
+def _wrong_labels(kept: Sequence[Example]) -> list[Finding]:
+    try:
+        doubtful = probable_wrong_labels(kept)
+    except HalfpintError as error:
+        message = f"labels were not checked for mistakes: wanted {error.wanted}, got {error.got}. {error.todo}".strip()
+        return [Finding("probable_wrong_label", "note", message, (), False)]
+    if not doubtful:
+        return []
+    likeliest = ", ".join(f"row {e.row} {e.label!r} reads like {other!r}" for e, other in doubtful[:3])
+    rows = tuple(example.row for example, _ in doubtful)
+    message = f"labels that are probably wrong, the most doubtful first: {_shown(rows)}: {likeliest}"
+    return [Finding("probable_wrong_label", "warning", message, rows, False)]

@@ -1,0 +1,160 @@
+"""From a table on disk to what training takes: read, checked, cleaned, split, each step said."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from hashlib import sha256
+from typing import Any
+
+from halfpint.data.check import Finding, check, clean, raise_if_unusable
+from halfpint.data.columns import Columns, find_columns
+from halfpint.data.examples import Example, fingerprint, is_missing_label, labelled
+from halfpint.data.read import read_table
+from halfpint.data.split import split
+from halfpint.errors import HalfpintError
+from halfpint.progress import Log
+
+_SHOWN_ROWS = 20
+_SMALL = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The [data] table of a recipe.
+
+    Args:
+        source: a file (CSV, TSV, JSONL, Parquet, .gz), a folder of `datasets`, or a Hub name.
+        test: labelled texts kept for the end; empty takes them out of `source`.
+        text, label: the columns; empty guesses them and says so.
+        validation_share: share of the rows that choices are made on.
+        test_share: share that is kept for the end when no test file is given.
+        drop_missing: drop rows without a label instead of stopping there.
+        seed: of the split.
+    """
+
+    source: str
+    test: str = ""
+    text: str = ""
+    label: str = ""
+    validation_share: float = 0.15
+    test_share: float = 0.15
+    drop_missing: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Examples ready for training, and what happened to the rest."""
+
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    columns: Columns
+    notes: tuple[str, ...]
+    findings: list[Finding]
+    dropped: list[Finding]
+    settings: Data
+    key: str = field(default="")
+
+    def summary(self) -> dict[str, Any]:
+        """What a report tells of the data."""
+        return {
+            "source": self.settings.source,
+            "test_source": self.settings.test or None,
+            "rows": len(self.train) + len(self.validation) + len(self.test),
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "test": len(self.test),
+            "labels": dict(sorted(Counter(example.label for example in self.train).items())),
+            "columns": {"text": self.columns.text, "label": self.columns.label},
+            "notes": list(self.notes),
+            "dropped": [
+                {"kind": f.kind, "count": len(f.rows), "rows": f.rows[:_SHOWN_ROWS], "message": f.message}
+                for f in self.dropped
+            ],
+            "findings": [
+                {"kind": f.kind, "severity": f.severity, "message": f.message, "rows": f.rows[:_SHOWN_ROWS]}
+                for f in self.findings
+            ],
+            "fingerprint": self.key,
+        }
+
+
+def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
+    """Read, check, clean and split.
+
+    Raises:
+        HalfpintError: the data cannot be read or cannot be learned from.
+    """
+    for name in ("validation_share", "test_share"):
+        if not 0 < getattr(settings, name) < 0.9:
+            raise HalfpintError(f"data.{name}", wanted="a share between 0 and 0.9", got=str(getattr(settings, name)))
+    table = read_table(settings.source)
+    columns = find_columns(table, text=settings.text or None, label=settings.label or None)
+    examples = labelled(table, columns)
+    log.say(f"{settings.source}: {len(examples):,} rows; {columns.said}", kind="data")
+    if settings.drop_missing:
+        kept = [example for example in examples if not is_missing_label(example.label)]
+        if len(kept) < len(examples):
+            log.say(f"  dropped {len(examples) - len(kept):,} rows without a label (drop_missing)", kind="data")
+        examples = kept
+    test = read_test(settings, columns) if settings.test else []
+    findings = check(examples, test=test, probe_labels=probe_labels)
+    raise_if_unusable(findings, settings.source)
+    kept, dropped = clean(examples, findings)
+    for finding in dropped:
+        log.say(f"  dropped: {finding.message}", kind="dropped")
+    for finding in findings:
+        if finding not in dropped:
+            log.say(f"  {finding.severity}: {finding.message}", kind="finding")
+    if test:
+        unknown = sorted({example.label for example in test} - {example.label for example in kept})
+        if unknown:
+            raise HalfpintError(
+                settings.test, wanted="labels that the training data has", got=f"also {', '.join(unknown[:5])}",
+                todo="Check that both files are of the same job and that the label column is right.",
+            )  # fmt: skip
+    test_share = 0.0 if test else settings.test_share
+    shares = (1 - settings.validation_share - test_share, settings.validation_share, test_share)
+    parts = split(kept, fractions=shares, seed=settings.seed)
+    if not parts.validation or not (test or parts.test):
+        raise HalfpintError(
+            settings.source, wanted="rows enough to keep some for validation and test", got=f"{len(kept)} rows",
+            todo="Give more rows, or a test file with --test.",
+        )  # fmt: skip
+    test = test or parts.test
+    log.say(f"  {len(parts.train):,} to learn from, {len(parts.validation):,} to choose by, {len(test):,} for the end")
+    if len(parts.validation) < _SMALL:
+        log.say("  few rows to choose by: expect wide intervals", kind="finding")
+    return Prepared(
+        parts.train, parts.validation, test, columns, table.notes, findings, dropped, settings,
+        data_key(parts.train, parts.validation),
+    )  # fmt: skip
+
+
+def read_test(settings: Data, columns: Columns) -> list[Example]:
+    """The examples of the test file, which has the same columns; rows without a text or a label are an error."""
+    table = read_table(settings.test)
+    names = columns
+    if columns.text not in table.columns or columns.label not in table.columns:
+        names = find_columns(table, text=settings.text or None, label=settings.label or None)
+    test = labelled(table, names)
+    bad = [example.row for example in test if not example.text.strip() or is_missing_label(example.label)]
+    if bad:
+        raise HalfpintError(
+            settings.test, wanted="a text and a label in every row of the test file",
+            got=f"{len(bad)} rows without (rows {', '.join(map(str, bad[:8]))})", todo="Complete or remove those rows.",
+        )  # fmt: skip
+    return test
+
+
+def data_key(train: Sequence[Example], validation: Sequence[Example]) -> str:
+    """The hash of what training sees."""
+    return sha256(f"{fingerprint(train)} {fingerprint(validation)}".encode()).hexdigest()
+
+
+def data_fields() -> tuple[str, ...]:
+    """The names of the settings."""
+    return tuple(item.name for item in fields(Data))

@@ -1,0 +1,37 @@
+"""The engine of exported TF-IDF classifiers: features in Python, the linear part in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from halfpint.bundle import Bundle
+from halfpint.engines import Probabilities, softmax
+from halfpint.engines._onnx import open_session
+from halfpint.models.tfidf import read_features
+
+_TEXTS_A_BATCH = 64
+
+
+class OnnxLinearEngine:
+    """Indices and weights of features in, logits out."""
+
+    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+        self.labels = bundle.labels
+        self._features = read_features(bundle, np.load(bundle.path / "idf.npy", allow_pickle=False).astype(np.float32))
+        self._session = open_session(bundle.path / "model.onnx", threads)
+
+    def probabilities(self, texts: Sequence[str]) -> Probabilities:
+        """Class probabilities of `texts`."""
+        parts = []
+        for start in range(0, len(texts), _TEXTS_A_BATCH):
+            indices, values = self._features.padded(texts[start : start + _TEXTS_A_BATCH])
+            parts.append(self._session.run(None, {"indices": indices, "values": values})[0])
+        logits = np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), np.float32)
+        return softmax(logits)
+
+
+def load(bundle: Bundle, threads: int | None = None) -> OnnxLinearEngine:
+    """Load an exported TF-IDF classifier."""
+    return OnnxLinearEngine(bundle, threads)

@@ -1,0 +1,88 @@
+"""What halfpint says when something is wrong: one message with the place, what was wanted, what was got, what to do."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+EXIT_BAD_INPUT = 2
+EXIT_INFEASIBLE = 3
+EXIT_INTERRUPTED = 130
+
+# import name -> (name on the package index, the extra that brings it)
+_EXTRAS = {
+    "torch": ("torch", "train"),
+    "transformers": ("transformers", "train"),
+    "sklearn": ("scikit-learn", "train"),
+    "scipy": ("scipy", "train"),
+    "cleanlab": ("cleanlab", "train"),
+    "pyarrow": ("pyarrow", "train"),
+    "datasets": ("datasets", "train"),
+    "onnx": ("onnx", "train"),
+    "safetensors": ("safetensors", "train"),
+    "huggingface_hub": ("huggingface_hub", "train"),
+}
+
+
+class HalfpintError(Exception):
+    """An error a person can act on.
+
+    Args:
+        place: where it happened: a file and row, a flag, a setting.
+        wanted: what was expected there.
+        got: what was found instead.
+        todo: what to do about it.
+    """
+
+    exit_code = EXIT_BAD_INPUT
+
+    def __init__(self, place: str, *, wanted: str, got: str, todo: str = "") -> None:
+        self.place, self.wanted, self.got, self.todo = place, wanted, got, todo
+        super().__init__(f"{place}: wanted {wanted}, got {got}." + (f" {todo}" if todo else ""))
+
+
+class InfeasibleError(HalfpintError):
+    """No candidate meets the limits; everything tried is kept."""
+
+    exit_code = EXIT_INFEASIBLE
+
+
+class RefusedError(HalfpintError):
+    """A step gave a result that its gate does not let through; the message holds the figures."""
+
+
+class TrainingStoppedError(HalfpintError):
+    """Training stopped by itself (loss not finite or exploding); the last good checkpoint is kept."""
+
+
+class DeadlineError(HalfpintError):
+    """The time given to a step ran out before it had a usable result."""
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """A sentence with the nearest of `options` to `name`, or all of them when none is near."""
+    options = [str(option) for option in options]
+    match = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    if not match:
+        lowered = {option.lower(): option for option in options}
+        match = [lowered[hit] for hit in difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)]
+    if match:
+        return f"Did you mean {match[0]!r}?"
+    shown = ", ".join(options[:20]) + (", …" if len(options) > 20 else "")
+    return f"There is: {shown}." if options else ""
+
+
+def need(package: str, what: str) -> ModuleType:
+    """Import `package`, or say which extra brings it; `what` is the thing that needs it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        name, extra = _EXTRAS.get(package.split(".", maxsplit=1)[0], (package, "train"))
+        raise HalfpintError(
+            what,
+            wanted=f"the package {name}",
+            got=f"an installation without it ({error})",
+            todo=f"Install it with: pip install 'halfpint[{extra}]'",
+        ) from error

@@ -1,0 +1,1 @@
+"""Metrics with intervals, and what a bundle costs: size, latency, throughput, memory and energy."""

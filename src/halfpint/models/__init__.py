@@ -1,0 +1,1 @@
+"""Models: own architectures (one a file), the catalogue of base models, and where they come from."""

@@ -1,0 +1,46 @@
+"""Stage: take a base encoder from the catalogue, the Hub or a folder, as a bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+from halfpint.bundle import Bundle, new_bundle
+from halfpint.errors import HalfpintError
+from halfpint.models.sources import locate
+from halfpint.stage import Stage, Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pull(Stage):
+    """A base encoder.
+
+    Args:
+        base: a name in the catalogue, a Hub name (owner/model), or a folder in Hugging Face layout.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("nothing",)
+    gives: ClassVar[str] = "encoder"
+    uses_data: ClassVar[bool] = False
+
+    base: str = "all-minilm-l6-v2"
+
+    def run(self, bundle: Bundle | None, work: Work) -> Bundle:
+        """Copy config, weights and tokenizer into a bundle."""
+        started = time.monotonic()
+        folder = locate(self.base, work.log)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "model_type" not in config or not (folder / "model.safetensors").is_file():
+            raise HalfpintError(
+                str(folder), wanted="config.json with a model_type, and model.safetensors", got="a folder without",
+                todo="Give a Hugging Face model with safetensors weights.",
+            )  # fmt: skip
+        with new_bundle(work.target) as (target, card):
+            for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+                if (folder / name).is_file():
+                    shutil.copyfile(folder / name, target / name)
+            card["stages"].append(self.entry(started))
+        return Bundle(work.target)

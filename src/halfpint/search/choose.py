@@ -1,0 +1,116 @@
+"""Which candidate: the smallest that meets the limits and is no worse than the best, and what to say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from halfpint.evaluate.intervals import paired_difference
+from halfpint.search.limits import Limits, bytes_text
+
+CHEAP = ("majority", "tfidf")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen candidate (None when none is feasible), the best and the closest, and the verdict in words."""
+
+    chosen: dict[str, Any] | None
+    best: dict[str, Any] | None
+    closest: dict[str, Any] | None
+    verdict: str
+
+
+def choose(
+    candidates: Sequence[dict[str, Any]], limits: Limits, primary: str, true: npt.NDArray[np.int64], n_classes: int
+) -> Choice:
+    """Mark each measured candidate "feasible" (with "why" it is not) and choose.
+
+    Quality asked for by `floor` or `keep`: the smallest candidate that meets all limits. Otherwise: the smallest among
+    those that meet the limits and whose score is not below the best of them by more than chance: the paired bootstrap
+    95 % interval of the difference, on the same validation texts, reaches zero.
+
+    Args:
+        candidates: dictionaries with "status"; measured ones also have "metrics", "size_bytes", "latency_p50_ms" and
+            "predicted" (label indices on validation).
+        true: the labels of the validation texts.
+    """
+    measured = [candidate for candidate in candidates if candidate["status"] == "measured"]
+    if not measured:
+        return Choice(None, None, None, "No candidate could be measured.")
+
+    def quality(candidate: dict[str, Any]) -> float:
+        return float(candidate["metrics"][primary])
+
+    def size(candidate: dict[str, Any]) -> tuple[int, float]:
+        return candidate["size_bytes"], -quality(candidate)
+
+    best = max(measured, key=lambda one: (quality(one), -one["size_bytes"]))
+    for candidate in measured:
+        missed = limits.misses(candidate)
+        if limits.keep is not None and quality(candidate) < limits.keep * quality(best):
+            missed.append(
+                f"{primary} {quality(candidate):.4f} is under {limits.keep:g} of the best ({quality(best):.4f})"
+            )
+        candidate["feasible"], candidate["why"] = not missed, "; ".join(missed)
+    feasible = [candidate for candidate in measured if candidate["feasible"]]
+    if not feasible:
+        closest = min(measured, key=lambda one: (limits.distance(one), -quality(one)))
+        verdict = f"Infeasible; the closest is {closest['name']}: {closest['why']}."
+        return Choice(None, best, closest, verdict)
+    asked = bool(limits.floor) or limits.keep is not None
+    top = max(feasible, key=lambda one: (quality(one), -one["size_bytes"]))
+    eligible = feasible if asked else [one for one in feasible if _as_good(one, top, primary, true, n_classes)]
+    chosen = min(eligible, key=size)
+    return Choice(chosen, best, None, _verdict(chosen, best, measured, primary, true, n_classes, asked))
+
+
+def _as_good(
+    one: dict[str, Any], top: dict[str, Any], primary: str, true: npt.NDArray[np.int64], n_classes: int
+) -> bool:
+    if one is top:
+        return True
+    difference, _, high = paired_difference(
+        true, np.asarray(one["predicted"]), np.asarray(top["predicted"]), primary, n_classes=n_classes
+    )
+    return difference >= 0 or high >= 0
+
+
+def _verdict(
+    chosen: dict[str, Any],
+    best: dict[str, Any],
+    measured: Sequence[dict[str, Any]],
+    primary: str,
+    true: npt.NDArray[np.int64],
+    n_classes: int,
+    asked: bool,
+) -> str:
+    low, high = chosen["interval"]
+    words = [
+        f"{chosen['name']}: {primary} {chosen['metrics'][primary]:.4f} on validation "
+        f"(95% interval {low:.4f} to {high:.4f}), "
+        f"{bytes_text(chosen['size_bytes'])}, {chosen['latency_p50_ms']:.1f} ms a text."
+    ]
+    words.append(
+        "It is the smallest candidate that meets the limits"
+        + ("." if asked else " and is not worse than the best of them by more than chance.")
+    )
+    linear = [one for one in measured if one["family"] == "tfidf"]
+    neural = [one for one in measured if one["family"] not in CHEAP]
+    if linear and neural:
+        cheap = max(linear, key=lambda one: one["metrics"][primary])
+        if _as_good(cheap, best, primary, true, n_classes):
+            words.append(
+                f"You don't need a transformer: {cheap['name']} reaches {cheap['metrics'][primary]:.4f}, within the "
+                f"interval of the best candidate ({best['name']}, {best['metrics'][primary]:.4f})."
+            )
+        else:
+            gain = best["metrics"][primary] - cheap["metrics"][primary]
+            words.append(f"A transformer pays here: {gain:+.4f} over {cheap['name']}.")
+    elif linear and chosen["family"] == "tfidf":
+        words.append("You don't need a transformer: counting words meets what was asked.")
+    return " ".join(words)

@@ -1,0 +1,301 @@
+"""`fit`: from a table to the smallest model that meets the limits, proven on texts that nothing was chosen by."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from halfpint import __version__
+from halfpint.bundle import Bundle, open_bundle, read_json, write_json
+from halfpint.data.prepare import Data, Prepared, prepare
+from halfpint.energy import EnergyMeter
+from halfpint.errors import DeadlineError, RefusedError, TrainingStoppedError, need
+from halfpint.evaluate.classification import check_metric
+from halfpint.evaluate.evaluate import evaluate
+from halfpint.machine import describe
+from halfpint.models.pull import Pull
+from halfpint.models.sources import locate
+from halfpint.pipeline import Made, Pipeline
+from halfpint.progress import Log
+from halfpint.recipe import Recipe
+from halfpint.report.html import write_report
+from halfpint.search.choose import Choice, choose
+from halfpint.search.limits import Limits, bytes_text
+from halfpint.search.output import copy_bundle, disk_errors, open_output
+from halfpint.search.space import Group, Variant, cheap_groups, describe_encoder, encoder_groups
+from halfpint.search.speed import training_speed
+from halfpint.tasks import classify
+
+NO_BASE = "none"
+_RESERVE_S = 45.0  # for the last evaluation and the report
+_OPTIMISM = 0.85  # of the expected bytes: a candidate over the limit even so is not made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `fit` is asked for.
+
+    Args:
+        data: the [data] settings; limits: what the model has to meet; out: the folder to write.
+        base: the encoder to start from, or "none" for candidates without one.
+        metric: what choices are made on; empty lets the data choose accuracy or macro F1.
+        seed: of training; command: the line to repeat it, for the report.
+    """
+
+    data: Data
+    limits: Limits
+    out: Path
+    base: str = "all-minilm-l6-v2"
+    metric: str = ""
+    seed: int = 0
+    command: str = ""
+    force: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two requests the same run."""
+        parts = {"data": asdict(self.data), "limits": asdict(self.limits), "base": self.base}
+        return {**parts, "metric": self.metric, "seed": self.seed, "halfpint": __version__}
+
+
+@dataclass
+class _Run:
+    """One run of `fit`: its pipeline, its clock, the candidates so far."""
+
+    request: Request
+    pipeline: Pipeline
+    primary: str
+    log: Log
+    started: float
+    candidates: list[dict[str, Any]] = field(default_factory=list)
+    made: dict[str, Made] = field(default_factory=dict)
+
+    @property
+    def deadline(self) -> float:
+        return self.started + self.request.limits.minutes * 60 - _RESERVE_S
+
+
+def fit(request: Request, log: Log) -> dict[str, Any]:
+    """Search, choose on validation, prove on test, write OUT/best, report and recipe; gives the report.
+
+    Raises:
+        HalfpintError: bad input or data. An infeasible request is no error here: the report's "chosen" is None.
+    """
+    need("sklearn", "halfpint fit")
+    started = time.monotonic()
+    if request.metric:
+        check_metric(request.metric, "--metric")
+    with disk_errors(request.out):
+        resumed = open_output(request.out, request.identity(), force=request.force)
+        log.events = request.out / "events.jsonl"
+        if resumed:
+            log.say(f"going on with the unfinished run in {request.out}", kind="resume")
+        with EnergyMeter() as meter:
+            prepared = prepare(request.data, log)
+            if request.base != NO_BASE:
+                need("torch", "candidates with an encoder (--base none leaves them out)")
+                locate(request.base, log)
+            primary = request.metric or next(iter(request.limits.floor), "") or classify.primary_metric(prepared.train)
+            pipeline = Pipeline(prepared, request.out / "work", classify, primary, log)
+            run = _Run(request, pipeline, primary, log, started)
+            _search(run, prepared)
+            choice = choose(run.candidates, request.limits, primary, pipeline.held_targets, len(pipeline.labels))
+            tests = _prove(run, choice, prepared)
+        report = _report(run, choice, tests, prepared, started)
+        energy = meter.energy
+        report["energy"] = {
+            "wh": energy.wh, "co2e_g": energy.co2e_g, "source": energy.source, "seconds": energy.seconds,
+            "method": energy.method,
+        }  # fmt: skip
+        write_report(report, request.out)
+    log.event("done", chosen=report["chosen"], verdict=report["verdict"])
+    return report
+
+
+def _search(run: _Run, prepared: Prepared) -> None:
+    for group in cheap_groups():
+        _try_group(run, group)
+    if run.request.base == NO_BASE:
+        return
+    plan_file = run.request.out / "plan.json"
+    base = run.pipeline.make([Pull(base=run.request.base)])
+    if not plan_file.is_file():
+        speed, used_tokens = training_speed(base.bundle, prepared.train)
+        write_json(
+            plan_file, {"texts_per_s": speed, "used_tokens": used_tokens, "seconds": run.deadline - time.monotonic()}
+        )
+    plan = read_json(plan_file)
+    encoder = describe_encoder(base.bundle, run.request.base, plan["texts_per_s"])
+    groups = encoder_groups(
+        encoder, len(prepared.train), len(run.pipeline.labels), plan["used_tokens"], plan["seconds"], run.request.seed
+    )
+    total = sum(group.expected_s for group in groups)
+    run.log.say(
+        f"plan: {len(groups)} trainings in about {total / 60:.1f} minutes at {plan['texts_per_s']:.0f} texts/s: "
+        + ", ".join(f"{group.name} {group.expected_s / 60:.1f}" for group in groups),
+        kind="plan",
+        groups={group.name: group.expected_s for group in groups},
+    )
+    for group in groups:
+        _try_group(run, group)
+
+
+def _try_group(run: _Run, group: Group) -> None:
+    """Train a group and measure its candidates; what is skipped, refused or failed is noted with its reason."""
+    reasons = {variant.name: _pointless(run, variant) for variant in group.variants}
+    if all(reasons.values()):
+        for variant in group.variants:
+            _note(run, variant, group, "skipped", reasons[variant.name])
+        return
+    if run.deadline - time.monotonic() < group.expected_s * 0.5:
+        why = f"no time left: it needs about {group.expected_s:.0f} s"
+        for variant in group.variants:
+            _note(run, variant, group, "skipped", why)
+        return
+    run.log.say(f"{group.name}:", kind="group")
+    try:
+        trained = run.pipeline.make(group.train, deadline=run.deadline, bar_to_beat=_bar(run))
+    except (DeadlineError, TrainingStoppedError) as error:
+        for variant in group.variants:
+            _note(run, variant, group, "failed", str(error))
+        return
+    for variant in group.variants:
+        if reasons[variant.name]:
+            _note(run, variant, group, "skipped", reasons[variant.name])
+            continue
+        try:
+            made = run.pipeline.make([*group.train, *variant.finish])
+            assessment = run.pipeline.assess(made)
+        except RefusedError as error:
+            _note(run, variant, group, "refused", str(error))
+            continue
+        run.made[variant.name] = made
+        figures = {key: value for key, value in assessment.items() if key not in ("fingerprint", "primary")}
+        bundle = str(made.bundle.path.relative_to(run.request.out))
+        _note(run, variant, group, "measured", "", train_s=round(trained.seconds, 1), bundle=bundle, **figures)
+        run.log.say(
+            f"  {variant.name}: {run.primary} {figures['metrics'][run.primary]:.4f}, "
+            f"{bytes_text(figures['size_bytes'])}, "
+            f"{figures['latency_p50_ms']:.1f} ms, {figures['throughput_per_s']:,.0f} texts/s",
+            kind="candidate",
+            name=variant.name,
+        )
+
+
+def _note(run: _Run, variant: Variant, group: Group, status: str, why: str, **figures: Any) -> None:
+    empty: dict[str, Any] = {
+        "metrics": {},
+        "interval": None,
+        "size_bytes": None,
+        "latency_p50_ms": None,
+        "throughput_per_s": None,
+    }
+    family = variant.family or group.family
+    if status != "measured":
+        run.log.say(f"  {variant.name}: {status}: {why}", kind=status, name=variant.name)
+    run.candidates.append(
+        {
+            "name": variant.name,
+            "family": family,
+            "precision": variant.precision,
+            "status": status,
+            "why": why,
+            **empty,
+            "energy_wh_per_1000": None,
+            "train_s": None,
+            "feasible": False,
+            "bundle": None,
+            **figures,
+        }
+    )
+
+
+def _pointless(run: _Run, variant: Variant) -> str:
+    """Why a candidate cannot win before it is made, or nothing."""
+    limits = run.request.limits
+    optimistic = variant.expected_bytes * _OPTIMISM
+    if limits.max_size_bytes is not None and optimistic > limits.max_size_bytes:
+        return f"about {bytes_text(variant.expected_bytes)}, over {bytes_text(limits.max_size_bytes)}"
+    if limits.floor and limits.keep is None:
+        enough = [one for one in run.candidates if one["status"] == "measured" and not limits.misses(one)]
+        smallest = min((one["size_bytes"] for one in enough), default=None)
+        if smallest is not None and optimistic > smallest:
+            return f"it cannot be smaller than a candidate that already meets all limits ({bytes_text(smallest)})"
+    return ""
+
+
+def _bar(run: _Run) -> float | None:
+    """The score that a training has to come near to be of use: the lower end of the best candidate's interval."""
+    measured = [one for one in run.candidates if one["status"] == "measured"]
+    best = max(measured, key=lambda one: one["metrics"][run.primary], default=None)
+    return None if best is None or run.request.limits.floor or run.request.limits.keep else float(best["interval"][0])
+
+
+def _prove(run: _Run, choice: Choice, prepared: Prepared) -> dict[str, Any]:
+    """The one look at the test texts: the chosen candidate and the baselines. Writes OUT/best and its recipe."""
+    if choice.chosen is None:
+        return {}
+    chosen = choice.chosen["name"]
+    linear = [one for one in run.candidates if one["family"] == "tfidf" and one["name"] in run.made]
+    cheap = max(linear, key=lambda one: one["metrics"][run.primary], default=None)
+    names = [chosen, "majority", *([cheap["name"]] if cheap else [])]
+    tests = {}
+    for name in dict.fromkeys(name for name in names if name in run.made):
+        tests[name] = evaluate(run.made[name].bundle, prepared.test, primary=run.primary, log=run.log)
+        tests[name]["metrics"] = {key: value for key, value in tests[name].items() if isinstance(value, float)}
+    best = run.request.out / "best"
+    copy_bundle(run.made[chosen].bundle.path, best)
+    result = tests[chosen]
+    card = dict(open_bundle(best).card)
+    card["figures"] = {
+        "validation": {run.primary: choice.chosen["metrics"][run.primary], "interval": choice.chosen["interval"]},
+        "test": {
+            key: result[key] for key in ("rows", "accuracy", "f1_macro", "interval", "latency_p50_ms", "texts_per_s")
+        },
+        "energy_wh_per_1000": result["energy_wh_per_1000"],
+        "energy_source": result["energy_source"],
+        "data": prepared.key,
+        "machine": describe()["cpu"],
+    }
+    write_json(best / "card.json", card)
+    Recipe(run.request.data, classify, run.primary, run.made[chosen].stages).write(run.request.out / "recipe.toml")
+    return tests
+
+
+def _report(run: _Run, choice: Choice, tests: dict[str, Any], prepared: Prepared, started: float) -> dict[str, Any]:
+    limits = run.request.limits
+    for candidate in run.candidates:
+        candidate.pop("predicted", None)
+    verdict = choice.verdict
+    if choice.chosen is not None:
+        result = tests[choice.chosen["name"]]
+        low, high = result["interval"]
+        verdict += (
+            f" On {result['rows']:,} test texts: {run.primary} {result[run.primary]:.4f} ({low:.4f} to {high:.4f})."
+        )
+    recipe = run.request.out / "recipe.toml"
+    return {
+        "halfpint": __version__,
+        "task": classify.NAME,
+        "data": prepared.summary(),
+        "limits": {**asdict(limits), "floor": dict(limits.floor) or None},
+        "primary_metric": run.primary,
+        "candidates": run.candidates,
+        "chosen": choice.chosen["name"] if choice.chosen else None,
+        "closest": choice.closest["name"] if choice.closest else None,
+        "verdict": verdict,
+        "test": tests or None,
+        "machine": describe(),
+        "recipe": recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
+        "command": run.request.command,
+        "out": str(run.request.out),
+        "seconds": round(time.monotonic() - started, 1),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def best_bundle(out: Path) -> Bundle:
+    """The chosen bundle of a finished run."""
+    return open_bundle(out / "best")

@@ -1,0 +1,97 @@
+"""The folder that `fit` writes to: new, or the unfinished one of the same request, never somebody else's."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from halfpint.bundle import write_json
+from halfpint.errors import HalfpintError
+from halfpint.machine import available_disk_bytes
+
+REQUEST, REPORT = "request.json", "report.json"
+OURS = ("best", "work", "plan.json", "recipe.toml", REPORT, "report.html", "events.jsonl", REQUEST)
+_LEAST_FREE = 200_000_000
+
+
+def open_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_bytes: int = _LEAST_FREE) -> bool:
+    """Make `folder` ready for `request`; gives whether an unfinished run of the same request is there to be resumed.
+
+    Raises:
+        HalfpintError: the folder is not empty (and not an unfinished run of this request), cannot be written, or the
+            device has too little room.
+    """
+    wanted = json.loads(json.dumps(request, sort_keys=True))
+    if folder.exists() and not folder.is_dir():
+        raise HalfpintError(f"--out {folder}", wanted="a folder", got="a file", todo="Give another name.")
+    resume = False
+    if folder.is_dir() and any(folder.iterdir()):
+        try:
+            there = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            there = None
+        if there == wanted and not (folder / REPORT).exists() and not force:
+            resume = True
+        elif not force:
+            got = "a finished run" if (folder / REPORT).exists() else "files of something else"
+            raise HalfpintError(
+                f"--out {folder}", wanted="an empty or new folder", got=f"one that holds {got}",
+                todo="Give another --out, or --force to replace what halfpint wrote there.",
+            )  # fmt: skip
+        else:
+            for name in OURS:
+                path = folder / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = available_disk_bytes(folder)
+        if free is not None and free < free_bytes:
+            raise HalfpintError(
+                f"--out {folder}", wanted=f"{free_bytes / 1e6:,.0f} MB free on the device", got=f"{free / 1e6:,.0f} MB",
+                todo="Make room or give another --out.",
+            )  # fmt: skip
+        write_json(folder / REQUEST, wanted)
+    except OSError as error:
+        raise disk_error(error, folder) from None
+    return resume
+
+
+def disk_error(error: OSError, folder: Path) -> HalfpintError:
+    """What to say of an error of the file system."""
+    if error.errno == errno.ENOSPC:
+        return HalfpintError(
+            str(error.filename or folder), wanted="room on the device", got="none left",
+            todo="What was written before stays whole. Make room and give the same command again: it resumes.",
+        )  # fmt: skip
+    return HalfpintError(
+        str(error.filename or folder), wanted="to read or write there", got=error.strerror or str(error)
+    )
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of the file system into ones that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise disk_error(error, folder) from error
+        raise
+
+
+def copy_bundle(source: Path, target: Path) -> None:
+    """Copy a bundle's folder whole or not at all."""
+    scratch = target.with_name(f".halfpint-{target.name}-{os.getpid()}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        shutil.copytree(source, scratch)
+        shutil.rmtree(target, ignore_errors=True)
+        scratch.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,49 @@
+"""How fast this machine trains on these texts: a short probe, so that the plan can say its time before it starts."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from halfpint.bundle import Bundle
+from halfpint.data.examples import Example
+from halfpint.engines.torch_classifier import tensors
+from halfpint.errors import need
+from halfpint.train import _classifier
+from halfpint.train.batches import epoch_batches
+from halfpint.train.loop import device
+
+_STEPS = 6
+_BATCH = 32
+_SAMPLE = 20_000
+
+
+def training_speed(encoder: Bundle, train: Sequence[Example]) -> tuple[float, int]:
+    """Texts that fine-tuning works through in a second (median of a few real steps), and the number of different tokens
+    that the training texts use."""
+    torch = need("torch", "fine-tuning")
+    model = _classifier.new_classifier(encoder, ["a", "b"], 256, 0.1).to(device()).train()
+    model.encoder.get_input_embeddings().weight.requires_grad_(False)
+    ids = _classifier.token_ids(encoder.path, train, 256)
+    used = len({token for row in ids for token in row})
+    ids = ids[:_SAMPLE]
+    batches = epoch_batches([len(row) for row in ids], batch_size=_BATCH, batch_tokens=4096, seed=0, epoch=0)
+    typical = float(np.mean([len(row) for row in ids]))
+    batches.sort(key=lambda batch: abs(np.mean([len(ids[index]) for index in batch]) - typical))
+    rates = []
+    for step in range(_STEPS):
+        batch = batches[step % len(batches)]
+        started = time.monotonic()
+        inputs = tensors([ids[index] for index in batch], int(encoder.config.get("pad_token_id") or 0), device())
+        loss = torch.nn.functional.cross_entropy(
+            model(**inputs).logits, torch.zeros(len(batch), dtype=torch.long, device=device())
+        )
+        loss.backward()
+        model.zero_grad(set_to_none=True)
+        float(loss)
+        if step:  # the first one warms up
+            rates.append(len(batch) / (time.monotonic() - started))
+    return round(0.9 * statistics.median(rates), 1), used  # the optimiser and evaluations take the rest

@@ -1,0 +1,177 @@
+"""The server process: a socket, a web application, signals."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import shlex
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from halfpint import registry
+from halfpint.bundle import Bundle
+from halfpint.engines import Engine
+from halfpint.errors import HalfpintError
+from halfpint.progress import Log
+
+if TYPE_CHECKING:
+    import uvicorn
+
+_BACKLOG = 512
+_MAX_CONNECTIONS = 1000
+_KEEP_ALIVE_S = 15
+
+
+def serve(
+    bundle_path: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: str | None = None,
+    max_batch: int = 256,
+    max_body_bytes: int = 1_000_000,
+    timeout_s: float = 30.0,
+    max_queue: int = 64,
+    threads: int | None = None,
+    drain_s: float = 25.0,
+    engine_loader: Callable[[Bundle, int | None], Engine] | None = None,
+    log: Log | None = None,
+) -> None:
+    """Serve a bundle over HTTP until SIGTERM or Ctrl-C; requests in flight are then finished.
+
+    Args:
+        bundle_path: the bundle; its card's task names the file of this room that serves it.
+        host: the address to listen on.
+        port: the port; 0 takes a free one.
+        api_key: asked of every use of the model; see `build_app`, also for the limits.
+        drain_s: seconds that requests in flight have to finish after the signal.
+        engine_loader: opens the engine; None takes the one that the card names.
+        log: where the address and faults are told; None takes standard error.
+
+    Raises:
+        HalfpintError: no bundle there, a setting out of range, or an address that cannot be listened on.
+    """
+    import uvicorn
+
+    log = log or Log()
+    task = str(Bundle(bundle_path).card.get("task"))
+    room = registry.load("serve", task, place=f"{bundle_path}/card.json: task")
+    listener = _listen(host, port)
+    with listener:
+        address = _address(host, listener.getsockname()[1])
+        app = room.build_app(
+            bundle_path,
+            api_key=api_key,
+            max_batch=max_batch,
+            max_body_bytes=max_body_bytes,
+            timeout_s=timeout_s,
+            max_queue=max_queue,
+            threads=threads,
+            engine_loader=engine_loader,
+            log=log,
+            on_ready=lambda: log.write(_ready(address, api_key)),
+        )
+        if api_key is None and not _is_loopback(listener):
+            log.say(
+                f"Warning: {host} can be reached from other machines, and no API key is asked for. "
+                "Give one with --api-key, or listen on 127.0.0.1.",
+                kind="open_to_all",
+            )
+        log.say(f"Listening on {address}; the model is loading.", kind="listening", address=address)
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=_MAX_CONNECTIONS,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=math.ceil(drain_s),
+        )
+        server = uvicorn.Server(config)
+        with _stopped_by_signals(server):
+            server.run(sockets=[listener])
+    log.say("Stopped.", kind="stopped")
+
+
+@contextmanager
+def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Signals ask the server to stop.
+
+    uvicorn has its own handlers while it runs, and raises the signal again when it is done: without these the process
+    would end by the signal and not with exit code 0.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on `host` and `port`.
+
+    Raises:
+        HalfpintError: the port is taken or not allowed, or the host is not of this machine.
+    """
+    place = f"{host}:{port}"
+    if not 0 <= port <= 65535:
+        raise HalfpintError("--port", wanted="a port from 0 to 65535", got=str(port))
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise HalfpintError(
+            place, wanted="a host name or address of this machine", got=str(error), todo="Try --host 127.0.0.1."
+        ) from None
+    # "localhost" is often both ::1 and 127.0.0.1: the latter is what older clients try.
+    family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise HalfpintError(
+            place,
+            wanted="an address to listen on",
+            got=(error.strerror or str(error)).lower(),
+            todo="Give another port with --port (0 takes a free one), or stop the program that has this one.",
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def _address(host: str, port: int) -> str:
+    """The address to type on this machine."""
+    shown = "localhost" if host in ("", "0.0.0.0", "::") else host
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def _ready(address: str, api_key: str | None) -> str:
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if api_key is not None else ""
+    body = shlex.quote('{"text": "What is this about?"}')
+    return (
+        f"Ready: {address} (a page to try it), {address}/docs (how to call it)\n"
+        f"  curl {address}/v1/classify{key} -H 'Content-Type: application/json' -d {body}"
+    )

@@ -1,0 +1,91 @@
+"""Stage: the one contract for everything that makes or changes a bundle."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+from halfpint import __version__
+from halfpint.bundle import Bundle
+from halfpint.data.examples import Example
+from halfpint.progress import SILENT, Log
+
+
+@dataclass
+class Work:
+    """What a stage works with besides its parent bundle.
+
+    Args:
+        target: the folder the new bundle goes to.
+        scratch: a folder for checkpoints; it outlives an interruption and goes when the stage is done.
+        task: the task's module (such as `halfpint.tasks.classify`).
+        train, validation: the examples to learn from and to choose by.
+        labels: label names in the order of the model's outputs.
+        deadline: `time.monotonic()` at which the stage should be done; None has no limit.
+        bar_to_beat: a validation score; training that cannot reach it any more may stop.
+    """
+
+    target: Path
+    scratch: Path
+    task: ModuleType
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    labels: tuple[str, ...]
+    primary: str = "accuracy"
+    log: Log = field(default=SILENT)
+    deadline: float | None = None
+    bar_to_beat: float | None = None
+
+    def seconds_left(self) -> float:
+        """Seconds until the deadline (infinite without one)."""
+        return float("inf") if self.deadline is None else self.deadline - time.monotonic()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Base of all stages; a subclass is a frozen keyword-only dataclass whose fields are its settings.
+
+    `needs` and `gives` name kinds of bundle: "nothing", "encoder", "classifier", "linear", "onnx", …
+    A stage that leaves the kind as it was gives "same". `uses_data` tells whether the training data is part of what its result depends on.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("nothing",)
+    gives: ClassVar[str] = "same"
+    uses_data: ClassVar[bool] = True
+
+    def run(self, bundle: Bundle | None, work: Work) -> Bundle:
+        """Make a new bundle at `work.target` from `bundle`, which stays as it is."""
+        raise TypeError(f"{type(self).__name__} does not say how it runs")
+
+    @property
+    def use(self) -> str:
+        """The stage's name in a recipe: room/file."""
+        return "/".join(type(self).__module__.split(".")[-2:])
+
+    def settings(self) -> dict[str, Any]:
+        """All fields with their values."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    def changed_settings(self) -> dict[str, Any]:
+        """The fields that differ from their defaults."""
+        return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) != item.default}
+
+    def key(self, parent: str, data: str) -> str:
+        """The hash that names this stage's result: its fields, its parent's key and, if it uses it, the data."""
+        parts = [__version__, self.use, self.settings(), parent, data if self.uses_data else ""]
+        return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def entry(self, started: float, **figures: Any) -> dict[str, Any]:
+        """The card's entry of this stage; `started` is a `time.monotonic()`."""
+        return {
+            "use": self.use,
+            "settings": self.settings(),
+            "seconds": round(time.monotonic() - started, 3),
+            **figures,
+        }

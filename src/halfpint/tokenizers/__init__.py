@@ -1,0 +1,1 @@
+"""Tokenizers: loading them (and, for language models, training them)."""

@@ -1,0 +1,31 @@
+"""Token ids to padded arrays, batched so that little is spent on padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+
+def length_batches(lengths: Sequence[int], tokens_a_batch: int = 2048) -> list[list[int]]:
+    """Indices sorted by length and cut into batches of at most `tokens_a_batch` padded tokens (one text at least)."""
+    batches: list[list[int]] = []
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[index] > tokens_a_batch:
+            batches.append(batch)
+            batch = []
+        batch.append(index)
+    return [*batches, batch] if batch else batches
+
+
+def pad(ids: Sequence[Sequence[int]], pad_id: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """`input_ids` and `attention_mask`: int64 of shape (texts, longest), at least two wide."""
+    longest = max(2, *(len(row) for row in ids))
+    input_ids = np.full((len(ids), longest), pad_id, dtype=np.int64)
+    mask = np.zeros((len(ids), longest), dtype=np.int64)
+    for row, tokens in enumerate(ids):
+        input_ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
+    return input_ids, mask

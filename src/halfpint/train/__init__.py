@@ -1,0 +1,1 @@
+"""Training: one loop; a method supplies a loss and what is trainable."""

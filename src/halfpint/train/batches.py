@@ -1,0 +1,35 @@
+"""Batches under a token budget: texts of like length together, in an order that depends on seed and epoch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+_WINDOW = 50  # batches that are sorted by length among themselves
+
+
+def epoch_batches(
+    lengths: Sequence[int], *, batch_size: int, batch_tokens: int, seed: int, epoch: int
+) -> list[npt.NDArray[np.int64]]:
+    """Indices of one epoch's batches.
+
+    Each batch has at most `batch_size` texts and, padded to its longest, at most `batch_tokens` tokens (one text at
+    least). Texts are shuffled, sorted by length within windows of 50 batches, cut, and the batches shuffled again:
+    little padding, and no fixed company.
+    """
+    sizes = np.asarray(lengths, dtype=np.int64)
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(sizes))
+    batches: list[npt.NDArray[np.int64]] = []
+    for start in range(0, len(order), batch_size * _WINDOW):
+        window = order[start : start + batch_size * _WINDOW]
+        window = window[np.argsort(sizes[window], kind="stable")]
+        begin = 0
+        for end in range(1, len(window) + 1):
+            full = end - begin == batch_size
+            if end == len(window) or full or (end - begin + 1) * sizes[window[end]] > batch_tokens:
+                batches.append(window[begin:end])
+                begin = end
+    return [batches[index] for index in random.permutation(len(batches))]

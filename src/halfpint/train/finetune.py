@@ -1,0 +1,114 @@
+"""Stage: fine-tune an encoder with its head for classification."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from halfpint.bundle import Bundle, new_bundle
+from halfpint.data.examples import Example
+from halfpint.engines.torch_classifier import logits, tensors
+from halfpint.errors import HalfpintError, need
+from halfpint.stage import Stage, Work
+from halfpint.tokenizers.load import open_tokenizer
+from halfpint.train import _classifier
+from halfpint.train.loop import Training, check_settings, device, train
+
+_WEIGHTINGS = ("none", "balanced")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(Training, Stage):
+    """Train all layers on the labelled texts; a classifier goes on from its head, an encoder gets a new one.
+
+    Args:
+        dropout: in the encoder's hidden states and before the head.
+        label_smoothing: share of the target spread over all labels (Szegedy et al. 2016, section 7).
+        class_weights: none, or balanced: a label counts by the inverse of its share.
+        train_embeddings: also train the token embeddings (half of a small encoder's weights, rarely worth it).
+        max_tokens: where texts are cut; 0 takes it from the data or the classifier.
+        train_texts: learn from so many texts, drawn with `seed`; 0 takes all.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("encoder", "classifier")
+    gives: ClassVar[str] = "classifier"
+
+    dropout: float = 0.1
+    label_smoothing: float = 0.0
+    class_weights: str = "none"
+    train_embeddings: bool = False
+    max_tokens: int = 0
+    train_texts: int = 0
+
+    def __post_init__(self) -> None:
+        check_settings(self, self.use)
+        if self.class_weights not in _WEIGHTINGS:
+            raise HalfpintError(f"{self.use}: class_weights", wanted="none or balanced", got=repr(self.class_weights))
+
+    def run(self, bundle: Bundle | None, work: Work) -> Bundle:
+        """Train, keep the best evaluation on validation."""
+        assert bundle is not None
+        started = time.monotonic()
+        torch = need("torch", "fine-tuning")
+        max_tokens = self.max_tokens or int(bundle.config.get("max_tokens", 0))
+        max_tokens = max_tokens or _classifier.longest(open_tokenizer(bundle.path), work.train)
+        torch.manual_seed(self.seed)
+        model = _classifier.classifier_from(bundle, work.labels, max_tokens, self.dropout)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = self.dropout
+        if not self.train_embeddings:
+            model.encoder.get_input_embeddings().weight.requires_grad_(False)
+        model.to(device())
+        examples = self._examples(work)
+        ids = _classifier.token_ids(bundle.path, examples, max_tokens)
+        held_ids = _classifier.token_ids(bundle.path, work.validation, max_tokens)
+        targets = work.task.targets(examples, work.labels)
+        held_targets = work.task.targets(work.validation, work.labels)
+        weights = self._weights(targets, len(work.labels))
+        pad_id = int(model.config.encoder.get("pad_token_id") or 0)
+
+        def batch_loss(batch: npt.NDArray[np.int64]) -> Any:
+            inputs = tensors([ids[index] for index in batch], pad_id, device())
+            wanted = torch.from_numpy(targets[batch]).to(device())
+            return torch.nn.functional.cross_entropy(
+                model(**inputs).logits.float(), wanted, weight=weights, label_smoothing=self.label_smoothing
+            )
+
+        outcome = train(
+            model,
+            [len(row) for row in ids],
+            batch_loss,
+            lambda: _classifier.score(logits(model, held_ids), held_targets, work.primary),
+            self,
+            work,
+            guess=float(np.log(len(work.labels))),
+        )
+        model.to("cpu").eval()
+        with new_bundle(work.target, bundle) as (folder, card):
+            _classifier.write_classifier(folder, model, bundle.path)
+            card.update(task=work.task.NAME, engine="torch_classifier")
+            figures = {key: value for key, value in vars(outcome).items() if key != "seconds"}
+            card["stages"].append(self.entry(started, **figures, max_tokens=max_tokens))
+        shutil.rmtree(work.scratch, ignore_errors=True)
+        return Bundle(work.target)
+
+    def _examples(self, work: Work) -> Sequence[Example]:
+        if not 0 < self.train_texts < len(work.train):
+            return work.train
+        chosen = np.sort(np.random.default_rng(self.seed).permutation(len(work.train))[: self.train_texts])
+        return [work.train[index] for index in chosen]
+
+    def _weights(self, targets: npt.NDArray[np.int64], labels: int) -> Any:
+        if self.class_weights == "none":
+            return None
+        import torch
+
+        counts = np.maximum(np.bincount(targets, minlength=labels), 1)
+        return torch.from_numpy((len(targets) / (labels * counts)).astype(np.float32)).to(device())
