@@ -51,8 +51,9 @@ class Work:
 class Stage:
     """Base of all stages; a subclass is a frozen keyword-only dataclass whose fields are its settings.
 
-    `needs` and `gives` name kinds of bundle: "nothing", "encoder", "classifier", "linear", "onnx", …
-    A stage that leaves the kind as it was gives "same". `uses_data` tells whether the training data is part of what its result depends on.
+    `needs` and `gives` name kinds of bundle: "nothing", "encoder", "classifier", "linear", "onnx", "ready".
+    A stage that leaves the kind as it was gives "same". `uses_data` tells whether the training data is part of what its
+    result depends on.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("nothing",)

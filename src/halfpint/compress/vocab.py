@@ -1,4 +1,4 @@
-"""Stage: a smaller vocabulary. Half of a small encoder is token embeddings; most tokens never occur in one job's texts."""
+"""Stage: a smaller vocabulary. Half of a small encoder is token embeddings; most tokens never occur in one job."""
 
 from __future__ import annotations
 
