@@ -41,8 +41,8 @@ def read_delimited(
     """
     old_limit = csv.field_size_limit(min(len(text) + 2, 2**31 - 1, sys.maxsize))
     try:
-        delimiter = _find_delimiter(text, ending)
-        quoted = delimiter not in ("\t", _NO_DELIMITER) or _marks_are_quoting(text, delimiter)
+        delimiter = find_delimiter(text, ending)
+        quoted = delimiter not in ("\t", _NO_DELIMITER) or marks_are_quoting(text, delimiter)
         records = list(_records(text, delimiter, quoted))
     except _OpenQuoteError as error:
         raise HalfpintError(
@@ -71,7 +71,7 @@ def read_delimited(
     if swallowed:
         notes.append(f"a quoted cell holds whole lines of the table at line {swallowed[0]}: check its quotation marks")
     if has_header([cells for _, cells in records]):
-        names = _unique_names(records.pop(0)[1])
+        names = unique_names(records.pop(0)[1])
         notes.append("header found")
     else:
         names = [f"column_{index}" for index in range(1, width + 1)]
@@ -119,7 +119,7 @@ def _is_number(cell: str) -> bool:
     return cell.lower() not in {"nan", "inf", "infinity"}
 
 
-def _unique_names(header: Sequence[str]) -> list[str]:
+def unique_names(header: Sequence[str]) -> list[str]:
     names: list[str] = []
     for index, cell in enumerate(header, start=1):
         name = base = cell.strip() or f"column_{index}"
@@ -170,7 +170,7 @@ def _records(text: str, delimiter: str, quoted: bool) -> Iterator[Record]:
             yield start, cells
 
 
-def _find_delimiter(text: str, ending: str) -> str:
+def find_delimiter(text: str, ending: str) -> str:
     sample = text
     if len(text) > _SAMPLE_CHARS:
         cut = text.rfind("\n", 0, _SAMPLE_CHARS)
@@ -198,7 +198,7 @@ def _widths(sample: str, delimiter: str) -> list[int]:
     return widths
 
 
-def _marks_are_quoting(text: str, delimiter: str) -> bool:
+def marks_are_quoting(text: str, delimiter: str) -> bool:
     """Whether quotation marks in a text without commas between its cells are CSV quoting and not part of the texts."""
     if '"' not in text:
         return False

@@ -15,10 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import IO, Any, BinaryIO, TextIO
 
-from halfpint.data.delimited import _find_delimiter as find_delimiter
-from halfpint.data.delimited import _marks_are_quoting as marks_are_quoting
-from halfpint.data.delimited import _unique_names as unique_names
-from halfpint.data.delimited import has_header
+from halfpint.data.delimited import find_delimiter, has_header, marks_are_quoting, unique_names
 from halfpint.data.read import Table
 from halfpint.errors import HalfpintError
 

@@ -15,13 +15,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-import numpy as np
-
 from halfpint.data.columns import find_text_column
-from halfpint.engines import Engine, Probabilities
+from halfpint.engines import Engine
 from halfpint.errors import HalfpintError, nearest
 from halfpint.progress import Log
 from halfpint.serve import _rows
+from halfpint.tasks.classify import outputs
 
 _CHARS_A_CHUNK = 4_000_000
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -29,27 +28,11 @@ _NOTHING = {"label": None, "probability": None}
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
-def predictions(rows: Probabilities, labels: Sequence[str], top: int) -> list[dict[str, Any]]:
-    """For each row of probabilities its label, probability and the `top` best scores, the best first.
-
-    Args:
-        rows: float32 of shape (texts, labels).
-        labels: names of the labels.
-        top: scores for each text, at most.
-    """
-    best = np.argsort(-rows, axis=1, kind="stable")[:, :top]
-    found = []
-    for row, order in zip(rows, best, strict=True):
-        scores = [{"label": labels[index], "probability": round(float(row[index]), 6)} for index in order]
-        found.append({**scores[0], "scores": scores})
-    return found
-
-
 def predict_texts(engine: Engine, texts: Sequence[str], top: int = 1) -> list[dict[str, Any]]:
     """`{"label", "probability", "scores"}` for each text; `scores` holds the `top` likeliest labels."""
     if not texts:
         return []
-    return predictions(engine.probabilities([_clean(text) for text in texts]), engine.labels, top)
+    return outputs(engine.probabilities([_clean(text) for text in texts]), engine.labels, top)
 
 
 def predict_file(

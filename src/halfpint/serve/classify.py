@@ -21,7 +21,7 @@ from halfpint.progress import SILENT, Log
 from halfpint.serve import _http, _metrics
 from halfpint.serve._docs import docs_page
 from halfpint.serve._worker import EngineError, QueueFullError, Worker
-from halfpint.serve.batch import predictions
+from halfpint.tasks.classify import outputs
 
 EngineLoader = Callable[[Bundle, int | None], Engine]
 
@@ -179,7 +179,7 @@ def build_app(
         except EngineError:
             raise _http.ApiError(500, "internal", "The model failed on this request.") from None
         assert worker.engine is not None
-        results = predictions(rows, worker.engine.labels, top)
+        results = outputs(rows, worker.engine.labels, top)
         seconds = time.perf_counter() - begun
         metrics.classified(len(texts), seconds)
         return JSONResponse({"model": model["model"], "results": results, "latency_ms": round(seconds * 1000, 3)})

@@ -48,8 +48,17 @@ def primary_metric(examples: Sequence[Example]) -> str:
     return "f1_macro" if max(counts.values(), default=0) > _IMBALANCED * fair else "accuracy"
 
 
-def output(probabilities: npt.NDArray[np.float32], labels: Sequence[str], top: int = 1) -> dict[str, Any]:
-    """How one answer reads: the label, its probability, and the `top` scores, best first."""
-    order = np.argsort(-probabilities, kind="stable")[: max(top, 1)]
-    scores = [{"label": labels[int(index)], "probability": round(float(probabilities[index]), 6)} for index in order]
-    return {**scores[0], "scores": scores}
+def outputs(rows: npt.NDArray[np.float32], labels: Sequence[str], top: int = 1) -> list[dict[str, Any]]:
+    """How answers read: for each row of probabilities its label, probability and the `top` scores, best first.
+
+    Args:
+        rows: float32 of shape (texts, labels).
+        labels: names of the labels.
+        top: scores for each text, at most.
+    """
+    best = np.argsort(-rows, axis=1, kind="stable")[:, :top]
+    found = []
+    for row, order in zip(rows, best, strict=True):
+        scores = [{"label": labels[index], "probability": round(float(row[index]), 6)} for index in order]
+        found.append({**scores[0], "scores": scores})
+    return found
