@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,36 @@ def write_weights(folder: Path, weights: dict[str, torch.Tensor], config: dict[s
     tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     need("safetensors.torch", "compressing").save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def cut_embedding(bundle: Bundle, folder: Path, rows: Sequence[int], config: dict[str, Any]) -> None:
+    """Write the bundle's weights with only `rows` of its token embedding, in that order, and `config`, into `folder`.
+
+    Raises:
+        HalfpintError: the weights do not hold one token embedding with those rows.
+    """
+    if (bundle.path / "model.onnx").is_file():
+        onnx = need("onnx", "compressing an ONNX bundle")
+        helper = need("onnx.numpy_helper", "compressing an ONNX bundle")
+        model = onnx.load(str(bundle.path / "model.onnx"))
+        found = [tensor for tensor in model.graph.initializer if EMBEDDING.search(tensor.name)]
+        _check_embedding([tuple(tensor.dims) for tensor in found], rows)
+        found[0].CopyFrom(helper.from_array(helper.to_array(found[0])[rows], found[0].name))
+        onnx.save(model, str(folder / "model.onnx"))
+        (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return
+    weights = read_weights(bundle)
+    names = [name for name in weights if EMBEDDING.search(name)]
+    _check_embedding([tuple(weights[name].shape) for name in names], rows)
+    weights[names[0]] = weights[names[0]][list(rows)]
+    write_weights(folder, weights, config)
+
+
+def _check_embedding(shapes: Sequence[tuple[int, ...]], rows: Sequence[int]) -> None:
+    if len(shapes) != 1 or shapes[0][0] <= max(rows):
+        raise HalfpintError(
+            "compress/vocab", wanted=f"one token embedding of {max(rows) + 1} rows or more", got=f"shapes {shapes}"
+        )
 
 
 def encoder_config(config: dict[str, Any]) -> dict[str, Any]:

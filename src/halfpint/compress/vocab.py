@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, new_bundle
-from halfpint.compress._tensors import EMBEDDING, encoder_config, read_weights, refuse_if_no_smaller, write_weights
+from halfpint.compress._tensors import cut_embedding, encoder_config, refuse_if_no_smaller
 from halfpint.errors import HalfpintError
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.load import open_tokenizer
@@ -28,7 +28,7 @@ class Vocab(Stage):
         size: tokens kept; more are kept when the training texts use more.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("encoder", "classifier")
+    needs: ClassVar[tuple[str, ...]] = ("encoder", "classifier", "onnx")
     gives: ClassVar[str] = "same"
 
     size: int = 8000
@@ -52,17 +52,12 @@ class Vocab(Stage):
         config = copy.deepcopy(bundle.config)
         inner = encoder_config(config)
         rows = [old[token] for token in kept]
-        weights = read_weights(bundle)
-        names = [name for name in weights if EMBEDDING.search(name)]
-        if len(names) != 1 or weights[names[0]].shape[0] < max(rows) + 1:
-            raise HalfpintError(self.use, wanted="one token embedding in the weights", got=f"{len(names)} of them")
-        weights[names[0]] = weights[names[0]][rows]
         inner["vocab_size"] = len(kept)
         for holder in (config, inner):
             if holder.get("pad_token_id") is not None:
                 holder["pad_token_id"] = place[_token_of(old, int(holder["pad_token_id"]))]
         with new_bundle(work.target, bundle) as (folder, card):
-            write_weights(folder, weights, config)
+            cut_embedding(bundle, folder, rows, config)
             (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
             if (bundle.path / "tokenizer_config.json").is_file():
                 shutil.copyfile(bundle.path / "tokenizer_config.json", folder / "tokenizer_config.json")

@@ -149,13 +149,14 @@ def _variants(encoder: Encoder, name: str, layers: int, labels: int, used_tokens
         for suffix, tokens in sizes.items():
             if tokens >= 0.9 * vocabulary or (suffix == "vocab-min" and tokens >= _COMMON_TOKENS):
                 continue
-            cost = expected(tokens * encoder.hidden, round(encoder.tokenizer_bytes * tokens / vocabulary), 1)
-            size = tokens if suffix == "vocab" else 1
-            found.append(
-                Variant(
-                    f"{name}-{suffix}-int8", "pruned vocabulary", "int8", (Vocab(size=size), Onnx(), OnnxInt8()), cost
-                )
-            )
+            weights, tokenizer = tokens * encoder.hidden, round(encoder.tokenizer_bytes * tokens / vocabulary)
+            pruned = (Onnx(), Vocab(size=tokens if suffix == "vocab" else 1))
+            family = "pruned vocabulary"
+            if suffix == "vocab":
+                cost = expected(weights, tokenizer, 4)
+                found.append(Variant(f"{name}-{suffix}-fp32", family, "fp32", pruned, cost))
+            cost = expected(weights, tokenizer, 1)
+            found.append(Variant(f"{name}-{suffix}-int8", family, "int8", (*pruned, OnnxInt8()), cost))
     return tuple(found)
 
 

@@ -1,0 +1,99 @@
+"""Fine-tuning MiniLM on Banking77: texts a second of `transformers.Trainer` and of halfpint, in one run.
+
+Trainer: batch 32, random order, padded to the longest of the batch, fp32, its default optimiser (as people start).
+halfpint: the stage train/finetune with its defaults. Both train on the same texts for the same number of texts.
+
+    python benchmarks/finetune_speed.py [--texts 1920] [--repeats 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # what the halfpint command sets; the same for both
+
+import torch
+from harness import DATA, alternated, write
+
+from halfpint.bundle import Bundle
+from halfpint.data.examples import Example
+from halfpint.models.pull import Pull
+from halfpint.progress import SILENT
+from halfpint.stage import Work
+from halfpint.tasks import classify
+from halfpint.train.finetune import Finetune
+
+
+def main() -> None:
+    """Run both and write results/finetune_speed.json."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--texts", type=int, default=1920)
+    parser.add_argument("--repeats", type=int, default=3)
+    given = parser.parse_args()
+    with (DATA / "banking77" / "train.csv").open(encoding="utf-8") as file:
+        rows = [Example(row["text"], row["category"], number) for number, row in enumerate(csv.DictReader(file), 2)]
+    labels = classify.labels_of(rows)
+    train = rows[:: max(1, len(rows) // given.texts)][: given.texts]
+    held = rows[1:200:3]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+
+        def work(target: str) -> Work:
+            return Work(
+                target=folder / target, scratch=folder / f"scratch-{target}", task=classify, train=train,
+                validation=held, labels=labels, log=SILENT,
+            )  # fmt: skip
+
+        base = Pull().run(None, work("base"))
+        figures = alternated(
+            {
+                "transformers.Trainer": lambda: trainer_speed(base, train, labels, folder),
+                "halfpint": lambda: halfpint_speed(base, work("tuned")),
+            },
+            given.repeats,
+        )
+    ratio = figures["halfpint"]["median"] / figures["transformers.Trainer"]["median"]
+    write("finetune_speed", {"unit": "texts/s", "texts": given.texts, "figures": figures, "ratio": round(ratio, 2)})
+
+
+def halfpint_speed(base: Bundle, work: Work) -> float:
+    """Texts a second of train/finetune over one epoch, its evaluation included."""
+    tuned = Finetune(epochs=1).run(base, work)
+    return float(tuned.card["stages"][-1]["texts_per_s"])
+
+
+def trainer_speed(base: Bundle, train: list[Example], labels: tuple[str, ...], folder: Path) -> float:
+    """Texts a second of `transformers.Trainer` over one epoch, without evaluation."""
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+    )
+
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    model = AutoModelForSequenceClassification.from_pretrained(base.path, num_labels=len(labels))
+    targets = classify.targets(train, labels)
+    data = [
+        {**tokenizer(example.text, truncation=True, max_length=128), "labels": int(target)}
+        for example, target in zip(train, targets, strict=True)
+    ]
+    arguments = TrainingArguments(
+        output_dir=str(folder / "trainer"), num_train_epochs=1, per_device_train_batch_size=32, learning_rate=2e-4,
+        report_to=[], save_strategy="no", logging_strategy="no", use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=DataCollatorWithPadding(tokenizer))
+    torch.manual_seed(0)
+    started = time.perf_counter()
+    trainer.train()
+    return len(train) / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()

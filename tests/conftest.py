@@ -1,0 +1,181 @@
+"""Real small things that the tests share: an encoder, a data set, and one bundle of every kind, each made once."""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from halfpint.bundle import Bundle, open_bundle
+from halfpint.data.examples import Example
+from halfpint.data.prepare import Data, Prepared, prepare
+from halfpint.progress import SILENT
+from halfpint.stage import Stage, Work
+from halfpint.tasks import classify
+
+# Before any numerical package starts its threads: small models gain nothing from a second one.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "tickets.csv"
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+class Row(NamedTuple):
+    """How a bundle of the tests is made: a stage, on the bundle with the name `parent` (None: on nothing)."""
+
+    use: str
+    settings: dict[str, Any]
+    parent: str | None
+    kind: str
+
+
+# The smallest of each kind. Settings that name a folder are filled in when it is there.
+ROWS = {
+    "encoder": Row("models/pull", {"base": "TINY"}, None, "encoder"),
+    "majority": Row("train/majority", {}, None, "ready"),
+    "linear": Row("train/tfidf_linear", {"features": 300}, None, "linear"),
+    "classifier": Row("train/frozen_linear", {}, "encoder", "classifier"),
+    "finetuned": Row("train/finetune", {"epochs": 2, "learning_rate": 3e-3}, "encoder", "classifier"),
+    "one-layer": Row("compress/layers", {"keep": 1}, "encoder", "encoder"),
+    "few-tokens": Row("compress/vocab", {"size": 1}, "classifier", "classifier"),
+    "onnx": Row("export/onnx", {}, "classifier", "onnx"),
+    "onnx-linear": Row("export/onnx", {}, "linear", "onnx"),
+    "int8": Row("compress/onnx_int8", {}, "onnx", "onnx"),
+    "int8-linear": Row("compress/onnx_int8", {}, "onnx-linear", "onnx"),
+}
+
+
+def write_tokenizer(folder: Path, texts: list[str], size: int = 700) -> int:
+    """A WordPiece tokenizer as BERT's: lower case, every ASCII character whole and as a piece; gives its size."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trained.normalizer = normalizers.BertNormalizer(lowercase=True)
+    trained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trained.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=size, special_tokens=SPECIALS))
+    tokens = [token for token, _ in sorted(trained.get_vocab().items(), key=lambda item: item[1])]
+    single = string.ascii_lowercase + string.digits + string.punctuation
+    tokens += [token for letter in single for token in (letter, f"##{letter}") if token not in tokens]
+    whole = Tokenizer(models.WordPiece({token: number for number, token in enumerate(tokens)}, unk_token="[UNK]"))
+    whole.normalizer, whole.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
+    whole.add_special_tokens(SPECIALS)
+    whole.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", SPECIALS.index("[CLS]")), ("[SEP]", SPECIALS.index("[SEP]"))],
+    )
+    whole.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "BertTokenizerFast", "do_lower_case": True, "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return len(tokens)
+
+
+def write_encoder(folder: Path, texts: list[str], layers: int, seed: int = 0) -> Path:
+    """A randomly initialised BERT in Hugging Face layout."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    size = write_tokenizer(folder, texts)
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=size,
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared() -> Prepared:
+    """examples/tickets.csv, split."""
+    return prepare(Data(source=str(EXAMPLES)), SILENT, probe_labels=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Path:
+    """The folder of a BERT with 2 layers of 32."""
+    texts = [example.text for example in prepared.train]
+    return write_encoder(tmp_path_factory.mktemp("encoders") / "tiny", texts, layers=2)
+
+
+@pytest.fixture(scope="session")
+def three_layer_encoder(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Path:
+    """The folder of a BERT with 3 layers of 32."""
+    texts = [example.text for example in prepared.train]
+    return write_encoder(tmp_path_factory.mktemp("encoders") / "three", texts, layers=3, seed=1)
+
+
+@pytest.fixture(scope="session")
+def work(prepared: Prepared) -> Callable[..., Work]:
+    """Makes the `Work` of a stage that writes to `target`, on all of the prepared data or on what is given."""
+
+    def make(target: Path, **changes: Any) -> Work:
+        settings: dict[str, Any] = {
+            "scratch": target.with_name(f"unfinished-{target.name}"),
+            "task": classify,
+            "train": prepared.train,
+            "validation": prepared.validation,
+            "labels": classify.labels_of(prepared.train),
+        }
+        return Work(target=target, **{**settings, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def rows() -> dict[str, Row]:
+    """How each bundle of `bundles` is made."""
+    return ROWS
+
+
+@pytest.fixture(scope="session")
+def stage_of(tiny_encoder: Path) -> Callable[[str], Stage]:
+    """The stage that makes the bundle with a name in `rows`."""
+
+    def make(name: str) -> Stage:
+        from halfpint.pipeline import stage_class
+
+        row = ROWS[name]
+        settings = {key: str(tiny_encoder) if value == "TINY" else value for key, value in row.settings.items()}
+        return stage_class(row.use, name)(**settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundles(
+    tmp_path_factory: pytest.TempPathFactory,
+    work: Callable[..., Work],
+    stage_of: Callable[[str], Stage],
+    few: list[Example],
+) -> Callable[[str], Bundle]:
+    """The bundle with a name in `rows`, made when first asked for; nobody may change it."""
+    folder = tmp_path_factory.mktemp("bundles")
+
+    def get(name: str) -> Bundle:
+        target = folder / name
+        if not target.exists():
+            parent = ROWS[name].parent
+            stage_of(name).run(get(parent) if parent else None, work(target, train=few))
+        return open_bundle(target)
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def few(prepared: Prepared) -> list[Example]:
+    """The training texts of `bundles`: enough to have every label, few enough to leave tokens unused."""
+    return prepared.train[:120]

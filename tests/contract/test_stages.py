@@ -1,0 +1,187 @@
+"""The contract that every stage and every engine keeps; a new one joins by a row in tests/conftest.py or below."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from halfpint import registry
+from halfpint.bundle import Bundle, open_bundle
+from halfpint.data.examples import Example
+from halfpint.data.prepare import Prepared
+from halfpint.engines import open_engine
+from halfpint.errors import HalfpintError
+from halfpint.pipeline import stage_class
+from halfpint.stage import Stage, Work
+
+ROOMS = ("models", "train", "compress", "export")
+# The same fields on the same parent give the same bytes, but for these: their weights are compared instead.
+BY_WEIGHT = {"onnx", "int8"}
+NAMES = (
+    "encoder", "majority", "linear", "classifier", "finetuned", "one-layer", "few-tokens", "onnx", "onnx-linear",
+    "int8", "int8-linear",
+)  # fmt: skip
+
+# engine -> the bundles that it runs, and how far one text alone may differ from the same text in a batch. In int8 the
+# scale of the activations is that of the whole batch, so company shows.
+ENGINES = {
+    "majority": {"majority": 0.0},
+    "linear": {"linear": 1e-6},
+    "onnx_linear": {"onnx-linear": 1e-6, "int8-linear": 1e-6},
+    "torch_classifier": {"classifier": 1e-5, "few-tokens": 1e-5},
+    "onnx_encoder": {"onnx": 1e-5, "int8": 0.1},
+}
+TEXTS = (
+    "", " ", "Where is my parcel?", "REFUND!!! now", "ünïcödé 🙂 文字 \u200b", "a" * 3000, "parcel " * 5000, "\x00\n\t",
+)  # fmt: skip
+
+
+def all_stages() -> dict[str, type[Stage]]:
+    found = {}
+    for room in ROOMS:
+        for name in registry.variants(room):
+            try:
+                found[f"{room}/{name}"] = stage_class(f"{room}/{name}", "here")
+            except HalfpintError as error:
+                assert "is no stage" in str(error)
+    return found
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def onnx_weights(bundle: Bundle) -> list[Any]:
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(str(bundle.path / "model.onnx")).graph
+    return [numpy_helper.to_array(tensor) for tensor in graph.initializer]
+
+
+def test_every_stage_has_a_row(rows: dict[str, Any]) -> None:
+    assert {row.use for row in rows.values()} == set(all_stages())
+    assert set(NAMES) == set(rows)
+
+
+@pytest.mark.parametrize("use", sorted(all_stages()))
+def test_a_stage_is_its_settings(use: str) -> None:
+    kind = all_stages()[use]
+    assert is_dataclass(kind)
+    stage = kind()
+    assert stage.use == use
+    assert stage.changed_settings() == {}
+    assert set(stage.settings()) == {item.name for item in fields(kind)}
+    assert kind.__doc__
+    for item in fields(kind):
+        assert f"{item.name}:" in documented(kind) or f"{item.name}," in documented(kind), item.name
+        with pytest.raises(FrozenInstanceError):
+            setattr(stage, item.name, None)
+    with pytest.raises(TypeError):
+        kind(*[None])  # type: ignore[call-arg]  # positions mean nothing
+
+
+def documented(kind: type[Stage]) -> str:
+    return "\n".join(base.__doc__ or "" for base in kind.__mro__)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_contract(
+    name: str,
+    rows: dict[str, Any],
+    bundles: Callable[[str], Bundle],
+    stage_of: Callable[[str], Stage],
+    work: Callable[..., Work],
+    few: list[Example],
+    tmp_path: Path,
+) -> None:
+    row, stage = rows[name], stage_of(name)
+    parent = bundles(row.parent) if row.parent else None
+    parent_kind = rows[row.parent].kind if row.parent else "nothing"
+    assert parent_kind in stage.needs
+    assert row.kind == (parent_kind if stage.gives == "same" else stage.gives)
+    first = bundles(name)
+    before = content(parent.path) if parent else {}
+    fingerprint = parent.fingerprint if parent else ""
+
+    made = stage.run(parent, work(tmp_path / "made", train=few))
+
+    assert made.path == tmp_path / "made"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made"]
+    opened = open_bundle(made.path)
+    if parent:
+        assert content(parent.path) == before
+        assert open_bundle(parent.path).fingerprint == fingerprint == opened.card["parent"]
+    else:
+        assert opened.card["parent"] is None
+    inherited = parent.card["stages"] if parent else []
+    entry = opened.card["stages"][-1]
+    assert opened.card["stages"][:-1] == inherited
+    assert (entry["use"], entry["settings"]) == (row.use, stage.settings())
+    assert entry["seconds"] >= 0
+    assert all(file.suffix in {".json", ".md", ".safetensors", ".onnx", ".npy", ".txt"} for file in made.path.iterdir())
+    if name in BY_WEIGHT:
+        for ours, theirs in zip(onnx_weights(opened), onnx_weights(first), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    else:
+        assert {key: value for key, value in content(made.path).items() if key != "card.json"} == {
+            key: value for key, value in content(first.path).items() if key != "card.json"
+        }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys_tell_stages_apart(name: str, stage_of: Callable[[str], Stage]) -> None:
+    stage = stage_of(name)
+    key = stage.key("parent", "data")
+    assert stage_of(name).key("parent", "data") == key
+    assert stage.key("another", "data") != key
+    assert (stage.key("parent", "other data") != key) == stage.uses_data
+
+
+def test_every_engine_has_a_row() -> None:
+    assert set(ENGINES) == set(registry.variants("engines"))
+
+
+@pytest.mark.parametrize(
+    ("engine", "name", "tolerance"),
+    [(engine, name, tolerance) for engine, found in ENGINES.items() for name, tolerance in found.items()],
+)
+def test_engine(
+    engine: str, name: str, tolerance: float, bundles: Callable[[str], Bundle], prepared: Prepared
+) -> None:
+    bundle = bundles(name)
+    assert bundle.card["engine"] == engine
+    loaded = open_engine(bundle, threads=1)
+    texts = [*TEXTS, *(example.text for example in prepared.validation[:40])]
+    together = loaded.probabilities(texts)
+    assert loaded.labels == bundle.labels == tuple(sorted({example.label for example in prepared.train}))
+    assert (together.dtype, together.shape) == (np.float32, (len(texts), len(bundle.labels)))
+    assert np.isfinite(together).all()
+    assert (together >= 0).all()
+    np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-5)
+    alone = np.concatenate([loaded.probabilities([text]) for text in texts])
+    np.testing.assert_allclose(alone, together, atol=tolerance)
+    np.testing.assert_allclose(loaded.probabilities(texts[::-1])[::-1], together, atol=tolerance)
+    assert loaded.probabilities([]).shape == (0, len(bundle.labels))
+
+
+@pytest.mark.parametrize("name", sorted({name for found in ENGINES.values() for name in found} - {"majority"}))
+def test_order_is_kept(name: str, bundles: Callable[[str], Bundle], prepared: Prepared) -> None:
+    """Texts of very different lengths are batched by length: each still gets its own answer."""
+    engine = open_engine(bundles(name), threads=1)
+    texts = [example.text for example in prepared.validation[:30]]
+    together = engine.probabilities(texts)
+    assert len(np.unique(together.round(4), axis=0)) > 20  # else order would show in nothing
+    single = np.concatenate([engine.probabilities([text]) for text in texts])
+    nearest = np.abs(single[:, None] - together[None]).sum(axis=2).argmin(axis=1)
+    assert (nearest == np.arange(len(texts))).mean() > 0.9
