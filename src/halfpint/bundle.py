@@ -73,7 +73,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise HalfpintError(
             str(path.parent),
-            wanted=f"a bundle with a {path.name}",
+            wanted=f"a folder with a {path.name}",
             got=f"no {path.name} there",
             todo="Give the folder that `halfpint fit` or `halfpint run` wrote, such as OUT/best.",
         ) from None

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -87,7 +87,8 @@ def check(
                 f"{finding.severity:>8}  {finding.kind}: {finding.message}"
                 + (" [fit drops them]" if finding.drop else "")
             )
-        print("no faults found" if not findings else f"{errors} errors, {len(findings) - errors} other findings")
+        others_found = len(findings) - errors
+        print(f"errors: {errors}; other findings: {others_found}" if findings else "no faults found")
     if errors:
         raise typer.Exit(1)
 
@@ -162,9 +163,11 @@ def evaluate(
     from halfpint.data.columns import find_columns
     from halfpint.data.examples import labelled
     from halfpint.data.read import read_table
+    from halfpint.evaluate.classification import check_metric
     from halfpint.evaluate.evaluate import evaluate as judge
     from halfpint.progress import Log, plain
 
+    check_metric(metric, "--metric")
     opened = open_bundle(bundle, task="classify")
     table = read_table(data)
     columns = find_columns(table, text=text or None, label=label or None)
@@ -318,24 +321,38 @@ def main() -> None:
     # Threads that spin while they wait make training ten times slower as soon as another program wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    words = sys.argv[1:]
     try:
-        app()
+        code = app(words or ["--help"], standalone_mode=False) or 0
+        sys.stdout.flush()
     except HalfpintError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("\ninterrupted; give the same command again to go on where it stopped", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        code = _told(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = EXIT_INTERRUPTED
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPIPE):
             raise
-        print(f"error: {error.filename or 'the device'}: {error.strerror}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+        if error.filename is None:  # standard output: what it does not take must not fail again when the process ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = _told(f"{error.filename or 'standard output'}: {error.strerror}", EXIT_BAD_INPUT)
+    except Exception as error:
+        # Words that typer does not understand: its exceptions have no public name, but each can say itself.
+        say, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
+        if say is None:
+            raise
+        said, command = str(say()), context.command_path if context else "halfpint"
+        code = _told(f"{said}{'' if said[-1:] in '.?' else '.'} See: {command} --help", EXIT_BAD_INPUT)
+    if code == EXIT_INTERRUPTED:
+        again = " without --force" if "--force" in words else ""
+        resumes = words[:1] in (["fit"], ["run"])
+        todo = f"; give the same command again{again} to go on where it stopped" if resumes else ""
+        print(f"\ninterrupted{todo}", file=sys.stderr)
+    sys.exit(code)
 
 
-def entry() -> Any:
-    """The click command, for the generated reference."""
-    return typer.main.get_command(app)
+def _told(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -79,10 +80,24 @@ def need(package: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        name, extra = _EXTRAS.get(package.split(".", maxsplit=1)[0], (package, "train"))
-        raise HalfpintError(
-            what,
-            wanted=f"the package {name}",
-            got=f"an installation without it ({error})",
-            todo=f"Install it with: pip install 'halfpint[{extra}]'",
-        ) from error
+        raise _missing(package, what, f" ({error})") from error
+
+
+def need_installed(package: str, what: str) -> None:
+    """Raise as `need` does where `package` is not installed, without the seconds that importing it may take."""
+    try:
+        found = importlib.util.find_spec(package)
+    except ImportError:
+        found = None
+    if found is None:
+        raise _missing(package, what)
+
+
+def _missing(package: str, what: str, why: str = "") -> HalfpintError:
+    name, extra = _EXTRAS.get(package.split(".", maxsplit=1)[0], (package, "train"))
+    return HalfpintError(
+        what,
+        wanted=f"the package {name}",
+        got=f"an installation without it{why}",
+        todo=f"Install it with: pip install 'halfpint[{extra}]'",
+    )

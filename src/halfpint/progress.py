@@ -6,12 +6,14 @@ import json
 import math
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _LINE_EVERY_S = 15.0
+_MOST_HELD = 100  # events told before there is a file
 
 
 def plain(value: Any) -> Any:
@@ -84,7 +86,7 @@ class Log:
     """Where a run tells what it does.
 
     Args:
-        events: the events.jsonl to append to; None keeps no file.
+        events: the events.jsonl to append to; None keeps no file. Set it later and the last events come first in it.
         quiet: say nothing on the terminal (events are still written).
     """
 
@@ -92,6 +94,7 @@ class Log:
         self.events, self.quiet = events, quiet
         self.terminal = sys.stderr.isatty()
         self._console: Any = None
+        self._held: deque[str] = deque(maxlen=_MOST_HELD)
 
     def console(self) -> Any:
         """The rich console on standard error (made when first asked for)."""
@@ -112,11 +115,12 @@ class Log:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one event to events.jsonl."""
-        if self.events is None:
-            return
         line = json.dumps({"time": round(time.time(), 3), "event": kind, **plain(fields)}, ensure_ascii=False)
-        with self.events.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        self._held.append(line + "\n")
+        if self.events is not None:
+            with self.events.open("a", encoding="utf-8") as file:
+                file.writelines(self._held)
+            self._held.clear()
 
     def say(self, text: str, kind: str = "said", **fields: Any) -> None:
         """A line for the person and an event for the file."""

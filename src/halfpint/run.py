@@ -34,10 +34,10 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
             todo="Give another --out, or --force.",
         )  # fmt: skip
     with disk_errors(out):
+        prepared = prepare(recipe.data, log)  # first: a fault in the data leaves nothing behind
         out.mkdir(parents=True, exist_ok=True)
         log.events = out / "events.jsonl"
         recipe.write(out / "recipe.resolved.toml")
-        prepared = prepare(recipe.data, log)
         primary = recipe.metric or recipe.task.primary_metric(prepared.train)
         pipeline = Pipeline(prepared, out / "work", recipe.task, primary, log)
         made = pipeline.make(recipe.stages)

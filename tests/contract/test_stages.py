@@ -21,21 +21,19 @@ from halfpint.pipeline import stage_class
 from halfpint.stage import Stage, Work
 
 ROOMS = ("models", "train", "compress", "export")
-# The same fields on the same parent give the same bytes, but for these: their weights are compared instead.
-BY_WEIGHT = {"onnx", "int8"}
 NAMES = (
     "encoder", "majority", "linear", "classifier", "finetuned", "one-layer", "few-tokens", "onnx", "onnx-linear",
-    "int8", "int8-linear",
+    "onnx-few-tokens", "int8", "int8-linear",
 )  # fmt: skip
 
-# engine -> the bundles that it runs, and how far one text alone may differ from the same text in a batch. In int8 the
-# scale of the activations is that of the whole batch, so company shows.
+# engine -> the bundles that it runs, and how far one text alone may differ from the same text in a batch. In an int8
+# encoder the scale of the activations is that of the whole batch, so company shows: there it bounds the mean alone.
 ENGINES = {
     "majority": {"majority": 0.0},
     "linear": {"linear": 1e-6},
     "onnx_linear": {"onnx-linear": 1e-6, "int8-linear": 1e-6},
     "torch_classifier": {"classifier": 1e-5, "few-tokens": 1e-5},
-    "onnx_encoder": {"onnx": 1e-5, "int8": 0.1},
+    "onnx_encoder": {"onnx": 1e-5, "onnx-few-tokens": 1e-5, "int8": 0.02},
 }
 TEXTS = (
     "", " ", "Where is my parcel?", "REFUND!!! now", "ünïcödé 🙂 文字 \u200b", "a" * 3000, "parcel " * 5000, "\x00\n\t",
@@ -59,14 +57,6 @@ def content(folder: Path) -> dict[str, str]:
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
-
-
-def onnx_weights(bundle: Bundle) -> list[Any]:
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load(str(bundle.path / "model.onnx")).graph
-    return [numpy_helper.to_array(tensor) for tensor in graph.initializer]
 
 
 def test_every_stage_has_a_row(rows: dict[str, Any]) -> None:
@@ -130,13 +120,9 @@ def test_contract(
     assert (entry["use"], entry["settings"]) == (row.use, stage.settings())
     assert entry["seconds"] >= 0
     assert all(file.suffix in {".json", ".md", ".safetensors", ".onnx", ".npy", ".txt"} for file in made.path.iterdir())
-    if name in BY_WEIGHT:
-        for ours, theirs in zip(onnx_weights(opened), onnx_weights(first), strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-    else:
-        assert {key: value for key, value in content(made.path).items() if key != "card.json"} == {
-            key: value for key, value in content(first.path).items() if key != "card.json"
-        }
+    assert {key: value for key, value in content(made.path).items() if key != "card.json"} == {
+        key: value for key, value in content(first.path).items() if key != "card.json"
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -156,9 +142,7 @@ def test_every_engine_has_a_row() -> None:
     ("engine", "name", "tolerance"),
     [(engine, name, tolerance) for engine, found in ENGINES.items() for name, tolerance in found.items()],
 )
-def test_engine(
-    engine: str, name: str, tolerance: float, bundles: Callable[[str], Bundle], prepared: Prepared
-) -> None:
+def test_engine(engine: str, name: str, tolerance: float, bundles: Callable[[str], Bundle], prepared: Prepared) -> None:
     bundle = bundles(name)
     assert bundle.card["engine"] == engine
     loaded = open_engine(bundle, threads=1)
@@ -170,8 +154,10 @@ def test_engine(
     assert (together >= 0).all()
     np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-5)
     alone = np.concatenate([loaded.probabilities([text]) for text in texts])
-    np.testing.assert_allclose(alone, together, atol=tolerance)
-    np.testing.assert_allclose(loaded.probabilities(texts[::-1])[::-1], together, atol=tolerance)
+    for other in (alone, loaded.probabilities(texts[::-1])[::-1]):
+        differences = np.abs(other - together)
+        assert differences.mean() <= tolerance
+        assert differences.max() <= (1 if name == "int8" else tolerance)
     assert loaded.probabilities([]).shape == (0, len(bundle.labels))
 
 

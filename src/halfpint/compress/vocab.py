@@ -37,13 +37,14 @@ class Vocab(Stage):
         """Write a bundle with a smaller tokenizer and embedding, all ids numbered anew."""
         assert bundle is not None
         started = time.monotonic()
+        reader = open_tokenizer(bundle.path)
         tokenizer = json.loads((bundle.path / "tokenizer.json").read_text(encoding="utf-8"))
         if tokenizer["model"].get("type") != "WordPiece":
             raise HalfpintError(
                 self.use, wanted="a WordPiece tokenizer", got=f"{tokenizer['model'].get('type')}",
                 todo="Leave this step out for this model.",
             )  # fmt: skip
-        used = self._used(bundle, work)
+        used = self._used(reader, work)
         old = tokenizer["model"]["vocab"]
         specials = {token["content"] for token in tokenizer["added_tokens"]}
         kept = choose_tokens(old, used, specials, self.size)
@@ -61,14 +62,15 @@ class Vocab(Stage):
             (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
             if (bundle.path / "tokenizer_config.json").is_file():
                 shutil.copyfile(bundle.path / "tokenizer_config.json", folder / "tokenizer_config.json")
-            size = sum(file.stat().st_size for file in folder.iterdir())
-            refuse_if_no_smaller(self.use, bundle.size_bytes, size)
+            before, after = (
+                sum((at / file.name).stat().st_size for file in folder.iterdir()) for at in (bundle.path, folder)
+            )
+            refuse_if_no_smaller(self.use, before, after)
             card["stages"].append(self.entry(started, tokens=len(kept), tokens_before=len(old), used=len(used)))
         return Bundle(work.target)
 
     @staticmethod
-    def _used(bundle: Bundle, work: Work) -> Counter[str]:
-        tokenizer = open_tokenizer(bundle.path)
+    def _used(tokenizer: Any, work: Work) -> Counter[str]:
         used: Counter[str] = Counter()
         for start in range(0, len(work.train), 4096):
             texts = [example.text for example in work.train[start : start + 4096]]
@@ -83,7 +85,7 @@ def choose_tokens(vocabulary: dict[str, int], used: Counter[str], specials: set[
     Specials, used tokens and single characters (ASCII, and what used tokens are spelled with) stay whatever `size` is;
     then whole words by old id, which in BERT's vocabularies runs from common to rare.
     """
-    letters = set(string.ascii_lowercase + string.digits + string.punctuation).union(*(set(token) for token in used))
+    letters = set(string.ascii_letters + string.digits + string.punctuation).union(*(set(token) for token in used))
     kept = {token for token in vocabulary if token in specials or token in used}
     kept |= {token for token in vocabulary if len(token.removeprefix("##")) == 1 and token[-1] in letters}
     for token in sorted(vocabulary, key=vocabulary.__getitem__):

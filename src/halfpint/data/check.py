@@ -95,11 +95,13 @@ def raise_if_unusable(findings: Sequence[Finding], source: str) -> None:
     """
     faults = [finding for finding in findings if finding.kind in _UNUSABLE]
     if faults:
+        unlabelled = any(finding.kind == "missing_label" for finding in faults)
         raise HalfpintError(
             source,
             wanted="a label in every row, two labels or more, and two different texts or more for each",
             got="; ".join(finding.message for finding in faults),
-            todo="Add what is missing or remove those rows.",
+            todo="Add what is missing or remove those rows"
+            + (" (--drop-missing leaves out rows without a label)." if unlabelled else "."),
         )
 
 

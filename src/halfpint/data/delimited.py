@@ -120,6 +120,7 @@ def _is_number(cell: str) -> bool:
 
 
 def unique_names(header: Sequence[str]) -> list[str]:
+    """Names of columns: "column_3" for an empty one, "name_2" for a repeat."""
     names: list[str] = []
     for index, cell in enumerate(header, start=1):
         name = base = cell.strip() or f"column_{index}"
@@ -171,6 +172,7 @@ def _records(text: str, delimiter: str, quoted: bool) -> Iterator[Record]:
 
 
 def find_delimiter(text: str, ending: str) -> str:
+    """The delimiter that cuts most lines into the same number of cells; the file's `ending` says which to prefer."""
     sample = text
     if len(text) > _SAMPLE_CHARS:
         cut = text.rfind("\n", 0, _SAMPLE_CHARS)

@@ -240,7 +240,7 @@ def _stem(name: str) -> str | None:
 
 def _read_elsewhere(path: Path, source: str, split: str | None) -> Table:
     parent = path.parent
-    beside = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
+    beside = sorted(entry.name for entry in parent.glob("[!.]*")) if parent.is_dir() else []
     near = nearest(path.name, beside)
     if _HUB_NAME.fullmatch(source) and _stem(path.name) is None and not near.startswith("Did you mean"):
         return _read_hub(source, split)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import tomllib
 import zipfile
 from pathlib import Path
@@ -71,7 +72,8 @@ def locate(name: str, log: Log) -> Path:
         except _NotHereError:
             continue
         except (OSError, ValueError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
-            failures.append(f"{source.__name__.removeprefix('_from_')}: {str(error).strip().splitlines()[-1][:200]}")
+            last = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            failures.append(f"{source.__name__.removeprefix('_from_')}: {textwrap.shorten(last, 240)}")
     raise HalfpintError(
         f"base model {name!r}",
         wanted="to download it",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from halfpint.report import units
@@ -38,6 +39,7 @@ class Part:
 
 
 def section(key: str, title: str, body: str, lead: str = "", short: str = "") -> Part:
+    """One section of the page with its heading; an empty one when there is no body."""
     if not body:
         return Part(html="")
     lead = f'<p class="lead">{lead}</p>' if lead else ""
@@ -158,12 +160,12 @@ def commands(report: dict[str, Any]) -> Part:
     if not bundle:
         return Part(html="")
     data = units.mapping(report.get("data"))
-    folder = shlex.quote(str(bundle))
+    folder = shlex.quote(str(PurePath(str(report.get("out") or ""), str(bundle))))
     steps = [
         ("Predict one text", f"halfpint predict {folder} 'a text of yours'"),
         ("Serve it over HTTP", f"halfpint serve {folder}"),
     ]
-    judged = data.get("test_source") or data.get("source")
+    judged = data.get("test_source")  # never the source: it was trained on
     if judged:
         steps.append(("Judge it again on labelled texts", f"halfpint evaluate {folder} {shlex.quote(str(judged))}"))
     body = "".join(f"<li><span>{title}</span><pre><code>{units.text(line)}</code></pre></li>" for title, line in steps)

@@ -12,7 +12,7 @@ from halfpint import __version__
 from halfpint.bundle import Bundle, open_bundle, read_json, write_json
 from halfpint.data.prepare import Data, Prepared, prepare
 from halfpint.energy import EnergyMeter
-from halfpint.errors import DeadlineError, RefusedError, TrainingStoppedError, need
+from halfpint.errors import DeadlineError, RefusedError, TrainingStoppedError, need_installed
 from halfpint.evaluate.classification import check_metric
 from halfpint.evaluate.evaluate import evaluate
 from halfpint.machine import describe
@@ -24,7 +24,7 @@ from halfpint.recipe import Recipe
 from halfpint.report.html import write_report
 from halfpint.search.choose import Choice, choose
 from halfpint.search.limits import Limits, bytes_text
-from halfpint.search.output import copy_bundle, disk_errors, open_output
+from halfpint.search.output import check_output, copy_bundle, disk_errors, open_output
 from halfpint.search.space import Group, Variant, cheap_groups, describe_encoder, encoder_groups
 from halfpint.search.speed import training_speed
 from halfpint.tasks import classify
@@ -83,20 +83,21 @@ def fit(request: Request, log: Log) -> dict[str, Any]:
     Raises:
         HalfpintError: bad input or data. An infeasible request is no error here: the report's "chosen" is None.
     """
-    need("sklearn", "halfpint fit")
+    need_installed("sklearn", "halfpint fit")
     started = time.monotonic()
     if request.metric:
         check_metric(request.metric, "--metric")
     with disk_errors(request.out):
-        resumed = open_output(request.out, request.identity(), force=request.force)
-        log.events = request.out / "events.jsonl"
-        if resumed:
+        # Nothing is written, or replaced, before it is known that the data can be learned from and the base be had.
+        if check_output(request.out, request.identity(), force=request.force):
             log.say(f"going on with the unfinished run in {request.out}", kind="resume")
         with EnergyMeter() as meter:
             prepared = prepare(request.data, log)
             if request.base != NO_BASE:
-                need("torch", "candidates with an encoder (--base none leaves them out)")
+                need_installed("torch", "candidates with an encoder (--base none leaves them out)")
                 locate(request.base, log)
+            open_output(request.out, request.identity(), force=request.force)
+            log.events = request.out / "events.jsonl"
             primary = request.metric or next(iter(request.limits.floor), "") or classify.primary_metric(prepared.train)
             pipeline = Pipeline(prepared, request.out / "work", classify, primary, log)
             run = _Run(request, pipeline, primary, log, started)
@@ -247,6 +248,7 @@ def _prove(run: _Run, choice: Choice, prepared: Prepared) -> dict[str, Any]:
         tests[name]["metrics"] = {key: value for key, value in tests[name].items() if isinstance(value, float)}
     best = run.request.out / "best"
     copy_bundle(run.made[chosen].bundle.path, best)
+    choice.chosen["bundle"] = best.name
     result = tests[chosen]
     card = dict(open_bundle(best).card)
     card["figures"] = {

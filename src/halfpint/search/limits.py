@@ -73,7 +73,7 @@ def parse_size(text: str, place: str = "--max-size") -> int:
     match = _NUMBER.fullmatch(text)
     unit = match[2].lower() if match else ""
     if match is None or (unit or "b") not in _UNITS:
-        todo = nearest(unit.upper(), ["B", "KB", "MB", "GB", "KiB", "MiB", "GiB"]) if unit else ""
+        todo = nearest(unit.upper(), ["KB", "MB", "GB", "KiB", "MiB", "GiB"]) if unit else ""
         raise HalfpintError(place, wanted="a size such as 25MB or 800KB", got=repr(text), todo=todo)
     return _positive(int(float(match[1]) * _UNITS[unit or "b"]), place, text)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,46 +21,60 @@ OURS = ("best", "work", "plan.json", "recipe.toml", REPORT, "report.html", "even
 _LEAST_FREE = 200_000_000
 
 
-def open_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_bytes: int = _LEAST_FREE) -> bool:
-    """Make `folder` ready for `request`; gives whether an unfinished run of the same request is there to be resumed.
+def check_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_bytes: int = _LEAST_FREE) -> bool:
+    """Whether an unfinished run of the same request is in `folder`, to be resumed. Nothing is written.
 
     Raises:
-        HalfpintError: the folder is not empty (and not an unfinished run of this request), cannot be written, or the
-            device has too little room.
+        HalfpintError: the folder is not empty (and not an unfinished run of this request), or the device has too little
+            room.
     """
-    wanted = json.loads(json.dumps(request, sort_keys=True))
     if folder.exists() and not folder.is_dir():
         raise HalfpintError(f"--out {folder}", wanted="a folder", got="a file", todo="Give another name.")
     resume = False
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()) and not force:
         try:
             there = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             there = None
-        if there == wanted and not (folder / REPORT).exists() and not force:
-            resume = True
-        elif not force:
+        resume = bool(there == _plain(request) and not (folder / REPORT).exists())
+        if not resume:
             got = "a finished run" if (folder / REPORT).exists() else "files of something else"
             raise HalfpintError(
                 f"--out {folder}", wanted="an empty or new folder", got=f"one that holds {got}",
                 todo="Give another --out, or --force to replace what halfpint wrote there.",
             )  # fmt: skip
-        else:
-            for name in OURS:
-                path = folder / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    free = available_disk_bytes(folder)
+    if free < free_bytes:
+        raise HalfpintError(
+            f"--out {folder}", wanted=f"{free_bytes / 1e6:,.0f} MB free on the device", got=f"{free / 1e6:,.0f} MB",
+            todo="Make room or give another --out.",
+        )  # fmt: skip
+    return resume
+
+
+def open_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_bytes: int = _LEAST_FREE) -> bool:
+    """Make `folder` ready for `request`; gives whether an unfinished run of the same request is there to be resumed.
+
+    With `force` what halfpint wrote there before goes; other files stay.
+
+    Raises:
+        HalfpintError: as `check_output`, or the folder cannot be written.
+    """
+    resume = check_output(folder, request, force=force, free_bytes=free_bytes)
     try:
+        for name in OURS if force else ():
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        free = available_disk_bytes(folder)
-        if free is not None and free < free_bytes:
-            raise HalfpintError(
-                f"--out {folder}", wanted=f"{free_bytes / 1e6:,.0f} MB free on the device", got=f"{free / 1e6:,.0f} MB",
-                todo="Make room or give another --out.",
-            )  # fmt: skip
-        write_json(folder / REQUEST, wanted)
+        write_json(folder / REQUEST, _plain(request))
     except OSError as error:
         raise disk_error(error, folder) from None
     return resume
+
+
+def _plain(request: Mapping[str, Any]) -> Any:
+    """The request as its file holds it."""
+    return json.loads(json.dumps(request, sort_keys=True))
 
 
 def disk_error(error: OSError, folder: Path) -> HalfpintError:
@@ -79,9 +94,14 @@ def disk_errors(folder: Path) -> Iterator[None]:
     """Turn errors of the file system into ones that say what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise disk_error(error, folder) from error
+    except HalfpintError:
+        raise
+    except Exception as error:
+        # Packages written in Rust (safetensors) have exceptions of their own, with the number in their text.
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        found = error if isinstance(error, OSError) else OSError(int(number[1]) if number else None, str(error))
+        if found.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise disk_error(found, folder) from error
         raise
 
 

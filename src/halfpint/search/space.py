@@ -20,6 +20,7 @@ from halfpint.train.tfidf_linear import TfidfLinear
 
 _EXPORT_S = 25.0  # an export in fp32 and int8 with its three measurements, on two cores
 _COMMON_TOKENS = 8000
+_HEAL_HEAD_RATE = 5e-4  # the head is trained already; only what it reads has changed
 _HEAL_SHARE = 0.6  # of the epochs, when layers were taken out
 
 
@@ -89,7 +90,7 @@ def encoder_groups(
     Args:
         texts: training texts; labels: number of labels; used_tokens: different tokens in the training texts.
     """
-    forward_s = texts / (3 * encoder.texts_per_s)
+    forward_s = min(texts, 20_000) / (3 * encoder.texts_per_s)
     epoch_s = texts / encoder.texts_per_s
     start: tuple[Stage, ...] = (Pull(base=encoder.base),)
     frozen = (*start, FrozenLinear())
@@ -98,20 +99,34 @@ def encoder_groups(
     ]
     expected = [forward_s + 20 + _EXPORT_S * 2]
     depths = sorted({round(encoder.layers * share) for share in (2 / 3, 1 / 2)} - {0, encoder.layers}, reverse=True)
-    left = seconds - expected[0]
+    left = seconds - expected[0] - _refit_s(texts, encoder.texts_per_s, 4)
     plan = _epochs(left, epoch_s, texts, [depth / encoder.layers for depth in depths])
     if plan is not None:
         epochs, heal, train_texts, taken = plan
-        trained = (*frozen, Finetune(epochs=epochs, train_texts=train_texts, seed=seed))
+        trained = (*start, Finetune(epochs=epochs, train_texts=train_texts, seed=seed))
         variants = _variants(encoder, "finetuned", encoder.layers, labels, used_tokens)
         groups.append(Group("finetuned", "fine-tuned encoder", trained, variants))
-        expected.append(epochs * epoch_s * _share(train_texts, texts) + _EXPORT_S * 2)
+        refit_s = _refit_s(texts, encoder.texts_per_s, 2)
+        expected.append(epochs * epoch_s * _share(train_texts, texts) + refit_s + _EXPORT_S * 2)
         for depth in depths[:taken]:
             name = f"finetuned-{depth}layers"
-            stages = (*trained, Layers(keep=depth), Finetune(epochs=heal, train_texts=train_texts, seed=seed))
+            stages = (
+                *trained,
+                Layers(keep=depth),
+                Finetune(
+                    epochs=heal, head_learning_rate=_HEAL_HEAD_RATE, train_texts=train_texts, start_share=0.0, seed=seed
+                ),
+            )
             groups.append(Group(name, "fewer layers", stages, _variants(encoder, name, depth, labels, used_tokens)))
-            expected.append(heal * epoch_s * _share(train_texts, texts) * depth / encoder.layers + _EXPORT_S * 2)
+            part = depth / encoder.layers
+            cost = (heal * epoch_s * _share(train_texts, texts) + refit_s / 2) * part
+            expected.append(cost + _EXPORT_S * 2)
     return [replace(group, expected_s=round(cost, 1)) for group, cost in zip(groups, expected, strict=True)]
+
+
+def _refit_s(texts: int, texts_per_s: float, passes: int) -> float:
+    """Seconds of refitting heads: passes over the texts forward, of ten thousand texts at most."""
+    return passes * min(texts, 12_000) / (3 * texts_per_s)
 
 
 def _share(train_texts: int, texts: int) -> float:
@@ -121,7 +136,7 @@ def _share(train_texts: int, texts: int) -> float:
 def _epochs(left: float, epoch_s: float, texts: int, shares: Sequence[float]) -> tuple[int, int, int, int] | None:
     """Epochs of fine-tuning and of healing, texts used (0 is all), and the shallower candidates there is time for."""
     for taken in range(len(shares), -1, -1):
-        for epochs in (6, 5, 4, 3, 2):
+        for epochs in (4, 3, 2):
             heal = max(1, round(epochs * _HEAL_SHARE))
             cost = epochs * epoch_s + heal * epoch_s * sum(shares[:taken]) + (1 + taken) * 2 * _EXPORT_S
             if cost <= left and (epochs >= 3 or taken == 0):

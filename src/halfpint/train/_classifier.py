@@ -72,6 +72,14 @@ def longest(tokenizer: Any, examples: Sequence[Example]) -> int:
     return int(min(_LONGEST, max(16, -(-int(np.percentile(lengths, 99.5)) // 8) * 8)))
 
 
+def drawn(examples: Sequence[Example], texts: int, seed: int) -> Sequence[Example]:
+    """So many of the examples, drawn with `seed` and in their order; all of them for 0 or when there are no more."""
+    if not 0 < texts < len(examples):
+        return examples
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(examples))[:texts])
+    return [examples[index] for index in chosen]
+
+
 def token_ids(folder: Path, examples: Sequence[Example], max_tokens: int) -> list[list[int]]:
     """Token ids of the texts, cut at `max_tokens`."""
     tokenizer = open_tokenizer(folder, max_tokens=max_tokens)

@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle, new_bundle
-from halfpint.data.examples import Example
 from halfpint.engines.torch_classifier import logits, tensors
 from halfpint.errors import HalfpintError, need
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.load import open_tokenizer
-from halfpint.train import _classifier
+from halfpint.train import _classifier, _head, checkpoint
 from halfpint.train.loop import Training, check_settings, device, train
 
 _WEIGHTINGS = ("none", "balanced")
+_REFIT_TEXTS = 10_000  # texts whose features a head is refitted on: enough for one, and a minute at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +34,26 @@ class Finetune(Training, Stage):
         train_embeddings: also train the token embeddings (half of a small encoder's weights, rarely worth it).
         max_tokens: where texts are cut; 0 takes it from the data or the classifier.
         train_texts: learn from so many texts, drawn with `seed`; 0 takes all.
+        refit_head: after training, fit the head by logistic regression on the trained encoder's features, and keep it
+            if it scores better on validation.
+        start_share: also try the refitted head on an encoder that is this share of what training started from
+            and the rest of what it came to; 0 does not. Source: Wortsman et al. 2022, "Robust fine-tuning of zero-shot
+            models", section 3.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("encoder", "classifier")
     gives: ClassVar[str] = "classifier"
 
+    learning_rate: float = 1e-4
+    head_learning_rate: float = 2e-3
     dropout: float = 0.1
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     class_weights: str = "none"
     train_embeddings: bool = False
     max_tokens: int = 0
     train_texts: int = 0
+    refit_head: bool = True
+    start_share: float = 0.4
 
     def __post_init__(self) -> None:
         check_settings(self, self.use)
@@ -65,8 +74,9 @@ class Finetune(Training, Stage):
                 module.p = self.dropout
         if not self.train_embeddings:
             model.encoder.get_input_embeddings().weight.requires_grad_(False)
+        start = {name: tensor.clone() for name, tensor in checkpoint.trainable(model.encoder).items()}
         model.to(device())
-        examples = self._examples(work)
+        examples = _classifier.drawn(work.train, self.train_texts, self.seed)
         ids = _classifier.token_ids(bundle.path, examples, max_tokens)
         held_ids = _classifier.token_ids(bundle.path, work.validation, max_tokens)
         targets = work.task.targets(examples, work.labels)
@@ -91,19 +101,56 @@ class Finetune(Training, Stage):
             guess=float(np.log(len(work.labels))),
         )
         model.to("cpu").eval()
+        finish = self._finish(model, start, outcome.best_score, ids, targets, held_ids, held_targets, work)
         with new_bundle(work.target, bundle) as (folder, card):
             _classifier.write_classifier(folder, model, bundle.path)
             card.update(task=work.task.NAME, engine="torch_classifier")
             figures = {key: value for key, value in vars(outcome).items() if key != "seconds"}
-            card["stages"].append(self.entry(started, **figures, max_tokens=max_tokens))
+            card["stages"].append(self.entry(started, **figures, finish=finish, max_tokens=max_tokens))
         shutil.rmtree(work.scratch, ignore_errors=True)
         return Bundle(work.target)
 
-    def _examples(self, work: Work) -> Sequence[Example]:
-        if not 0 < self.train_texts < len(work.train):
-            return work.train
-        chosen = np.sort(np.random.default_rng(self.seed).permutation(len(work.train))[: self.train_texts])
-        return [work.train[index] for index in chosen]
+    def _finish(
+        self,
+        model: Any,
+        start: dict[str, Any],
+        score: float,
+        ids: Sequence[Sequence[int]],
+        targets: npt.NDArray[np.int64],
+        held_ids: Sequence[Sequence[int]],
+        held_targets: npt.NDArray[np.int64],
+        work: Work,
+    ) -> dict[str, float]:
+        """Try a refitted head, on the trained encoder and on a mix with the starting one; leave the best in `model`.
+
+        Gives what was tried with its validation score.
+        """
+        import torch
+
+        tried = {"as trained": score}
+        if not self.refit_head:
+            return tried
+        if len(ids) > _REFIT_TEXTS:
+            chosen = np.random.default_rng(self.seed).permutation(len(ids))[:_REFIT_TEXTS]
+            ids, targets = [ids[index] for index in chosen], targets[chosen]
+        best, kept = score, {name: tensor.clone() for name, tensor in checkpoint.trainable(model).items()}
+        trained = {name: tensor.clone() for name, tensor in checkpoint.trainable(model.encoder).items()}
+        for share in (0.0, self.start_share) if self.start_share else (0.0,):
+            with torch.no_grad():
+                for name, parameter in checkpoint.trainable(model.encoder).items():
+                    parameter.copy_((1 - share) * trained[name] + share * start[name])
+            inputs, held = _head.features(model, ids), _head.features(model, held_ids)
+            value, _ = _head.fit_head(model, inputs, targets, held, held_targets, work.primary)
+            tried[f"head refitted, {share:g} of the start"] = value
+            if value > best:
+                best, kept = value, {name: tensor.clone() for name, tensor in checkpoint.trainable(model).items()}
+        with torch.no_grad():
+            for name, parameter in checkpoint.trainable(model).items():
+                parameter.copy_(kept[name])
+        work.log.say(
+            "  " + ", ".join(f"{name} {value:.4f}" for name, value in tried.items()), kind="finish", **{"tried": tried}
+        )
+        return tried
 
     def _weights(self, targets: npt.NDArray[np.int64], labels: int) -> Any:
         if self.class_weights == "none":

@@ -137,6 +137,7 @@ def train(
     *,
     guess: float = math.inf,
     on_step: Callable[[int, float], None] | None = None,
+    checkpoint_every_s: float = _CHECKPOINT_EVERY_S,
 ) -> Outcome:
     """Train `model` in place and leave it with the weights of its best evaluation (one an epoch, and one at the end).
 
@@ -148,6 +149,7 @@ def train(
         work: gives scratch (checkpoints), log, deadline and bar_to_beat.
         guess: the loss of guessing evenly (ln of the number of classes); a run that stays above it has exploded.
         on_step: called after each step with its number and loss.
+        checkpoint_every_s: seconds between checkpoints; each evaluation makes one too.
 
     Raises:
         TrainingStoppedError: the loss is not finite or exploded; the last good checkpoint stays in `work.scratch`.
@@ -217,7 +219,7 @@ def train(
                     state["ended"] = f"no better score in {settings.patience} evaluations"
                 elif not last and _cannot_win(state["history"], total, work.bar_to_beat):
                     state["ended"] = "it cannot reach the best candidate any more"
-            if time.monotonic() - saved >= _CHECKPOINT_EVERY_S or (
+            if time.monotonic() - saved >= checkpoint_every_s or (
                 state["history"][-1:] and (state["history"][-1]["step"] == state["step"])
             ):
                 keep()

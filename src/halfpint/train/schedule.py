@@ -16,7 +16,7 @@ def factor(schedule: str, step: int, total: int, warmup: float, decay: float = 0
 
     Source: cosine, Loshchilov & Hutter 2017 (without restarts); WSD, Hu et al. 2024 (MiniCPM), section 4.
     """
-    rise = max(1, round(total * warmup))
+    rise = max(1, round(total * warmup)) if warmup > 0 else 0
     if step < rise:
         return (step + 1) / (rise + 1)
     progress = min(1.0, (step - rise) / max(1, total - rise))

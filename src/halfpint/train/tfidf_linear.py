@@ -93,12 +93,13 @@ class TfidfLinear(Stage):
         span = (3, self.characters) if self.characters else (0, 0)
         seen: Counter[str] = Counter()
         for text in texts:
-            seen.update(set(terms(text, span)))
+            seen.update(list(dict.fromkeys(terms(text, span))))  # a set has another order in every process
         minimum = self.min_documents if len(texts) >= 200 else 1
         names = [name for name, count in seen.most_common(4 * self.features) if count >= minimum]
         names = sorted(names) or sorted(seen) or ["w:"]
         idf = np.log((1 + len(texts)) / (1 + np.array([seen[name] for name in names]))) + 1
-        return Features(names, idf.astype(np.float32), span)
+        # Exports keep it in half precision: rounded before the fit, it is the same number everywhere.
+        return Features(names, idf.astype(np.float16).astype(np.float32), span)
 
 
 def _matrix(vocabulary: Features, texts: Sequence[str]) -> Any:

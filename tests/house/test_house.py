@@ -1,0 +1,286 @@
+"""The rules of the house, held over the syntax trees: a rule that nothing checks does not count."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halfpint import registry
+from halfpint.data.prepare import Data
+from halfpint.errors import HalfpintError
+from halfpint.pipeline import stage_class
+from halfpint.search.fit import Request
+from halfpint.search.limits import Limits
+from halfpint.stage import Stage
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "halfpint"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# A room imports from floors below its own: never from above, never from another room of its own floor.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("progress", "registry", "machine"),
+    ("energy",),
+    ("bundle",),
+    ("data", "tokenizers"),
+    ("stage",),
+    ("models", "tasks"),
+    ("engines",),
+    ("train", "compress", "export", "evaluate", "report", "serve"),
+    ("pipeline",),
+    ("recipe",),
+    ("search",),
+    ("run", "init"),
+    ("cli",),
+    ("__main__",),
+)
+GROUND = ("errors", "progress", "registry", "machine", "energy")
+
+# A file called _name belongs to its room alone. Exceptions, each with its reason:
+SHARED_INSIDES = {
+    ("search.space", "compress._tensors"): "the plan counts weights by the names that compressing goes by",
+    ("search.speed", "train._classifier"): "the probe times the steps that fine-tuning takes",
+}
+
+HEAVY = {
+    "accelerate", "cleanlab", "datasets", "fastapi", "huggingface_hub", "onnx", "onnxruntime", "onnxscript", "pandas",
+    "pyarrow", "pydantic", "rich", "safetensors", "scipy", "sklearn", "starlette", "tokenizers", "torch",
+    "transformers", "uvicorn",
+}  # fmt: skip
+WEB = {"fastapi", "pydantic", "starlette"}
+# Files that are classes of a heavy package, and are themselves imported inside functions alone.
+HEAVY_FILES = {
+    "models.pooled_classifier": {"torch", "transformers"},
+    "serve.classify": WEB,
+    "serve._http": WEB,
+}
+
+
+def name_of(path: Path) -> str:
+    """The module's name below `halfpint`, such as "train.loop"; a package has its own."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def for_types_alone(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def nodes(root: ast.AST, *, run_at_import: bool = False) -> Iterator[ast.AST]:
+    """All nodes below `root`; with `run_at_import` those in no function and under no TYPE_CHECKING."""
+    for node in ast.iter_child_nodes(root):
+        skipped = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or for_types_alone(node)
+        if not (run_at_import and skipped):
+            yield node
+            yield from nodes(node, run_at_import=run_at_import)
+
+
+def imported(path: Path, *, run_at_import: bool = False) -> Iterator[str]:
+    """Full names of what a file imports; "from a import b" gives both a and a.b."""
+    for node in nodes(tree(path), run_at_import=run_at_import):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield str(node.module)
+
+
+def own(name: str) -> str:
+    return name.removeprefix("halfpint").removeprefix(".")
+
+
+def is_module(name: str) -> bool:
+    path = SOURCE.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def stages() -> Iterator[type[Stage]]:
+    for room in ("models", "train", "compress", "export"):
+        for name in registry.variants(room):
+            try:
+                yield stage_class(f"{room}/{name}", "here")
+            except HalfpintError:
+                continue
+
+
+STAGES = list(stages())
+SETTINGS: list[type[Any]] = [*STAGES, Data, Limits, Request]
+
+
+def test_every_file_has_its_floor() -> None:
+    rooms = {name_of(path).split(".")[0] for path in FILES} - {"__init__"}
+    listed = [room for floor in FLOORS for room in floor]
+    assert sorted(rooms) == sorted(listed)
+
+
+def test_imports_run_downwards() -> None:
+    height = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+    wrong = []
+    for path in FILES:
+        room = name_of(path).split(".")[0]
+        for name in imported(path):
+            other = own(name).split(".")[0]
+            if name.startswith("halfpint.") and other in height and other != room and height[other] >= height[room]:
+                wrong.append(f"{name_of(path)} imports {name}")
+    assert not wrong
+
+
+def test_the_insides_of_a_room_stay_in_it() -> None:
+    found = set()
+    for path in FILES:
+        for name in imported(path):
+            parts = own(name).split(".")
+            private = any(part.startswith("_") and not part.startswith("__") for part in parts)
+            if name.startswith("halfpint.") and private and parts[0] != name_of(path).split(".")[0]:
+                inside = ".".join(parts[:2])
+                found.add((name_of(path), inside if is_module(inside) else own(name)))
+    assert found == set(SHARED_INSIDES)
+
+
+def test_heavy_packages_are_imported_inside_functions() -> None:
+    wrong = []
+    for path in FILES:
+        banned = HEAVY - HEAVY_FILES.get(name_of(path), set())
+        if name_of(path) in ("cli", *GROUND):
+            banned = banned | {"numpy"}
+        wrong += [
+            f"{name_of(path)} imports {name}"
+            for name in imported(path, run_at_import=True)
+            if name.split(".")[0] in banned
+        ]
+    assert not wrong
+
+
+def test_importing_the_house_loads_nothing_heavy() -> None:
+    names = [f"halfpint.{name_of(path)}" for path in FILES if name_of(path) not in (*HEAVY_FILES, "__main__")]
+    code = "import importlib, sys\n" + "".join(f"importlib.import_module({name!r})\n" for name in names)
+    code += f"print(*sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
+
+
+def test_help_loads_next_to_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "halfpint", "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "Usage:" in done.stdout
+    loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "typer" in loaded, "the list of imports has another form"
+    assert not loaded & (HEAVY | {"numpy"})
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "docs", "examples", "benchmarks"])
+def test_no_file_is_longer_than_400_lines(folder: str) -> None:
+    lengths = {str(path): len(path.read_text("utf-8").splitlines()) for path in (ROOT / folder).rglob("*.py")}
+    assert {path: lines for path, lines in lengths.items() if lines > 400} == {}
+
+
+@pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__module__.removeprefix("halfpint."))
+def test_every_setting_is_read(kind: type[Any]) -> None:
+    """A stage's settings are read in the room of the class that declares them, the others anywhere."""
+    for item in dataclasses.fields(kind):
+        holder = next(one for one in reversed(kind.__mro__) if item.name in vars(one).get("__annotations__", {}))
+        folder = SOURCE / holder.__module__.split(".")[1] if kind in STAGES else SOURCE
+        read = (
+            isinstance(node, ast.Attribute) and node.attr == item.name and isinstance(node.ctx, ast.Load)
+            for path in sorted(folder.rglob("*.py"))
+            for node in nodes(tree(path))
+        )  # fmt: skip
+        assert any(read), f"nothing reads {kind.__name__}.{item.name}"
+
+
+def test_everything_public_says_what_it_is() -> None:
+    silent = []
+    for path in FILES:
+        if ast.get_docstring(tree(path)) is None:
+            silent.append(name_of(path))
+        holders = [tree(path), *(node for node in tree(path).body if isinstance(node, ast.ClassDef))]
+        for holder in holders:
+            inside = getattr(holder, "name", "")
+            for node in holder.body:
+                is_named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+                if is_named and not node.name.startswith("_") and not inside.startswith("_"):
+                    silent += [] if ast.get_docstring(node) else [f"{name_of(path)}.{inside}.{node.name}"]
+    assert not silent
+
+
+def test_every_setting_of_a_stage_is_explained() -> None:
+    for kind in [*STAGES, Data]:
+        told = " ".join(one.__doc__ or "" for one in kind.__mro__ if one is not Stage)
+        named = {word for line in re.findall(r"^ +([\w, ]+):", told, re.MULTILINE) for word in re.split(r", *", line)}
+        assert {item.name for item in dataclasses.fields(kind)} <= named, kind
+
+
+def test_nothing_runs_what_a_file_says() -> None:
+    """No pickle in any form, no eval or exec, no code from the Hub."""
+    wrong = []
+    for path in FILES:
+        wrong += [
+            f"{name_of(path)}: imports {name}"
+            for name in imported(path)
+            if name.split(".")[0] in {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+        ]
+        for node in nodes(tree(path)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec"):
+                wrong.append(f"{name_of(path)}:{node.lineno}: {node.func.id}()")
+            if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load":
+                wrong.append(f"{name_of(path)}:{node.lineno}: torch.load")
+            if isinstance(node, ast.keyword) and node.arg in ("trust_remote_code", "allow_pickle"):
+                is_false = isinstance(node.value, ast.Constant) and node.value.value is False
+                wrong += [] if is_false else [f"{name_of(path)}:{node.value.lineno}: {node.arg}"]
+    assert not wrong
+
+
+@pytest.mark.parametrize("room", ["tasks", "engines", "train", "compress", "export"])
+def test_every_variant_can_be_loaded_by_its_name(room: str) -> None:
+    files = {path.stem for path in (SOURCE / room).glob("*.py") if not path.stem.startswith("_")}
+    assert files and files <= set(registry.variants(room))
+    for name in registry.variants(room):
+        assert registry.load(room, name).__doc__
+
+
+def test_no_file_names_this_machine_or_a_registry() -> None:
+    """Read whole: paths of the machine that built it, and hosts that only a package manager should know."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout: no list of tracked files")
+    hosts = [("pypi", "org"), ("files.pythonhosted", "org"), ("registry.npmjs", "org")]
+    hosts += [("deb.debian", "org"), ("test.pypi", "org")]
+    words = [re.escape(".".join(host)) for host in hosts] + [rf"(?<![\w.]){re.escape(f'/{name}/')}" for name in PLACES]
+    pattern = re.compile("|".join(words))
+    wrong = []
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if not path.is_file() or b"\0" in path.read_bytes()[:1000]:
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+            wrong += [f"{name}:{number}: {match[0]}" for match in [pattern.search(line)] if match]
+    assert not wrong
+
+
+PLACES = ("work", "root")
+
+
+def test_the_pages_that_are_made_from_the_code_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
