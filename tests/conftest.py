@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import string
@@ -112,6 +113,22 @@ def write_encoder(folder: Path, texts: list[str], layers: int, seed: int = 0) ->
     )
     BertModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def few_rows(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """A CSV with the first so many rows of examples/tickets.csv."""
+    folder = tmp_path_factory.mktemp("rows")
+
+    def write(number: int) -> Path:
+        with EXAMPLES.open(encoding="utf-8", newline="") as file:
+            kept = list(csv.reader(file))[: number + 1]
+        path = folder / f"tickets{number}.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(kept)
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

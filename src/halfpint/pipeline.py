@@ -130,7 +130,9 @@ class Pipeline:
             "fingerprint": made.bundle.fingerprint,
             "primary": self.primary,
             "metrics": classification.scores(self.held_targets, measured.probabilities),
-            "interval": bootstrap_interval(self.held_targets, predicted, self.primary, n_classes=len(self.labels)),
+            "interval": list(
+                bootstrap_interval(self.held_targets, predicted, self.primary, n_classes=len(self.labels))
+            ),
             **figures(measured),
             "parity": parity,
             "predicted": predicted.tolist(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from halfpint.evaluate.classification import METRICS
 from halfpint.pipeline import faults_in_order, stage_class
 from halfpint.stage import Stage
 
-_PARTS = ("data", "task", "stage")
+_PARTS: dict[str, type] = {"data": dict, "task": dict, "stage": list}
 _TASK_KEYS = ("name", "metric")
 _Settings = TypeVar("_Settings")
 
@@ -73,18 +74,21 @@ def check_recipe(content: Mapping[str, Any], place: str) -> Recipe:
         HalfpintError: with every fault in it.
     """
     faults = [f"[{key}]: no such part. {nearest(key, _PARTS)}" for key in content if key not in _PARTS]
-    data = _build(Data, content.get("data", {}), "data", faults)
-    task_part = content.get("task", {})
+    given, task_part, written_stages = (_part(content, name, kind, faults) for name, kind in _PARTS.items())
+    data = _build(Data, given, "data", faults) if isinstance(content.get("data", {}), dict) else None
     faults += [f"task.{key}: no such key. {nearest(key, _TASK_KEYS)}" for key in task_part if key not in _TASK_KEYS]
     name, metric = task_part.get("name", "classify"), task_part.get("metric", "")
     tasks = registry.variants("tasks")
-    if name not in tasks:
+    if not isinstance(name, str) or name not in tasks:
         faults.append(f"task.name: wanted a task, got {name!r}. {nearest(str(name), tasks)}")
-    if metric and metric not in METRICS:
+    if not isinstance(metric, str) or (metric and metric not in METRICS):
         faults.append(f"task.metric: wanted a metric, got {metric!r}. {nearest(str(metric), METRICS)}")
     stages, places = [], []
-    for number, written in enumerate(content.get("stage", []), start=1):
+    for number, written in enumerate(written_stages, start=1):
         here = f"stage {number}"
+        if not isinstance(written, dict):
+            faults.append(f"{here}: wanted a table ([[stage]]), got {written!r}")
+            continue
         settings = dict(written)
         use = str(settings.pop("use", ""))
         try:
@@ -101,6 +105,15 @@ def check_recipe(content: Mapping[str, Any], place: str) -> Recipe:
         shown = "\n".join(f"  - {fault}" for fault in faults)
         raise HalfpintError(place, wanted="a recipe without faults", got=f"{len(faults)}:\n{shown}\n")
     return Recipe(data, registry.load("tasks", name), metric, tuple(stages))
+
+
+def _part(content: Mapping[str, Any], name: str, kind: type, faults: list[str]) -> Any:
+    """A part of the recipe, or an empty one and a fault when it is no table (or no list of tables)."""
+    found = content.get(name, kind())
+    if isinstance(found, kind):
+        return found
+    faults.append(f"{name}: wanted {f'[[{name}]]' if kind is list else f'[{name}]'}, got {found!r:.60}")
+    return kind()
 
 
 def _build(kind: type[_Settings], given: Mapping[str, Any], place: str, faults: list[str]) -> _Settings | None:
@@ -142,11 +155,17 @@ def _apply(content: dict[str, Any], override: str) -> None:
         value = text.strip()
     target: Any = content.setdefault(keys[0], {})
     if keys[0] == "stage":
-        if len(keys) != 3 or not keys[1].isdigit() or not 1 <= int(keys[1]) <= len(target):
+        number = int(keys[1]) if len(keys) == 3 and keys[1].isdecimal() else 0
+        stages = len(target) if isinstance(target, list) else 0
+        if not 1 <= number <= stages:
             raise HalfpintError(
-                f"--set {override}", wanted=f"stage.NUMBER.KEY=VALUE with a number from 1 to {len(target)}", got=path
+                f"--set {override}", wanted=f"stage.NUMBER.KEY=VALUE with a number from 1 to {stages}", got=path
             )
-        target = target[int(keys[1]) - 1]
+        target = target[number - 1]
+    elif len(keys) != 2:
+        raise HalfpintError(f"--set {override}", wanted="PART.KEY=VALUE, such as data.seed=1", got=path)
+    if not isinstance(target, dict):
+        raise HalfpintError(f"--set {override}", wanted=f"a table [{keys[0]}] in the recipe", got=repr(target))
     target[keys[-1]] = value
 
 
@@ -159,5 +178,5 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-    return f'"{escaped}"'
+    # TOML's escapes are those of JSON, but for the one control character that JSON leaves as it is.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -15,7 +15,7 @@ from halfpint.progress import Log
 from halfpint.recipe import Recipe
 from halfpint.search.output import copy_bundle, disk_errors
 
-RESULT = "result.json"
+RESULT, RECIPE = "result.json", "recipe.resolved.toml"
 
 
 def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
         HalfpintError: bad data, a stage that cannot run, or an `out` that holds something else.
     """
     started = time.monotonic()
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "work").is_dir())) and not force:
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / RECIPE).is_file())) and not force:
         raise HalfpintError(
             f"--out {out}", wanted="an empty folder, or one that `halfpint run` wrote", got="other files",
             todo="Give another --out, or --force.",
@@ -37,7 +37,7 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
         prepared = prepare(recipe.data, log)  # first: a fault in the data leaves nothing behind
         out.mkdir(parents=True, exist_ok=True)
         log.events = out / "events.jsonl"
-        recipe.write(out / "recipe.resolved.toml")
+        recipe.write(out / RECIPE)
         primary = recipe.metric or recipe.task.primary_metric(prepared.train)
         pipeline = Pipeline(prepared, out / "work", recipe.task, primary, log)
         made = pipeline.make(recipe.stages)

@@ -108,7 +108,7 @@ def test_serve_answers_and_ends_when_told(core: dict[str, str], best: Path) -> N
             )
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(request, timeout=PATIENCE_S) as response:
-                assert json.load(response)["predictions"][0]["label"] == "bug"
+                assert json.load(response)["results"][0]["label"] == "bug"
             server.send_signal(signal.SIGTERM)
             assert server.wait(PATIENCE_S) == 0
         finally:

@@ -21,7 +21,8 @@ from hypothesis.extra import numpy as arrays
 from halfpint.engines import Probabilities
 from halfpint.errors import HalfpintError
 from halfpint.progress import SILENT, Log
-from halfpint.serve.batch import predict_file, predict_texts, predictions
+from halfpint.serve.batch import predict_file, predict_texts
+from halfpint.tasks.classify import outputs
 
 
 class LengthEngine:
@@ -67,7 +68,7 @@ _SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 6))
 @given(rows=arrays.arrays(np.float32, _SHAPES, elements=st.floats(0, 1, width=32)), top=st.integers(1, 8))
 def test_predictions_are_the_best_labels_in_order(rows: Probabilities, top: int) -> None:
     labels = [f"label {index}" for index in range(rows.shape[1])]
-    for row, found in zip(rows, predictions(rows, labels, top), strict=True):
+    for row, found in zip(rows, outputs(rows, labels, top), strict=True):
         shares = [score["probability"] for score in found["scores"]]
         assert len(shares) == min(top, len(labels))
         assert shares == sorted(shares, reverse=True)

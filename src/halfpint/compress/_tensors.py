@@ -46,6 +46,7 @@ def cut_embedding(bundle: Bundle, folder: Path, rows: Sequence[int], config: dic
         found = [tensor for tensor in model.graph.initializer if EMBEDDING.search(tensor.name)]
         _check_embedding([tuple(tensor.dims) for tensor in found], rows)
         found[0].CopyFrom(helper.from_array(helper.to_array(found[0])[rows], found[0].name))
+        del model.graph.value_info[:]  # noted shapes, of the embedding as it was
         onnx.save(model, str(folder / "model.onnx"))
         (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return

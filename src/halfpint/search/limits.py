@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from halfpint.errors import HalfpintError, nearest
@@ -75,7 +76,7 @@ def parse_size(text: str, place: str = "--max-size") -> int:
     if match is None or (unit or "b") not in _UNITS:
         todo = nearest(unit.upper(), ["KB", "MB", "GB", "KiB", "MiB", "GiB"]) if unit else ""
         raise HalfpintError(place, wanted="a size such as 25MB or 800KB", got=repr(text), todo=todo)
-    return _positive(int(float(match[1]) * _UNITS[unit or "b"]), place, text)
+    return _positive(int(Decimal(match[1]) * _UNITS[unit or "b"]), place, text)
 
 
 def parse_latency(text: str, place: str = "--max-latency") -> float:

@@ -25,8 +25,8 @@ def check_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_
     """Whether an unfinished run of the same request is in `folder`, to be resumed. Nothing is written.
 
     Raises:
-        HalfpintError: the folder is not empty (and not an unfinished run of this request), or the device has too little
-            room.
+        HalfpintError: the folder is not empty (and not an unfinished run of this request), `force` would replace what
+            `fit` did not write, or the device has too little room.
     """
     if folder.exists() and not folder.is_dir():
         raise HalfpintError(f"--out {folder}", wanted="a folder", got="a file", todo="Give another name.")
@@ -43,6 +43,12 @@ def check_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_
                 f"--out {folder}", wanted="an empty or new folder", got=f"one that holds {got}",
                 todo="Give another --out, or --force to replace what halfpint wrote there.",
             )  # fmt: skip
+    theirs = [name for name in OURS if force and (folder / name).exists()]
+    if theirs and not (folder / REQUEST).exists():  # which a run writes first and --force removes last
+        raise HalfpintError(
+            f"--out {folder}", wanted="a folder whose parts --force may replace",
+            got=f"a {theirs[0]} of something else", todo="Give another --out, or move it away.",
+        )  # fmt: skip
     free = available_disk_bytes(folder)
     if free < free_bytes:
         raise HalfpintError(
@@ -64,7 +70,7 @@ def open_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_b
     try:
         for name in OURS if force else ():
             path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / REQUEST, _plain(request))
     except OSError as error:

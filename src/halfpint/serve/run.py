@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from halfpint import registry
-from halfpint.bundle import Bundle
+from halfpint.bundle import Bundle, open_bundle
 from halfpint.engines import Engine
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log
@@ -54,12 +54,12 @@ def serve(
         log: where the address and faults are told; None takes standard error.
 
     Raises:
-        HalfpintError: no bundle there, a setting out of range, or an address that cannot be listened on.
+        HalfpintError: no bundle there, a damaged one, a setting out of range, or an address not to be had.
     """
     import uvicorn
 
     log = log or Log()
-    task = str(Bundle(bundle_path).card.get("task"))
+    task = str(open_bundle(bundle_path).card.get("task"))
     room = registry.load("serve", task, place=f"{bundle_path}/card.json: task")
     listener = _listen(host, port)
     with listener:

@@ -1,0 +1,290 @@
+"""Recipes: every fault told at once, and a text that reads back as what was written."""
+
+from __future__ import annotations
+
+import tomllib
+import typing
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halfpint import registry
+from halfpint.bundle import read_json
+from halfpint.data.prepare import Data
+from halfpint.errors import HalfpintError
+from halfpint.evaluate.classification import METRICS
+from halfpint.export.onnx import Onnx
+from halfpint.init import init_recipe
+from halfpint.models.pull import Pull
+from halfpint.pipeline import faults_in_order, stage_class
+from halfpint.progress import Log
+from halfpint.recipe import Recipe, check_recipe, read_recipe
+from halfpint.run import run_recipe
+from halfpint.stage import Stage
+from halfpint.tasks import classify
+from halfpint.train.finetune import Finetune
+from halfpint.train.frozen_linear import FrozenLinear
+from halfpint.train.majority import Majority
+from halfpint.train.tfidf_linear import TfidfLinear
+
+GOOD = """
+[data]
+source = "tickets.csv"
+[task]
+metric = "f1_macro"
+[[stage]]
+use = "models/pull"
+[[stage]]
+use = "train/frozen_linear"
+[[stage]]
+use = "train/finetune"
+epochs = 2
+learning_rate = 1
+"""
+
+
+def faults_of(text: str) -> str:
+    with pytest.raises(HalfpintError) as caught:
+        check_recipe(tomllib.loads(text), "recipe.toml")
+    return str(caught.value)
+
+
+def test_a_good_recipe() -> None:
+    recipe = check_recipe(tomllib.loads(GOOD), "recipe.toml")
+    assert recipe.task is classify
+    assert recipe.metric == "f1_macro"
+    assert recipe.data == Data(source="tickets.csv")
+    assert recipe.stages == (Pull(), FrozenLinear(), Finetune(epochs=2, learning_rate=1.0))
+    assert type(recipe.stages[2].settings()["learning_rate"]) is float
+
+
+def test_all_faults_are_told_at_once() -> None:
+    told = faults_of("""
+        [dta]
+        [data]
+        sourse = "x.csv"
+        seed = "one"
+        drop_missing = 1
+        [task]
+        name = "clasify"
+        metric = "acuracy"
+        mertic = ""
+        [[stage]]
+        use = "train/finetun"
+        [[stage]]
+        use = "train/finetune"
+        epoch = 3
+        epochs = 2.5
+        learning_rate = true
+        [[stage]]
+        use = "train/finetune"
+        schedule = "lineer"
+        [[stage]]
+        use = "train/loop"
+    """)
+    for part in (
+        "got 14:",
+        "[dta]: no such part. Did you mean 'data'?",
+        "data: unknown key 'sourse'. Did you mean 'source'?",
+        "data: source: wanted str, got nothing",
+        "data: seed: wanted int, got 'one' (str)",
+        "data: drop_missing: wanted bool, got 1 (int)",
+        "task.name: wanted a task, got 'clasify'. Did you mean 'classify'?",
+        "task.metric: wanted a metric, got 'acuracy'. Did you mean 'accuracy'?",
+        "task.mertic: no such key. Did you mean 'metric'?",
+        "stage 1: use: wanted a stage (room/file), got 'train/finetun'. Did you mean 'train/finetune'?",
+        "stage 2 (train/finetune): unknown key 'epoch'. Did you mean 'epochs'?",
+        "stage 2 (train/finetune): epochs: wanted int, got 2.5 (float)",
+        "stage 2 (train/finetune): learning_rate: wanted float, got True (bool)",
+        "Did you mean 'linear'?",
+        "stage 4: use: wanted a stage (room/file), got 'train/loop', which is no stage",
+    ):
+        assert part in told, part
+    assert told.count("\n  - ") == 14
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[data]\nsource = "x"\n[stage]\nuse = "train/majority"', "stage: wanted [[stage]], got {'use'"),
+        ('[data]\nsource = "x"\nstage = 3', "unknown key 'stage'"),
+        ('stage = ["train/majority"]\n[data]\nsource = "x"', "stage 1: wanted a table ([[stage]]), got 'train/majority'"),
+        ('data = "x.csv"\n[[stage]]\nuse = "train/majority"', "data: wanted [data], got 'x.csv'"),
+        ('task = "classify"\n[data]\nsource = "x"', "task: wanted [task], got 'classify'"),
+        ('[data]\nsource = "x"\n[task]\nname = ["a"]\nmetric = ["b"]', "task.name: wanted a task, got ['a']"),
+        ('[data]\nsource = "x"', "wanted at least one [[stage]], got none"),
+        ('[data]\nsource = "x"\n[[stage]]\nepochs = 3', "stage 1: use: wanted a stage (room/file), got ''"),
+        ('[data]\nsource = "x"\n[[stage]]\nuse = "train/finetune"',
+         "stage 1: train/finetune needs 'encoder' or 'classifier', got no stage before it"),
+        ('[data]\nsource = "x"\n[[stage]]\nuse = "train/majority"\n[[stage]]\nuse = "export/onnx"',
+         "stage 2: export/onnx needs 'classifier' or 'linear', got a bundle of the kind 'ready' before it"),
+    ],
+)  # fmt: skip
+def test_one_fault(text: str, told: str) -> None:
+    found = faults_of(text)
+    assert told in found
+    assert found.startswith("recipe.toml: wanted a recipe without faults")
+
+
+def test_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(GOOD, encoding="utf-8")
+    recipe = read_recipe(path, [
+        "data.seed=7", "data.text = body", 'data.label="my label"', "stage.3.epochs=5", "stage.3.schedule=cosine",
+        "stage.3.train_embeddings=true", "task.metric=accuracy", "stage.3.learning_rate=2e-4",
+    ])  # fmt: skip
+    assert recipe.data == Data(source="tickets.csv", seed=7, text="body", label="my label")
+    assert recipe.metric == "accuracy"
+    assert recipe.stages[2] == Finetune(epochs=5, schedule="cosine", train_embeddings=True, learning_rate=2e-4)
+    assert read_recipe(path).stages[2] == Finetune(epochs=2, learning_rate=1.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("seed=1", "PART.KEY=VALUE"),
+        ("data.seed", "PART.KEY=VALUE"),
+        ("data.seed.more=1", "PART.KEY=VALUE"),
+        ("stage.4.epochs=1", "from 1 to 3"),
+        ("stage.0.epochs=1", "from 1 to 3"),
+        ("stage.two.epochs=1", "from 1 to 3"),
+        ("stage.²=1", "from 1 to 3"),
+        ("stage.3.epochs.x=1", "from 1 to 3"),
+        ("stage.3.epoch=1", "Did you mean 'epochs'"),
+        ("stage.3.epochs=many", "epochs: wanted int, got 'many'"),
+        ("dat.seed=1", "Did you mean 'data'"),
+    ],
+)
+def test_overrides_with_faults(override: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(GOOD, encoding="utf-8")
+    with pytest.raises(HalfpintError) as caught:
+        read_recipe(path, [override])
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["data = 3\n", "stage = 3\n"])
+def test_an_override_of_what_is_no_table(part: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(part, encoding="utf-8")
+    with pytest.raises(HalfpintError, match="--set"):
+        read_recipe(path, ["data.seed=1", "stage.1.epochs=1"])
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    for name, content in (("bytes", b"\xff\xfe\x00"), ("words", b"epochs: 3\n")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(HalfpintError, match=name):
+            read_recipe(tmp_path / name)
+    with pytest.raises(HalfpintError, match="No such file"):
+        read_recipe(tmp_path / "nothing")
+
+
+def all_stages() -> dict[str, type[Stage]]:
+    found = {}
+    for room in ("models", "train", "compress", "export"):
+        for name in registry.variants(room):
+            try:
+                found[f"{room}/{name}"] = stage_class(f"{room}/{name}", "here")
+            except HalfpintError:
+                continue
+    return found
+
+
+VALUES: dict[type, st.SearchStrategy[Any]] = {
+    bool: st.booleans(),
+    int: st.integers(1, 2**53),
+    float: st.floats(1e-12, 1e12),
+    str: st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
+}
+CHOICES = {"schedule": ["linear", "cosine", "wsd", "constant"], "precision": ["auto", "fp32", "bf16"],
+           "class_weights": ["none", "balanced"]}  # fmt: skip
+
+
+def instances(kind: type) -> st.SearchStrategy[Any]:
+    """Settings of any values that the class takes."""
+    hints = typing.get_type_hints(kind)
+    parts: dict[str, st.SearchStrategy[Any]] = {}
+    for item in fields(kind):
+        parts[item.name] = st.sampled_from(CHOICES[item.name]) if item.name in CHOICES else VALUES[hints[item.name]]
+    return st.builds(kind, **parts)
+
+
+def orders(kinds: dict[str, type[Stage]]) -> list[tuple[str, ...]]:
+    """Every order of up to four stages that fit together, no stage twice."""
+    found: list[tuple[str, ...]] = []
+    open_orders: list[tuple[str, ...]] = [()]
+    for _ in range(4):
+        grown = []
+        for order in open_orders:
+            for use in kinds:
+                longer = (*order, use)
+                stages = [kinds[name]() for name in longer]
+                if use not in order and not faults_in_order(stages, [""] * len(stages)):
+                    grown.append(longer)
+        found += grown
+        open_orders = grown
+    return found
+
+
+ORDERS = orders(all_stages())
+
+
+@given(drawn=st.data(), order=st.sampled_from(ORDERS), metric=st.sampled_from(["", *METRICS]))
+def test_what_is_written_reads_back(drawn: Any, order: tuple[str, ...], metric: str) -> None:
+    kinds = all_stages()
+    recipe = Recipe(
+        drawn.draw(instances(Data)), classify, metric, tuple(drawn.draw(instances(kinds[use])) for use in order)
+    )
+    assert check_recipe(tomllib.loads(recipe.toml()), "recipe.toml") == recipe
+
+
+def test_every_stage_is_in_some_order() -> None:
+    assert {use for order in ORDERS for use in order} == set(all_stages())
+
+
+def test_init_writes_a_recipe_that_reads(tmp_path: Path) -> None:
+    source = tmp_path / 'my "tickets".csv'
+    rows = [f"text {number} about {word},{word}" for number in range(6) for word in ("bills", "bugs")]
+    source.write_text("message,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    out = tmp_path / "recipe.toml"
+    said = init_recipe(str(source), text="", label="", test="", out=out, force=False)
+    assert f"next: halfpint run {out}" in said
+    recipe = read_recipe(out)
+    assert (recipe.data.source, recipe.data.text, recipe.data.label) == (str(source), "message", "label")
+    assert recipe.stages[0] == Pull()
+    assert recipe.stages[3] == Onnx()
+    with pytest.raises(HalfpintError, match="--force"):
+        init_recipe(str(source), text="", label="", test="", out=out, force=False)
+    init_recipe(str(source), text="message", label="label", test="", out=out, force=True)
+
+
+def test_a_run_is_proven_and_then_cached(tmp_path: Path, few_rows: Callable[[int], Path]) -> None:
+    recipe = Recipe(Data(source=str(few_rows(120))), classify, "", (Majority(),))
+    out = tmp_path / "out"
+    result = run_recipe(recipe, out, Log(quiet=True))
+    assert result == read_json(out / "result.json")
+    assert set(result) == {"key", "primary_metric", "validation", "test", "bundle", "seconds"}
+    assert read_recipe(out / "recipe.resolved.toml") == recipe
+    assert (out / "best" / "card.json").is_file()
+    before = (out / "result.json").stat().st_mtime_ns
+    assert run_recipe(recipe, out, Log(quiet=True)) == result
+    assert (out / "result.json").stat().st_mtime_ns == before
+    other = run_recipe(replace(recipe, metric="f1_macro"), out, Log(quiet=True))
+    assert other["primary_metric"] == "f1_macro"
+
+
+def test_a_run_leaves_the_files_of_others_alone(tmp_path: Path, few_rows: Callable[[int], Path]) -> None:
+    recipe = Recipe(Data(source=str(few_rows(120))), classify, "", (TfidfLinear(features=50),))
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(HalfpintError, match="wanted an empty folder, or one that `halfpint run` wrote"):
+        run_recipe(recipe, tmp_path, Log(quiet=True))
+    with pytest.raises(HalfpintError, match="--out"):
+        run_recipe(recipe, tmp_path / "work" / "mine.txt", Log(quiet=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]
