@@ -94,7 +94,7 @@ def write_tokenizer(folder: Path, texts: list[str], size: int = 700) -> int:
     return len(tokens)
 
 
-def write_encoder(folder: Path, texts: list[str], layers: int, seed: int = 0) -> Path:
+def write_encoder(folder: Path, texts: list[str], layers: int, seed: int = 0, positions: int = 512) -> Path:
     """A randomly initialised BERT in Hugging Face layout."""
     import torch
     from transformers import BertConfig, BertModel
@@ -108,7 +108,7 @@ def write_encoder(folder: Path, texts: list[str], layers: int, seed: int = 0) ->
         num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=64,
-        max_position_embeddings=512,
+        max_position_embeddings=positions,
         initializer_range=0.2,
     )
     BertModel(config).save_pretrained(folder)
@@ -149,6 +149,13 @@ def three_layer_encoder(tmp_path_factory: pytest.TempPathFactory, prepared: Prep
     """The folder of a BERT with 3 layers of 32."""
     texts = [example.text for example in prepared.train]
     return write_encoder(tmp_path_factory.mktemp("encoders") / "three", texts, layers=3, seed=1)
+
+
+@pytest.fixture(scope="session")
+def short_encoder(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Path:
+    """The folder of a BERT with places for 24 tokens alone."""
+    texts = [example.text for example in prepared.train]
+    return write_encoder(tmp_path_factory.mktemp("encoders") / "short", texts, layers=1, positions=24)
 
 
 @pytest.fixture(scope="session")

@@ -149,13 +149,11 @@ def test_evaluate(best: Path, sixty: Path) -> None:
     done = halfpint("evaluate", best, sixty, "--json", cwd=sixty.parent)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    figures = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "size_bytes", "latency_p50_ms")
-    for name in (*figures, "texts_per_s", "energy_wh_per_1000"):
+    names = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "size_bytes", "latency_p50_ms")
+    for name in (*names, "texts_per_s", "energy_wh_per_1000"):
         assert isinstance(found[name], int | float) and found[name] > 0, name
     low, high = found["interval"]
     assert 0 < low <= found["accuracy"] <= high <= 1 and found["size_bytes"] == open_bundle(best).size_bytes
-    done = halfpint("evaluate", best, sixty, cwd=sixty.parent)
-    assert done.stdout.startswith("accuracy") and "95% interval" in done.stdout
 
 
 def test_check(tmp_path: Path) -> None:
@@ -192,11 +190,11 @@ def test_all_faults_of_a_recipe_are_told_at_once(tmp_path: Path) -> None:
     before = files(tmp_path)
     done = halfpint("run", "bad.toml", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("error: bad.toml: ") and "Traceback" not in done.stderr
-    for words in ("Did you mean 'source'?", "Did you mean 'train/finetune'?", "got 3:"):
-        assert words in done.stderr
+    assert all(words in done.stderr for words in ("mean 'source'?", "mean 'train/finetune'?", "got 3:"))
     assert files(tmp_path) == before
 
 
+SOME = TICKETS.read_bytes()
 BAD_DATA = {
     "zero": (b"text,label\n", ["wanted rows under the header"]),
     "empty": (b"", ["an empty file"]),
@@ -204,21 +202,15 @@ BAD_DATA = {
         b"text,label\n" + b"".join(b"text number %d,billing\n" % number for number in range(40)),
         ["only the label 'billing'", "two or more are needed"],
     ),
-    "single": (
-        TICKETS.read_bytes() + b"a thing of its own,lonely\n",
-        ["fewer than two usable examples ('lonely')", "row (406)"],
-    ),
-    "unlabelled": (
-        TICKETS.read_bytes() + b"this one has none,NaN\nnor has this,\n",
-        ["no label: 2 rows (406, 407)", "--drop-missing"],
-    ),
+    "single": (SOME + b"a thing of its own,lonely\n", ["fewer than two usable examples ('lonely')", "row (406)"]),
+    "unlabelled": (SOME + b"it has none,NaN\nnor has this,\n", ["no label: 2 rows (406, 407)", "--drop-missing"]),
     "binary": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40, ["a binary file", "Save it as CSV, TSV or JSONL"]),
     "mixed": (
         b"text,label\n" + "un café tiède,a\n".encode() * 20 + "un café tiède,b\n".encode("latin-1") * 20,
         ["mixed.csv, lines 22, 23", "mixed encodings", "UTF-8"],
     ),
     "huge": (
-        TICKETS.read_bytes() + b"word " * 1_000_000 + b",billing\n",
+        SOME + b"word " * 1_000_000 + b",billing\n",
         ["line 406", "at most 1,000,000 characters", "one of 5,000,000"],
     ),
 }
@@ -237,7 +229,6 @@ def test_data_that_nothing_can_be_learned_from(name: str, tmp_path: Path) -> Non
     [
         ("fit ticket.csv", ["ticket.csv", "no such path", "Did you mean 'tickets.csv'?"]),
         ("fit tickets.csv --label categori", ["--label", "Did you mean 'category'?", "text, category"]),
-        ("fit tickets.csv --text category --label category", ["two columns", "'category' for both"]),
         ("fit tickets.csv --max-size 25XB", ["--max-size", "'25XB'", "MB"]),
         ("fit tickets.csv --max-latency fast", ["--max-latency", "'fast'", "10ms"]),
         ("fit tickets.csv --floor f1_makro=0.8", ["--floor", "Did you mean 'f1_macro'?"]),
@@ -248,17 +239,14 @@ def test_data_that_nothing_can_be_learned_from(name: str, tmp_path: Path) -> Non
         ("fit tickets.csv --base all-minilm", ["base model 'all-minilm'", "Did you mean 'all-minilm-l6-v2'?"]),
         ("fit", ["DATA", "halfpint fit --help"]),
         ("fiit tickets.csv", ["'fiit'", "halfpint --help"]),
-        ("fit tickets.csv --nosuch", ["--nosuch"]),
         ("predict nowhere hello", ["nowhere", "nothing there", "OUT/best"]),
         ("predict BEST", ["halfpint predict", "neither or both"]),
         ("predict BEST --file none.csv --out labels.csv", ["none.csv", "no such file"]),
         ("evaluate BEST tickets.csv --metric f1", ["--metric", "f1_macro"]),
         ("evaluate BEST tickets.csv --label text --text category", ["labels in the data", "8 labels"]),
         ("serve BEST --port 70000", ["--port", "70000"]),
-        ("serve nowhere", ["nowhere"]),
         ("report nowhere", ["nowhere", "report.json"]),
         ("run none.toml", ["none.toml", "a recipe"]),
-        ("pull all-minilm", ["Did you mean 'all-minilm-l6-v2'?"]),
     ],
 )
 def test_words_that_make_no_sense(line: str, words: list[str], best: Path, tmp_path: Path) -> None:
@@ -273,27 +261,22 @@ def test_a_folder_with_other_files_is_left_alone(fitted: Path, sixty: Path) -> N
     out = sixty.parent / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
-    before = files(out)
     command = ("fit", sixty, "--base", "none", "--out", out)
     said(halfpint(*command, cwd=ROOT), "files of something else", "--force")
     said(halfpint("fit", TICKETS, "--base", "none", "--out", fitted, cwd=ROOT), "a finished run")
     # A fault that shows later takes nothing away either.
-    (out / "best").mkdir()
-    (out / "best" / "card.json").write_text("{}")
+    before = files(shutil.copytree(fitted, out, dirs_exist_ok=True))
     said(halfpint(*command, "--label", "none", "--force", cwd=ROOT), "no such column")
-    assert files(out) == {**before, "best/card.json": b"{}"}
+    assert files(out) == before and "mine.txt" in before
 
 
-def test_force_drop_missing_and_a_size_that_nothing_meets(tmp_path: Path) -> None:
+def test_force_drop_missing_and_a_size_that_nothing_meets(fitted: Path, tmp_path: Path) -> None:
     """In one run: what halfpint wrote goes, foreign files stay; unlabelled rows are left out; exit code 3."""
     data = write_csv(tmp_path / "data.csv", [*tickets(), ["this one has none", ""], ["nor has this", "NaN"]])
-    out = tmp_path / "out"
-    (out / "best").mkdir(parents=True)
-    (out / "best" / "old.txt").write_text("old")
+    out = shutil.copytree(fitted, tmp_path / "out")
     (out / "mine.txt").write_text("mine")
-    done = halfpint(
-        "fit", data, "--base", "none", "--out", out, "--max-size", "1KB", "--drop-missing", "--force", cwd=ROOT
-    )
+    limits = ("--max-size", "1KB", "--drop-missing")
+    done = halfpint("fit", data, "--base", "none", "--out", out, *limits, "--force", cwd=ROOT)
     assert (done.returncode, "Traceback" in done.stderr) == (3, False), done.stderr
     assert "dropped 2 rows without a label" in done.stderr
     assert "Infeasible; the closest is majority" in done.stdout and "next:" not in done.stdout
@@ -319,8 +302,8 @@ def test_a_device_that_fills_up_leaves_what_was_written_whole(device: Callable[[
                 with suppress(OSError):
                     while True:
                         filler.write(bytes(size))
-        stdout, stderr = running.communicate(timeout=PATIENCE_S)
-    done = subprocess.CompletedProcess(command, running.returncode, stdout, stderr)
+        done = Run(command, 0, *running.communicate(timeout=PATIENCE_S))
+    done.returncode = running.returncode
     said(done, str(disk), "room on the device", "none left", "resumes")
     made = [card.parent for card in out.glob("work/*/card.json")]
     assert len(made) >= 2 and all(open_bundle(folder).labels for folder in made)

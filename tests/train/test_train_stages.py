@@ -22,7 +22,9 @@ from halfpint.data.prepare import Prepared
 from halfpint.engines import open_engine
 from halfpint.engines.torch_classifier import load_model, logits
 from halfpint.evaluate.classification import metric
+from halfpint.models.pull import Pull
 from halfpint.progress import Log
+from halfpint.search.speed import training_speed
 from halfpint.stage import Work
 from halfpint.tasks import classify
 from halfpint.train import _classifier
@@ -57,17 +59,22 @@ def softmax(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return result
 
 
-def test_finetuning_learns(bundles: Callable[[str], Bundle], work: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("refit", [True, False])
+def test_finetuning_learns(refit: bool, bundles: Callable[[str], Bundle], work: Make, tmp_path: Path) -> None:
     train, held = keyword_examples(120, 0), keyword_examples(60, 1)
     labels = classify.labels_of(train)
-    stage = Finetune(epochs=8, learning_rate=3e-3, head_learning_rate=1e-2, batch_size=16, precision="fp32")
+    stage = Finetune(
+        epochs=8, learning_rate=3e-3, head_learning_rate=1e-2, batch_size=16, precision="fp32", refit_head=refit
+    )
     made = stage.run(bundles("encoder"), work(tmp_path / "made", train=train, validation=held, labels=labels))
     probabilities = open_engine(made, threads=1).probabilities([example.text for example in held])
     accuracy = metric("accuracy", classify.targets(held, labels), probabilities.argmax(axis=1), 3)
     majority = max(Counter(example.label for example in held).values()) / len(held)
     assert accuracy > majority + 0.4
     entry = made.card["stages"][-1]
-    assert entry["best_score"] == pytest.approx(accuracy)
+    assert entry["best_score"] == entry["finish"]["as trained"] == max(row["score"] for row in entry["history"])
+    assert len(entry["finish"]) == (3 if refit else 1)
+    assert max(entry["finish"].values()) == pytest.approx(accuracy)  # the best that was tried is what is kept
     assert [row["epoch"] for row in entry["history"]] == list(range(1, 9))
     assert entry["history"][-1]["loss"] < entry["history"][0]["loss"]
     assert not (tmp_path / "unfinished-made").exists()
@@ -86,6 +93,19 @@ def test_heads_learn(labels: tuple[str, ...], bundles: Callable[[str], Bundle], 
         made = stage.run(parent, work(target, train=train, validation=held, labels=labels))
         probabilities = open_engine(made, threads=1).probabilities([example.text for example in held])
         assert (probabilities.argmax(axis=1) == targets).mean() > least, stage.use
+
+
+def test_a_head_is_what_scikit_learn_finds() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    from halfpint.train._head import _logistic
+
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(150, 6)).astype(np.float32)
+    targets = (inputs[:, 0] + 0.5 * random.normal(size=150) > 0).astype(np.int64) + (inputs[:, 1] > 1)
+    weight, bias = _logistic(inputs, targets, 3, 0.01)
+    theirs = LogisticRegression(C=1 / (0.01 * len(inputs)), max_iter=1000, tol=1e-8).fit(inputs, targets)
+    np.testing.assert_allclose(softmax(inputs @ weight.T + bias), theirs.predict_proba(inputs), atol=2e-3)
 
 
 def first_loss(stage: Finetune, parent: Bundle, tmp_path: Path, work: Make, train: list[Example]) -> float:
@@ -260,6 +280,32 @@ def test_longest_covers_nearly_all_texts(bundles: Callable[[str], Bundle], prepa
     assert cut < max(lengths) + 8
     assert _classifier.longest(tokenizer, [Example("parcel " * 2000, "a", 1)]) == 256
     assert _classifier.longest(tokenizer, [Example("hi", "a", 1)]) == 16
+
+
+def test_an_encoder_with_few_places(short_encoder: Path, work: Make, prepared: Prepared, tmp_path: Path) -> None:
+    """Texts are cut where the encoder has no more places for tokens, in training and in use."""
+    base = Pull(base=str(short_encoder)).run(None, work(tmp_path / "base"))
+    train = prepared.train[:40]
+    head = FrozenLinear().run(base, work(tmp_path / "head", train=train))
+    tuned = Finetune(epochs=1, precision="fp32").run(base, work(tmp_path / "tuned", train=train))
+    assert training_speed(base, prepared.train)[0] > 0
+    for bundle in (head, tuned):
+        assert bundle.config["max_tokens"] == 24
+        assert np.isfinite(open_engine(bundle, threads=1).probabilities(["parcel " * 500, "hi"])).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [
+        ({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0}, 512),
+        ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "xlm-roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "some", "encoder": {"model_type": "bert", "max_position_embeddings": 128}}, 128),
+        ({"model_type": "bert"}, 256),
+    ],
+)
+def test_places_for_tokens(config: dict[str, Any], most: int) -> None:
+    assert _classifier.positions(config) == most
 
 
 def test_weights_with_and_without_a_prefix(bundles: Callable[[str], Bundle], tmp_path: Path) -> None:

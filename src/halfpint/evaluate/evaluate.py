@@ -81,7 +81,7 @@ def _indices(bundle: Bundle, examples: Sequence[Example]) -> npt.NDArray[np.int6
     if unknown:
         known = _some([repr(label) for label in index], _SHOWN_LABELS)
         named = [
-            f"{repr(label) if label else 'no label'} (row{'s' * (len(rows) > 1)} {_some(rows, _SHOWN_ROWS)})"
+            f"{f'{label!r:.40}' if label else 'no label'} (row{'s' * (len(rows) > 1)} {_some(rows, _SHOWN_ROWS)})"
             for label, rows in unknown.items()
         ]
         raise HalfpintError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ from halfpint.search.limits import Limits, bytes_text
 from halfpint.search.output import check_output, copy_bundle, disk_errors, open_output
 from halfpint.search.space import Group, Variant, cheap_groups, describe_encoder, encoder_groups
 from halfpint.search.speed import training_speed
+from halfpint.stage import Stage
 from halfpint.tasks import classify
+from halfpint.train.finetune import Finetune
 
 NO_BASE = "none"
 _RESERVE_S = 45.0  # for the last evaluation and the report
@@ -262,8 +264,23 @@ def _prove(run: _Run, choice: Choice, prepared: Prepared) -> dict[str, Any]:
         "machine": describe()["cpu"],
     }
     write_json(best / "card.json", card)
-    Recipe(run.request.data, classify, run.primary, run.made[chosen].stages).write(run.request.out / "recipe.toml")
+    stages = repeatable(run.made[chosen])
+    Recipe(run.request.data, classify, run.primary, stages).write(run.request.out / "recipe.toml")
     return tests
+
+
+def repeatable(made: Made) -> tuple[Stage, ...]:
+    """The stages that made a bundle, so that running them again gives it again.
+
+    A training that was stopped (by the clock, or because it could not win) is told to stop at the same step.
+    """
+    stages: list[Stage] = []
+    for stage, entry in zip(made.stages, made.bundle.card["stages"], strict=True):
+        if isinstance(stage, Finetune) and entry["stopped"] and entry["steps"] < entry["total_steps"]:
+            stages.append(replace(stage, stop_after_steps=entry["steps"]))
+        else:
+            stages.append(stage)
+    return tuple(stages)
 
 
 def _report(run: _Run, choice: Choice, tests: dict[str, Any], prepared: Prepared, started: float) -> dict[str, Any]:

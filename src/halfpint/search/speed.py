@@ -43,7 +43,7 @@ def training_speed(encoder: Bundle, train: Sequence[Example]) -> tuple[float, in
         )
         loss.backward()
         model.zero_grad(set_to_none=True)
-        float(loss)
+        loss.item()
         if step:  # the first one warms up
             rates.append(len(batch) / (time.monotonic() - started))
     return round(0.9 * statistics.median(rates), 1), used  # the optimiser and evaluations take the rest

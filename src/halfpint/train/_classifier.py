@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def new_classifier(encoder: Bundle, labels: Sequence[str], max_tokens: int, drop
     config = PooledClassifierConfig(
         encoder=encoder.config,
         classifier_dropout=dropout,
-        max_tokens=max_tokens,
+        max_tokens=min(max_tokens, positions(encoder.config)),
         id2label=dict(enumerate(labels)),
         label2id={label: index for index, label in enumerate(labels)},
     )
@@ -80,9 +80,18 @@ def drawn(examples: Sequence[Example], texts: int, seed: int) -> Sequence[Exampl
     return [examples[index] for index in chosen]
 
 
+def positions(config: Mapping[str, Any]) -> int:
+    """The most tokens that the encoder of a configuration (its own, or a classifier's) has places for."""
+    inner = config.get("encoder", config)
+    # RoBERTa and its kin count places from the one after the padding token's id.
+    skipped = int(inner.get("pad_token_id") or 0) + 1 if "roberta" in inner["model_type"] else 0
+    return int(inner.get("max_position_embeddings") or _LONGEST + skipped) - skipped
+
+
 def token_ids(folder: Path, examples: Sequence[Example], max_tokens: int) -> list[list[int]]:
-    """Token ids of the texts, cut at `max_tokens`."""
-    tokenizer = open_tokenizer(folder, max_tokens=max_tokens)
+    """Token ids of the texts, cut at `max_tokens` and at what the encoder in `folder` has places for."""
+    most = positions(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    tokenizer = open_tokenizer(folder, max_tokens=min(max_tokens, most))
     return [encoding.ids for encoding in tokenizer.encode_batch_fast([example.text for example in examples])]
 
 
@@ -99,6 +108,9 @@ def score(logits: npt.NDArray[Any], targets: npt.NDArray[np.int64], primary: str
 
 def write_classifier(folder: Path, model: Any, source: Path) -> None:
     """Write the model in Hugging Face layout, with the tokenizer of `source`."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # halfpint shows its own
     model.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["pad_token_id"] = config["encoder"].get("pad_token_id") or 0

@@ -21,6 +21,7 @@ class FrozenLinear(Stage):
         penalty: the weight of the squared weights; 0 chooses it on the validation texts.
         max_tokens: where texts are cut; 0 takes it from the data.
         train_texts: fit on so many texts, drawn with `seed`; 0 takes all (a linear head gains little from more).
+        seed: of that draw.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("encoder",)

@@ -1,0 +1,51 @@
+# make test, make check, make demo: each sets up .venv by itself, and again only when what it depends on has changed.
+#
+# PyTorch on Linux brings gigabytes for GPUs. Where there is none, let pip find its CPU build, for example with
+# PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS; every setting of pip in the environment is heeded.
+
+PYTHON ?= python3
+MINUTES ?= 4
+DEMO ?= demo
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+.PHONY: help demo test check docs
+
+help:
+	@echo "make demo    fit a sentiment classifier on 38,158 tweets (MINUTES=$(MINUTES)) and try it"
+	@echo "make test    the tests"
+	@echo "make check   style, types, generated pages"
+	@echo "make docs    write docs/cli.md and docs/stages.md anew"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or later is needed; name one with: make PYTHON=python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt $(TORCH)
+	$(PIP) install --quiet -c constraints.txt -e '.[train,dev]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/halfpint pull all-minilm-l6-v2
+	data="$$($(BIN)/python examples/tweets.py)" && $(BIN)/halfpint fit "$$data" --text text --label sentiment \
+		--max-size 25MB --minutes $(MINUTES) --out $(DEMO) --force
+	$(BIN)/halfpint predict $(DEMO)/best \
+		"the update fixed everything, best phone I ever had" \
+		"third time the delivery is late and nobody answers" \
+		"the store opens at nine on Monday"
+
+test: $(READY)
+	$(BIN)/python -m pytest --durations=10
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src docs/generate.py examples/tweets.py
+	$(BIN)/python docs/generate.py --check
+
+docs: $(READY)
+	$(BIN)/python docs/generate.py

@@ -1,0 +1,85 @@
+"""Plans that keep to their time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halfpint.bundle import Bundle
+from halfpint.compress.layers import Layers
+from halfpint.pipeline import faults_in_order
+from halfpint.search.space import Encoder, Group, cheap_groups, describe_encoder, encoder_groups
+from halfpint.train.finetune import Finetune
+
+ENCODER = Encoder(
+    base="some-encoder", layers=6, hidden=384, embedding_weights=30522 * 384, layer_weights=1_770_000,
+    other_weights=200_000, tokenizer_bytes=466_000, wordpiece=True, texts_per_s=100.0,
+)  # fmt: skip
+
+
+def every_stage_fits(groups: list[Group]) -> None:
+    for group in groups:
+        for variant in group.variants:
+            stages = [*group.train, *variant.finish]
+            assert faults_in_order(stages, [""] * len(stages)) == [], variant.name
+    names = [variant.name for group in groups for variant in group.variants]
+    assert len(set(names)) == len(names)
+
+
+@given(texts=st.integers(50, 200_000), seconds=st.floats(0, 7200), speed=st.floats(5, 5000), labels=st.integers(2, 150))
+def test_a_plan_keeps_to_its_time(texts: int, seconds: float, speed: float, labels: int) -> None:
+    groups = encoder_groups(replace(ENCODER, texts_per_s=speed), texts, labels, 3000, seconds, 0)
+    every_stage_fits([*cheap_groups(), *groups])
+    assert groups[0].name == "frozen"
+    if len(groups) > 1:
+        assert sum(group.expected_s for group in groups) <= seconds + 1
+    for group in groups[1:]:
+        tuned = [stage for stage in group.train if isinstance(stage, Finetune)]
+        assert all(stage.epochs >= 1 and 0 <= stage.train_texts <= texts for stage in tuned)
+        epoch_s = (tuned[0].train_texts or texts) / speed
+        assert group.expected_s >= tuned[-1].epochs * epoch_s * depth(group) / ENCODER.layers - 0.1
+
+
+def depth(group: Group) -> int:
+    return next((stage.keep for stage in group.train if isinstance(stage, Layers)), ENCODER.layers)
+
+
+def test_more_time_is_never_less_training() -> None:
+    work = []
+    for seconds in range(60, 7200, 60):
+        groups = encoder_groups(ENCODER, 9000, 77, 5000, seconds, 0)
+        stages = [stage for group in groups for stage in group.train if isinstance(stage, Finetune)]
+        work.append((len(groups), stages[0].epochs * (stages[0].train_texts or 9000) if stages else 0))
+    assert [groups for groups, _ in work] == sorted(groups for groups, _ in work)
+    assert work[0] == (1, 0)
+    assert work[-1][0] == 4
+    assert work[-1][1] >= 3 * 9000
+
+
+def test_other_tokenizers_are_not_pruned() -> None:
+    groups = encoder_groups(replace(ENCODER, wordpiece=False), 1000, 5, 3000, 3600, 0)
+    assert not any("vocab" in variant.name for group in groups for variant in group.variants)
+
+
+def test_smaller_variants_are_expected_smaller() -> None:
+    groups = encoder_groups(ENCODER, 1000, 5, 3000, 3600, 0)
+    sizes = {variant.name: variant.expected_bytes for group in groups for variant in group.variants}
+    assert sizes["frozen-fp32"] == pytest.approx(4 * 22_700_000, rel=0.05)
+    assert sizes["frozen-int8"] < sizes["frozen-fp32"] / 3
+    assert sizes["frozen-vocab-int8"] < sizes["frozen-int8"]
+
+
+def test_an_encoder_is_described_from_its_file(tiny_encoder: Path) -> None:
+    from safetensors.numpy import load_file
+
+    found = describe_encoder(Bundle(tiny_encoder), "tiny", 12.0)
+    weights = load_file(tiny_encoder / "model.safetensors")
+    assert (found.layers, found.hidden, found.wordpiece, found.texts_per_s) == (2, 32, True, 12.0)
+    total = sum(tensor.size for key, tensor in weights.items() if not key.startswith("pooler"))
+    assert found.embedding_weights + 2 * found.layer_weights + found.other_weights == total
+    assert found.embedding_weights == weights["embeddings.word_embeddings.weight"].size
+    assert found.tokenizer_bytes == (tiny_encoder / "tokenizer.json").stat().st_size
