@@ -47,8 +47,10 @@ ROWS = {
     "encoder": Row("models/pull", {"base": "TINY"}, None, "encoder"),
     "majority": Row("train/majority", {}, None, "ready"),
     "linear": Row("train/tfidf_linear", {"features": 300}, None, "linear"),
-    "classifier": Row("train/frozen_linear", {}, "encoder", "classifier"),
-    "finetuned": Row("train/finetune", {"epochs": 2, "learning_rate": 3e-3}, "encoder", "classifier"),
+    "classifier": Row("train/frozen_linear", {"penalty": 1e-2}, "encoder", "classifier"),
+    "finetuned": Row(
+        "train/finetune", {"epochs": 2, "learning_rate": 3e-3, "start_share": 0.0}, "encoder", "classifier"
+    ),
     "one-layer": Row("compress/layers", {"keep": 1}, "encoder", "encoder"),
     "few-tokens": Row("compress/vocab", {"size": 1}, "classifier", "classifier"),
     "onnx": Row("export/onnx", {}, "classifier", "onnx"),

@@ -99,6 +99,7 @@ class Pipeline:
                     train=self.prepared.train,
                     validation=self.prepared.validation, labels=self.labels, primary=self.primary, log=self.log,
                     deadline=deadline, bar_to_beat=bar_to_beat,
+                    make=lambda others: self.make(others).bundle,
                 )  # fmt: skip
                 self.log.event("stage", use=stage.use, settings=stage.settings(), key=key)
                 started = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
@@ -29,6 +29,7 @@ class Work:
         labels: label names in the order of the model's outputs.
         deadline: `time.monotonic()` at which the stage should be done; None has no limit.
         bar_to_beat: a validation score; training that cannot reach it any more may stop.
+        make: makes another chain of stages on the same data, each stage once; None where there is no pipeline.
     """
 
     target: Path
@@ -41,6 +42,7 @@ class Work:
     log: Log = field(default=SILENT)
     deadline: float | None = None
     bar_to_beat: float | None = None
+    make: Callable[[Sequence[Stage]], Bundle] | None = None
 
     def seconds_left(self) -> float:
         """Seconds until the deadline (infinite without one)."""

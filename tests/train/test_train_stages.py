@@ -130,7 +130,7 @@ def test_the_loss_is_the_formula(
     labels = classify.labels_of(prepared.train)
     stage = Finetune(
         dropout=0.0, label_smoothing=smoothing, class_weights=class_weights, batch_size=16, precision="fp32",
-        stop_after_steps=1, epochs=1,
+        stop_after_steps=1, epochs=1, refit_head=False,
     )  # fmt: skip
     found = first_loss(stage, parent, tmp_path, work, train)
     ids = _classifier.token_ids(parent.path, train, int(parent.config["max_tokens"]))
@@ -154,7 +154,7 @@ def test_embeddings_move_only_when_asked(bundles: Callable[[str], Bundle], work:
     name = "embeddings.word_embeddings.weight"
     before = load_file(bundles("encoder").path / "model.safetensors")[name]
     for asked in (False, True):
-        stage = Finetune(train_embeddings=asked, epochs=1, precision="fp32", learning_rate=1e-3)
+        stage = Finetune(train_embeddings=asked, epochs=1, precision="fp32", learning_rate=1e-3, refit_head=False)
         made = stage.run(bundles("encoder"), work(tmp_path / str(asked), train=keyword_examples(40, 0)))
         after = load_file(made.path / "model.safetensors")[f"encoder.{name}"]
         assert np.array_equal(before, after) != asked
@@ -167,7 +167,7 @@ def test_train_texts_draws_by_seed(bundles: Callable[[str], Bundle], work: Make,
         examples = keyword_examples(60, 0)
         task = Watched(seen)
         target = tmp_path / str(number)
-        stage = Finetune(train_texts=texts, seed=seed, epochs=1, precision="fp32", batch_size=8)
+        stage = Finetune(train_texts=texts, seed=seed, epochs=1, precision="fp32", batch_size=8, refit_head=False)
         made = stage.run(bundles("encoder"), work(target, train=examples, task=task))
         drawn[number] = (made.card["stages"][-1]["steps"], seen)
     assert drawn[0] == drawn[1]
@@ -287,7 +287,7 @@ def test_an_encoder_with_few_places(short_encoder: Path, work: Make, prepared: P
     base = Pull(base=str(short_encoder)).run(None, work(tmp_path / "base"))
     train = prepared.train[:40]
     head = FrozenLinear().run(base, work(tmp_path / "head", train=train))
-    tuned = Finetune(epochs=1, precision="fp32").run(base, work(tmp_path / "tuned", train=train))
+    tuned = Finetune(epochs=1, precision="fp32", refit_head=False).run(base, work(tmp_path / "tuned", train=train))
     assert training_speed(base, prepared.train)[0] > 0
     for bundle in (head, tuned):
         assert bundle.config["max_tokens"] == 24

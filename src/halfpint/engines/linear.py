@@ -13,12 +13,13 @@ from halfpint.models.tfidf import read_features
 
 
 class LinearEngine:
-    """Feature weights times a matrix, plus a bias."""
+    """Feature weights times a matrix (float, or int8 codes with one scale a feature), plus a bias."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.labels = bundle.labels
         tensors = need("safetensors.numpy", "reading a TF-IDF bundle").load_file(bundle.path / "model.safetensors")
-        self._weight, self._bias = tensors["weight"], tensors["bias"]
+        self._weight = tensors["codes"] if "codes" in tensors else tensors["weight"]
+        self._scale, self._bias = tensors.get("scale"), tensors["bias"]
         self._features = read_features(bundle, tensors["idf"])
 
     def probabilities(self, texts: Sequence[str]) -> Probabilities:
@@ -26,6 +27,8 @@ class LinearEngine:
         logits = np.empty((len(texts), len(self.labels)), dtype=np.float32)
         for row, text in enumerate(texts):
             numbers, values = self._features.row(text)
+            if self._scale is not None:
+                values = values * self._scale[numbers]
             logits[row] = values @ self._weight[numbers] + self._bias
         return softmax(logits)
 

@@ -168,6 +168,9 @@ def _try_group(run: _Run, group: Group) -> None:
         if reasons[variant.name]:
             _note(run, variant, group, "skipped", reasons[variant.name])
             continue
+        if time.monotonic() > run.deadline:
+            _note(run, variant, group, "skipped", "no time left to export and measure it")
+            continue
         try:
             made = run.pipeline.make([*group.train, *variant.finish])
             assessment = run.pipeline.assess(made)

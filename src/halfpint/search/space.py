@@ -13,6 +13,7 @@ from halfpint.compress.vocab import Vocab
 from halfpint.export.onnx import Onnx
 from halfpint.models.pull import Pull
 from halfpint.stage import Stage
+from halfpint.train.blend import Blend
 from halfpint.train.finetune import Finetune
 from halfpint.train.frozen_linear import FrozenLinear
 from halfpint.train.majority import Majority
@@ -20,6 +21,7 @@ from halfpint.train.tfidf_linear import TfidfLinear
 
 _EXPORT_S = 25.0  # an export in fp32 and int8 with its three measurements, on two cores
 _COMMON_TOKENS = 8000
+_BLEND_BYTES = 6000  # of a TF-IDF classifier in int8, for each label
 _HEAL_HEAD_RATE = 5e-4  # the head is trained already; only what it reads has changed
 _HEAL_SHARE = 0.6  # of the epochs, when layers were taken out
 
@@ -171,7 +173,13 @@ def _variants(encoder: Encoder, name: str, layers: int, labels: int, used_tokens
                 cost = expected(weights, tokenizer, 4)
                 found.append(Variant(f"{name}-{suffix}-fp32", family, "fp32", pruned, cost))
             cost = expected(weights, tokenizer, 1)
-            found.append(Variant(f"{name}-{suffix}-int8", family, "int8", (*pruned, OnnxInt8()), cost))
+            quantised = (*pruned, OnnxInt8())
+            found.append(Variant(f"{name}-{suffix}-int8", family, "int8", quantised, cost))
+            cost += _BLEND_BYTES * labels
+            found.append(Variant(f"{name}-{suffix}-int8+tfidf", "blend", "int8", (*quantised, Blend()), cost))
+    else:
+        cost = found[-1].expected_bytes + _BLEND_BYTES * labels
+        found.append(Variant(f"{name}-int8+tfidf", "blend", "int8", (Onnx(), OnnxInt8(), Blend()), cost))
     return tuple(found)
 
 

@@ -44,7 +44,7 @@ class Finetune(Training, Stage):
     needs: ClassVar[tuple[str, ...]] = ("encoder", "classifier")
     gives: ClassVar[str] = "classifier"
 
-    learning_rate: float = 1e-4
+    learning_rate: float = 5e-5
     head_learning_rate: float = 2e-3
     dropout: float = 0.1
     label_smoothing: float = 0.1

@@ -1,0 +1,43 @@
+"""The engine of blends: an encoder and a TF-IDF classifier in one bundle, their log-probabilities averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from halfpint import registry
+from halfpint.bundle import Bundle
+from halfpint.engines import Engine, Probabilities, softmax
+from halfpint.engines.linear import LinearEngine
+
+LINEAR = "linear"
+"""The folder inside a blend that holds the TF-IDF classifier."""
+_LEAST = 1e-9
+
+
+def blended(encoder: Probabilities, linear: Probabilities, share: float) -> Probabilities:
+    """The geometric mean of two models' probabilities, `share` of it from `linear`: float32 (texts, labels)."""
+    logs = (1 - share) * np.log(encoder + _LEAST) + share * np.log(linear + _LEAST)
+    return softmax(logs)
+
+
+class BlendEngine:
+    """An encoder's engine and a linear one."""
+
+    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+        self.labels = bundle.labels
+        settings = bundle.config["blend"]
+        self._share = float(settings["share"])
+        module = registry.load("engines", settings["engine"], place=f"{bundle.path}/config.json: blend.engine")
+        self._encoder: Engine = module.load(bundle, threads)
+        self._linear = LinearEngine(Bundle(bundle.path / LINEAR))
+
+    def probabilities(self, texts: Sequence[str]) -> Probabilities:
+        """Blended class probabilities of `texts`."""
+        return blended(self._encoder.probabilities(texts), self._linear.probabilities(texts), self._share)
+
+
+def load(bundle: Bundle, threads: int | None = None) -> BlendEngine:
+    """Load a blend."""
+    return BlendEngine(bundle, threads)

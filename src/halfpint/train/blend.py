@@ -1,0 +1,87 @@
+"""Stage: add a TF-IDF classifier to an encoder's bundle. They err on different texts, so together they err on fewer."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from halfpint.bundle import Bundle, new_bundle, write_json
+from halfpint.engines import open_engine
+from halfpint.engines.blend import LINEAR, blended
+from halfpint.errors import RefusedError, need
+from halfpint.models.tfidf import FEATURES_FILE
+from halfpint.stage import Stage, Work
+from halfpint.train import _classifier
+from halfpint.train.tfidf_linear import TfidfLinear
+
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blend(Stage):
+    """Average the log-probabilities of the bundle's model and of a small TF-IDF classifier (weights in int8).
+
+    Args:
+        features: of the TF-IDF classifier.
+        share: of the TF-IDF classifier in the average; 0 chooses it on the validation texts.
+
+    Source: logarithmic opinion pools, Heskes 1998, "Selecting weighting factors in logarithmic opinion pools".
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("classifier", "onnx")
+    gives: ClassVar[str] = "ready"
+
+    features: int = 6000
+    share: float = 0.0
+
+    def run(self, bundle: Bundle | None, work: Work) -> Bundle:
+        """Train the TF-IDF classifier (or take it from the cache), choose the share, write both into one bundle."""
+        assert bundle is not None
+        started = time.monotonic()
+        stage = TfidfLinear(features=self.features)
+        if work.make is None:
+            linear = stage.run(None, replace(work, target=work.scratch / LINEAR))
+        else:
+            linear = work.make([stage])
+        texts = [example.text for example in work.validation]
+        targets = work.task.targets(work.validation, work.labels)
+        ours, theirs = open_engine(bundle).probabilities(texts), open_engine(linear).probabilities(texts)
+        alone = _classifier.score(ours, targets, work.primary)
+        scores = {
+            share: _classifier.score(blended(ours, theirs, share), targets, work.primary)
+            for share in ((self.share,) if self.share else _SHARES)
+        }
+        share = max(scores, key=lambda one: (scores[one], -one))
+        if not self.share and scores[share] <= alone:
+            raise RefusedError(
+                self.use, wanted=f"a better {work.primary} than the {alone:.4f} of the bundle alone",
+                got=f"{scores[share]:.4f} at best", todo="Leave this step out.",
+            )  # fmt: skip
+        with new_bundle(work.target, bundle) as (folder, card):
+            for file in bundle.path.iterdir():
+                if file.name not in ("card.json", "README.md"):
+                    shutil.copyfile(file, folder / file.name)
+            config = {**bundle.config, "blend": {"share": share, "engine": bundle.card["engine"]}}
+            write_json(folder / "config.json", config)
+            (folder / LINEAR).mkdir()
+            shutil.copyfile(linear.path / FEATURES_FILE, folder / LINEAR / FEATURES_FILE)
+            write_json(folder / LINEAR / "config.json", linear.config)
+            self._write_codes(linear, folder / LINEAR)
+            card["engine"] = "blend"
+            card["stages"].append(self.entry(started, chosen_share=share, score=scores[share], score_alone=alone))
+        return Bundle(work.target)
+
+    @staticmethod
+    def _write_codes(linear: Bundle, folder: object) -> None:
+        """The weights as int8 with one scale a feature."""
+        numpy_io = need("safetensors.numpy", "blending")
+        tensors = numpy_io.load_file(linear.path / "model.safetensors")
+        weight = tensors.pop("weight")
+        scale = np.maximum(np.abs(weight).max(axis=1), 1e-12).astype(np.float32) / np.float32(127)
+        tensors["codes"] = np.rint(weight / scale[:, None]).astype(np.int8)
+        tensors["scale"] = scale
+        numpy_io.save_file(tensors, f"{folder}/model.safetensors")
