@@ -73,6 +73,7 @@ class Blend(Stage):
             self._write_codes(linear, folder / LINEAR)
             card["engine"] = "blend"
             card["stages"].append(self.entry(started, chosen_share=share, score=scores[share], score_alone=alone))
+        shutil.rmtree(work.scratch, ignore_errors=True)
         return Bundle(work.target)
 
     @staticmethod
