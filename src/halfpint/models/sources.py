@@ -67,6 +67,9 @@ def locate(name: str, log: Log) -> Path:
             with tempfile.TemporaryDirectory(prefix="halfpint-") as scratch:
                 folder = source(name, known.get(name, {}), Path(scratch))
                 _checked(folder, f"base model {name!r}")
+                wanted = known.get(name, {}).get("weights_sha256")
+                if wanted and file_sha256(folder / "model.safetensors") != wanted:
+                    raise OSError("model.safetensors has another sha256 than the catalogue tells; refused")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryDirectory(prefix=".halfpint-", dir=target.parent) as near:
                     copy = shutil.copytree(folder, Path(near) / "model", ignore=shutil.ignore_patterns(".cache"))
