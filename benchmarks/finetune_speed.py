@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # what the halfpint command sets; the same for both
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # what the halfpint command sets; the same for both
 
 import torch
 from harness import DATA, alternated, write

@@ -219,6 +219,28 @@ def test_int8_encoder_is_smaller_and_near(bundles: Get, prepared: Prepared) -> N
     assert not np.array_equal(exact, near)
 
 
+def test_stored_int8_is_as_small_and_nearer(
+    bundles: Get, work: Callable[..., Work], prepared: Prepared, tmp_path: Path
+) -> None:
+    whole, quantised = bundles("onnx"), bundles("int8")
+    stored = OnnxInt8(compute="fp32").run(whole, work(tmp_path / "stored"))
+    texts = [example.text for example in prepared.validation]
+    reference = open_engine(whole).probabilities(texts)
+    far = np.abs(open_engine(quantised).probabilities(texts) - reference).mean()
+    near = np.abs(open_engine(stored).probabilities(texts) - reference).mean()
+    assert near < far
+    assert (stored.path / "model.onnx").stat().st_size < (whole.path / "model.onnx").stat().st_size
+    # fp32 products: company in a batch does not show.
+    assert np.allclose(
+        open_engine(stored).probabilities(texts[:1]), open_engine(stored).probabilities(texts)[:1], atol=1e-5
+    )
+
+
+def test_compute_is_checked() -> None:
+    with pytest.raises(HalfpintError, match="int8 or fp32"):
+        OnnxInt8(compute="int4")
+
+
 def test_int8_linear_is_smaller_and_near(bundles: Get, prepared: Prepared) -> None:
     whole, small = bundles("onnx-linear"), bundles("int8-linear")
     assert small.size_bytes < whole.size_bytes

@@ -13,6 +13,8 @@ from halfpint.evaluate.intervals import paired_difference
 from halfpint.search.limits import Limits, bytes_text
 
 CHEAP = ("majority", "tfidf")
+ONE_ERROR = 0.6827
+"""The level of an interval one standard error to each side."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,10 @@ def choose(
     """Mark each measured candidate "feasible" (with "why" it is not) and choose.
 
     Quality asked for by `floor` or `keep`: the smallest candidate that meets all limits. Otherwise: the smallest among
-    those that meet the limits and whose score is not below the best of them by more than chance: the paired bootstrap
-    95 % interval of the difference, on the same validation texts, reaches zero.
+    those that meet the limits and whose score is within one standard error of the best of them: the paired bootstrap
+    68 % interval of the difference, on the same validation texts, reaches zero.
+
+    Source: the one-standard-error rule, Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
 
     Args:
         candidates: dictionaries with "status"; measured ones also have "metrics", "size_bytes", "latency_p50_ms" and
@@ -70,12 +74,17 @@ def choose(
 
 
 def _as_good(
-    one: dict[str, Any], top: dict[str, Any], primary: str, true: npt.NDArray[np.int64], n_classes: int
+    one: dict[str, Any],
+    top: dict[str, Any],
+    primary: str,
+    true: npt.NDArray[np.int64],
+    n_classes: int,
+    level: float = ONE_ERROR,
 ) -> bool:
     if one is top:
         return True
     difference, _, high = paired_difference(
-        true, np.asarray(one["predicted"]), np.asarray(top["predicted"]), primary, n_classes=n_classes
+        true, np.asarray(one["predicted"]), np.asarray(top["predicted"]), primary, n_classes=n_classes, level=level
     )
     return difference >= 0 or high >= 0
 
@@ -97,13 +106,13 @@ def _verdict(
     ]
     words.append(
         "It is the smallest candidate that meets the limits"
-        + ("." if asked else " and is not worse than the best of them by more than chance.")
+        + ("." if asked else " and is within one standard error of the best of them.")
     )
     linear = [one for one in measured if one["family"] == "tfidf"]
     neural = [one for one in measured if one["family"] not in CHEAP]
     if linear and neural:
         cheap = max(linear, key=lambda one: one["metrics"][primary])
-        if _as_good(cheap, best, primary, true, n_classes):
+        if _as_good(cheap, best, primary, true, n_classes, level=0.95):
             words.append(
                 f"You don't need a transformer: {cheap['name']} reaches {cheap['metrics'][primary]:.4f}, within the "
                 f"interval of the best candidate ({best['name']}, {best['metrics'][primary]:.4f})."

@@ -21,6 +21,7 @@ from halfpint.train.tfidf_linear import TfidfLinear
 
 _EXPORT_S = 25.0  # an export in fp32 and int8 with its three measurements, on two cores
 _COMMON_TOKENS = 8000
+_STORED = OnnxInt8(compute="fp32")  # weights stored in 8 bits, products in fp32
 _BLEND_BYTES = 6000  # of a TF-IDF classifier in int8, for each label
 _HEAL_HEAD_RATE = 5e-4  # the head is trained already; only what it reads has changed
 _HEAL_SHARE = 0.6  # of the epochs, when layers were taken out
@@ -173,13 +174,15 @@ def _variants(encoder: Encoder, name: str, layers: int, labels: int, used_tokens
                 cost = expected(weights, tokenizer, 4)
                 found.append(Variant(f"{name}-{suffix}-fp32", family, "fp32", pruned, cost))
             cost = expected(weights, tokenizer, 1)
-            quantised = (*pruned, OnnxInt8())
-            found.append(Variant(f"{name}-{suffix}-int8", family, "int8", quantised, cost))
+            if suffix == "vocab":
+                found.append(Variant(f"{name}-{suffix}-int8", family, "int8", (*pruned, OnnxInt8()), cost))
+            stored = (*pruned, _STORED)
+            found.append(Variant(f"{name}-{suffix}-w8", family, "w8", stored, cost))
             cost += _BLEND_BYTES * labels
-            found.append(Variant(f"{name}-{suffix}-int8+tfidf", "blend", "int8", (*quantised, Blend()), cost))
+            found.append(Variant(f"{name}-{suffix}-w8+tfidf", "blend", "w8", (*stored, Blend()), cost))
     else:
         cost = found[-1].expected_bytes + _BLEND_BYTES * labels
-        found.append(Variant(f"{name}-int8+tfidf", "blend", "int8", (Onnx(), OnnxInt8(), Blend()), cost))
+        found.append(Variant(f"{name}-w8+tfidf", "blend", "w8", (Onnx(), _STORED, Blend()), cost))
     return tuple(found)
 
 
