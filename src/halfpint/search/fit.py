@@ -13,7 +13,7 @@ from halfpint.bundle import Bundle, open_bundle, read_json, write_json
 from halfpint.data.prepare import Data, Prepared, prepare
 from halfpint.energy import EnergyMeter
 from halfpint.errors import DeadlineError, RefusedError, TrainingStoppedError, need_installed
-from halfpint.evaluate.classification import check_metric
+from halfpint.evaluate.classification import METRICS, check_metric
 from halfpint.evaluate.evaluate import evaluate
 from halfpint.machine import describe
 from halfpint.models.pull import Pull
@@ -250,7 +250,7 @@ def _prove(run: _Run, choice: Choice, prepared: Prepared) -> dict[str, Any]:
     tests = {}
     for name in dict.fromkeys(name for name in names if name in run.made):
         tests[name] = evaluate(run.made[name].bundle, prepared.test, primary=run.primary, log=run.log)
-        tests[name]["metrics"] = {key: value for key, value in tests[name].items() if isinstance(value, float)}
+        tests[name]["metrics"] = {key: tests[name][key] for key in (*METRICS, "calibration_error", "log_loss")}
     best = run.request.out / "best"
     copy_bundle(run.made[chosen].bundle.path, best)
     choice.chosen["bundle"] = best.name
