@@ -203,7 +203,7 @@ VALUES: dict[type, st.SearchStrategy[Any]] = {
     str: st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
 }
 CHOICES = {"schedule": ["linear", "cosine", "wsd", "constant"], "precision": ["auto", "fp32", "bf16"],
-           "class_weights": ["none", "balanced"]}  # fmt: skip
+           "class_weights": ["none", "balanced"], "compute": ["int8", "fp32"]}  # fmt: skip
 
 
 def instances(kind: type) -> st.SearchStrategy[Any]:
