@@ -19,7 +19,7 @@ from halfpint.train.frozen_linear import FrozenLinear
 from halfpint.train.majority import Majority
 from halfpint.train.tfidf_linear import TfidfLinear
 
-_EXPORT_S = 25.0  # an export in fp32 and int8 with its three measurements, on two cores
+_EXPORT_S = 35.0  # half of what the exports of one training take with their measurements, on two cores
 _COMMON_TOKENS = 8000
 _STORED = OnnxInt8(compute="fp32")  # weights stored in 8 bits, products in fp32
 _BLEND_BYTES = 6000  # of a TF-IDF classifier in int8, for each label
