@@ -44,12 +44,6 @@ class HalfpintError(Exception):
         super().__init__(f"{place}: wanted {wanted}, got {got}." + (f" {todo}" if todo else ""))
 
 
-class InfeasibleError(HalfpintError):
-    """No candidate meets the limits; everything tried is kept."""
-
-    exit_code = EXIT_INFEASIBLE
-
-
 class RefusedError(HalfpintError):
     """A step gave a result that its gate does not let through; the message holds the figures."""
 

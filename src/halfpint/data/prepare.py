@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
@@ -153,8 +153,3 @@ def read_test(settings: Data, columns: Columns) -> list[Example]:
 def data_key(train: Sequence[Example], validation: Sequence[Example]) -> str:
     """The hash of what training sees."""
     return sha256(f"{fingerprint(train)} {fingerprint(validation)}".encode()).hexdigest()
-
-
-def data_fields() -> tuple[str, ...]:
-    """The names of the settings."""
-    return tuple(item.name for item in fields(Data))
