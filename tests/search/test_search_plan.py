@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from halfpint.bundle import Bundle
 from halfpint.compress.layers import Layers
 from halfpint.pipeline import faults_in_order
-from halfpint.search.space import Encoder, Group, cheap_groups, describe_encoder, encoder_groups
+from halfpint.search.space import Encoder, Group, cheap_groups, describe_encoder, frozen_group, tuned_groups
 from halfpint.train.finetune import Finetune
 
 ENCODER = Encoder(
@@ -32,16 +32,24 @@ def every_stage_fits(groups: list[Group]) -> None:
 
 @given(texts=st.integers(50, 200_000), seconds=st.floats(0, 7200), speed=st.floats(5, 5000), labels=st.integers(2, 150))
 def test_a_plan_keeps_to_its_time(texts: int, seconds: float, speed: float, labels: int) -> None:
-    groups = encoder_groups(replace(ENCODER, texts_per_s=speed), texts, labels, 3000, seconds, 0)
-    every_stage_fits([*cheap_groups(), *groups])
-    assert groups[0].name == "frozen"
-    if len(groups) > 1:
-        assert sum(group.expected_s for group in groups) <= seconds + 1
-    for group in groups[1:]:
+    encoder = replace(ENCODER, texts_per_s=speed)
+    groups = tuned_groups(encoder, texts, labels, 3000, seconds, 0)
+    every_stage_fits([*cheap_groups(), frozen_group(encoder, texts, labels, 3000), *groups])
+    assert sum(group.expected_s for group in groups) <= seconds + 1
+    for group in groups:
         tuned = [stage for stage in group.train if isinstance(stage, Finetune)]
         assert all(stage.epochs >= 1 and 0 <= stage.train_texts <= texts for stage in tuned)
         epoch_s = (tuned[0].train_texts or texts) / speed
-        assert group.expected_s >= tuned[-1].epochs * epoch_s * depth(group) / ENCODER.layers - 0.1
+        training_s = tuned[-1].epochs * epoch_s * depth(group) / ENCODER.layers
+        assert group.expected_s == pytest.approx(training_s + group.finish_s, abs=0.2)
+
+
+def test_exports_that_take_longer_leave_less_for_training() -> None:
+    def epochs(exports_s: float) -> int:
+        groups = tuned_groups(ENCODER, 9000, 77, 5000, 600, 0, exports_s)
+        return sum(stage.epochs for group in groups for stage in group.train if isinstance(stage, Finetune))
+
+    assert epochs(10) > epochs(100) > epochs(550)
 
 
 def depth(group: Group) -> int:
@@ -51,23 +59,23 @@ def depth(group: Group) -> int:
 def test_more_time_is_never_less_training() -> None:
     work = []
     for seconds in range(60, 7200, 60):
-        groups = encoder_groups(ENCODER, 9000, 77, 5000, seconds, 0)
+        groups = tuned_groups(ENCODER, 9000, 77, 5000, seconds, 0)
         stages = [stage for group in groups for stage in group.train if isinstance(stage, Finetune)]
         work.append((len(groups), stages[0].epochs * (stages[0].train_texts or 9000) if stages else 0))
     assert [groups for groups, _ in work] == sorted(groups for groups, _ in work)
-    assert work[0] == (1, 0)
-    assert work[-1][0] == 4
+    assert work[0] == (0, 0)
+    assert work[-1][0] == 3
     assert work[-1][1] >= 3 * 9000
 
 
 def test_other_tokenizers_are_not_pruned() -> None:
-    groups = encoder_groups(replace(ENCODER, wordpiece=False), 1000, 5, 3000, 3600, 0)
+    encoder = replace(ENCODER, wordpiece=False)
+    groups = [frozen_group(encoder, 1000, 5, 3000), *tuned_groups(encoder, 1000, 5, 3000, 3600, 0)]
     assert not any("vocab" in variant.name for group in groups for variant in group.variants)
 
 
 def test_smaller_variants_are_expected_smaller() -> None:
-    groups = encoder_groups(ENCODER, 1000, 5, 3000, 3600, 0)
-    sizes = {variant.name: variant.expected_bytes for group in groups for variant in group.variants}
+    sizes = {one.name: one.expected_bytes for one in frozen_group(ENCODER, 1000, 5, 3000).variants}
     assert sizes["frozen-fp32"] == pytest.approx(4 * 22_700_000, rel=0.05)
     assert sizes["frozen-int8"] < sizes["frozen-fp32"] / 3
     assert sizes["frozen-vocab-int8"] < sizes["frozen-int8"]

@@ -25,7 +25,7 @@ from halfpint.report.html import write_report
 from halfpint.search.choose import Choice, choose
 from halfpint.search.limits import Limits, bytes_text
 from halfpint.search.output import check_output, copy_bundle, disk_errors, open_output
-from halfpint.search.space import Group, Variant, cheap_groups, describe_encoder, encoder_groups
+from halfpint.search.space import EXPORTS_S, Group, Variant, cheap_groups, describe_encoder, frozen_group, tuned_groups
 from halfpint.search.speed import training_speed
 from halfpint.stage import Stage
 from halfpint.tasks import classify
@@ -33,6 +33,7 @@ from halfpint.train.finetune import Finetune
 
 NO_BASE = "none"
 _RESERVE_S = 45.0  # for the last evaluation and the report
+_LEAST = 0.7  # of a training's expected time has to be left: its evaluations stop it where the rest is missing
 _OPTIMISM = 0.85  # of the expected bytes: a candidate over the limit even so is not made
 
 
@@ -122,22 +123,22 @@ def _search(run: _Run, prepared: Prepared) -> None:
         _try_group(run, group)
     if run.request.base == NO_BASE:
         return
-    plan_file = run.request.out / "plan.json"
     base = run.pipeline.make([Pull(base=run.request.base)])
-    if not plan_file.is_file():
-        speed, used_tokens = training_speed(base.bundle, prepared.train)
-        write_json(
-            plan_file, {"texts_per_s": speed, "used_tokens": used_tokens, "seconds": run.deadline - time.monotonic()}
-        )
-    plan = read_json(plan_file)
+    plan_file = run.request.out / "plan.json"
+    plan = read_json(plan_file) if plan_file.is_file() else {}
+    if "texts_per_s" not in plan:
+        plan["texts_per_s"], plan["used_tokens"] = training_speed(base.bundle, prepared.train)
+        write_json(plan_file, plan)
     encoder = describe_encoder(base.bundle, run.request.base, plan["texts_per_s"])
-    groups = encoder_groups(
-        encoder, len(prepared.train), len(run.pipeline.labels), plan["used_tokens"], plan["seconds"], run.request.seed
-    )
-    total = sum(group.expected_s for group in groups)
+    sizes = (len(prepared.train), len(run.pipeline.labels), plan["used_tokens"])
+    exports_s = _try_group(run, frozen_group(encoder, *sizes))
+    if "seconds" not in plan:  # an unfinished run that goes on keeps its plan
+        plan["seconds"], plan["exports_s"] = run.deadline - time.monotonic(), max(exports_s, EXPORTS_S / 2)
+        write_json(plan_file, plan)
+    groups = tuned_groups(encoder, *sizes, plan["seconds"], run.request.seed, plan["exports_s"])
     run.log.say(
-        f"plan: {len(groups)} trainings in about {total / 60:.1f} minutes at {plan['texts_per_s']:.0f} texts/s: "
-        + ", ".join(f"{group.name} {group.expected_s / 60:.1f}" for group in groups),
+        f"plan: {len(groups)} trainings in {plan['seconds'] / 60:.1f} minutes at {plan['texts_per_s']:.0f} texts/s"
+        + "".join(f", {group.name} {group.expected_s / 60:.1f}" for group in groups),
         kind="plan",
         groups={group.name: group.expected_s for group in groups},
     )
@@ -145,25 +146,29 @@ def _search(run: _Run, prepared: Prepared) -> None:
         _try_group(run, group)
 
 
-def _try_group(run: _Run, group: Group) -> None:
-    """Train a group and measure its candidates; what is skipped, refused or failed is noted with its reason."""
+def _try_group(run: _Run, group: Group) -> float:
+    """Train a group and measure its candidates; what is skipped, refused or failed is noted with its reason.
+
+    Gives the seconds that exports and measurements took.
+    """
     reasons = {variant.name: _pointless(run, variant) for variant in group.variants}
     if all(reasons.values()):
         for variant in group.variants:
             _note(run, variant, group, "skipped", reasons[variant.name])
-        return
-    if run.deadline - time.monotonic() < group.expected_s * 0.5:
+        return 0.0
+    if run.deadline - time.monotonic() < group.expected_s * _LEAST:
         why = f"no time left: it needs about {group.expected_s:.0f} s"
         for variant in group.variants:
             _note(run, variant, group, "skipped", why)
-        return
+        return 0.0
     run.log.say(f"{group.name}:", kind="group")
     try:
-        trained = run.pipeline.make(group.train, deadline=run.deadline, bar_to_beat=_bar(run))
+        trained = run.pipeline.make(group.train, deadline=run.deadline - group.finish_s, bar_to_beat=_bar(run))
     except (DeadlineError, TrainingStoppedError) as error:
         for variant in group.variants:
             _note(run, variant, group, "failed", str(error))
-        return
+        return 0.0
+    began = time.monotonic()
     for variant in group.variants:
         if reasons[variant.name]:
             _note(run, variant, group, "skipped", reasons[variant.name])
@@ -188,6 +193,7 @@ def _try_group(run: _Run, group: Group) -> None:
             kind="candidate",
             name=variant.name,
         )
+    return time.monotonic() - began
 
 
 def _note(run: _Run, variant: Variant, group: Group, status: str, why: str, **figures: Any) -> None:

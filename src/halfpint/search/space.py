@@ -14,17 +14,18 @@ from halfpint.export.onnx import Onnx
 from halfpint.models.pull import Pull
 from halfpint.stage import Stage
 from halfpint.train.blend import Blend
-from halfpint.train.finetune import Finetune
+from halfpint.train.finetune import REFIT_TEXTS, Finetune
 from halfpint.train.frozen_linear import FrozenLinear
 from halfpint.train.majority import Majority
 from halfpint.train.tfidf_linear import TfidfLinear
 
-_EXPORT_S = 35.0  # half of what the exports of one training take with their measurements, on two cores
+EXPORTS_S = 80.0  # what the exports of one training take with their measurements on two cores, until it is measured
 _COMMON_TOKENS = 8000
 _STORED = OnnxInt8(compute="fp32")  # weights stored in 8 bits, products in fp32
 _BLEND_BYTES = 6000  # of a TF-IDF classifier in int8, for each label
 _HEAL_HEAD_RATE = 5e-4  # the head is trained already; only what it reads has changed
 _HEAL_SHARE = 0.6  # of the epochs, when layers were taken out
+_REFIT_S = 20.0  # of fitting a head on features that are there
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,18 @@ class Variant:
 
 @dataclass(frozen=True)
 class Group:
-    """Candidates that share their training."""
+    """Candidates that share their training.
+
+    Args:
+        expected_s: seconds that it takes, all in all; finish_s: those of them after the training's steps.
+    """
 
     name: str
     family: str
     train: tuple[Stage, ...]
     variants: tuple[Variant, ...]
     expected_s: float = 0.0
+    finish_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,71 +91,74 @@ def cheap_groups() -> list[Group]:
     ]
 
 
-def encoder_groups(
-    encoder: Encoder, texts: int, labels: int, used_tokens: int, seconds: float, seed: int
-) -> list[Group]:
-    """Candidates with an encoder that fit in `seconds`, cheapest first, with the epochs that the time allows.
+def frozen_group(encoder: Encoder, texts: int, labels: int, used_tokens: int) -> Group:
+    """The encoder as it is, with a head.
 
     Args:
         texts: training texts; labels: number of labels; used_tokens: different tokens in the training texts.
     """
-    forward_s = min(texts, 20_000) / (3 * encoder.texts_per_s)
-    epoch_s = texts / encoder.texts_per_s
-    start: tuple[Stage, ...] = (Pull(base=encoder.base),)
-    frozen = (*start, FrozenLinear())
-    groups = [
-        Group("frozen", "frozen encoder", frozen, _variants(encoder, "frozen", encoder.layers, labels, used_tokens))
-    ]
-    expected = [forward_s + 20 + _EXPORT_S * 2]
+    return Group(
+        "frozen",
+        "frozen encoder",
+        (Pull(base=encoder.base), FrozenLinear()),
+        _variants(encoder, "frozen", encoder.layers, labels, used_tokens),
+        round(_pass_s(encoder, min(texts, FrozenLinear.train_texts)) + 20 + EXPORTS_S, 1),
+        EXPORTS_S,
+    )
+
+
+def tuned_groups(
+    encoder: Encoder, texts: int, labels: int, used_tokens: int, seconds: float, seed: int, exports_s: float = EXPORTS_S
+) -> list[Group]:
+    """The trainings of the encoder that fit in `seconds`, with the epochs and the depths that the time allows.
+
+    Args:
+        exports_s: seconds that the exports of one training take with their measurements.
+    """
     depths = sorted({round(encoder.layers * share) for share in (2 / 3, 1 / 2)} - {0, encoder.layers}, reverse=True)
-    left = seconds - expected[0] - _refit_s(texts, encoder.texts_per_s, 4)
-    plan = _epochs(left, epoch_s, texts, [depth / encoder.layers for depth in depths])
-    if plan is not None:
-        epochs, heal, train_texts, taken = plan
-        trained = (*start, Finetune(epochs=epochs, train_texts=train_texts, seed=seed))
-        variants = _variants(encoder, "finetuned", encoder.layers, labels, used_tokens)
-        groups.append(Group("finetuned", "fine-tuned encoder", trained, variants))
-        refit_s = _refit_s(texts, encoder.texts_per_s, 2)
-        expected.append(epochs * epoch_s * _share(train_texts, texts) + refit_s + _EXPORT_S * 2)
-        for depth in depths[:taken]:
-            name = f"finetuned-{depth}layers"
-            stages = (
-                *trained,
-                Layers(keep=depth),
-                Finetune(
-                    epochs=heal, head_learning_rate=_HEAL_HEAD_RATE, train_texts=train_texts, start_share=0.0, seed=seed
-                ),
-            )
-            groups.append(Group(name, "fewer layers", stages, _variants(encoder, name, depth, labels, used_tokens)))
-            part = depth / encoder.layers
-            cost = (heal * epoch_s * _share(train_texts, texts) + refit_s / 2) * part
-            expected.append(cost + _EXPORT_S * 2)
-    return [replace(group, expected_s=round(cost, 1)) for group, cost in zip(groups, expected, strict=True)]
+    finish_s = _pass_s(encoder, min(texts, REFIT_TEXTS)) + _REFIT_S + exports_s
+    epoch_s = texts / encoder.texts_per_s
+    plan = _epochs(seconds, epoch_s, finish_s, texts, [depth / encoder.layers for depth in depths])
+    if plan is None:
+        return []
+    epochs, heal, train_texts, taken = plan
+    epoch_s *= train_texts / texts if train_texts else 1.0
+    trained = (Pull(base=encoder.base), Finetune(epochs=epochs, train_texts=train_texts, seed=seed))
+    variants = _variants(encoder, "finetuned", encoder.layers, labels, used_tokens)
+    groups = [Group("finetuned", "fine-tuned encoder", trained, variants, epochs * epoch_s + finish_s, finish_s)]
+    for depth in depths[:taken]:
+        name = f"finetuned-{depth}layers"
+        healing = Finetune(
+            epochs=heal, head_learning_rate=_HEAL_HEAD_RATE, train_texts=train_texts, start_share=0.0, seed=seed
+        )
+        variants = _variants(encoder, name, depth, labels, used_tokens)
+        cost = heal * epoch_s * depth / encoder.layers + finish_s
+        stages = (*trained, Layers(keep=depth), healing)
+        groups.append(Group(name, "fewer layers", stages, variants, cost, finish_s))
+    return [replace(group, expected_s=round(group.expected_s, 1), finish_s=round(finish_s, 1)) for group in groups]
 
 
-def _refit_s(texts: int, texts_per_s: float, passes: int) -> float:
-    """Seconds of refitting heads: passes over the texts forward, of ten thousand texts at most."""
-    return passes * min(texts, 12_000) / (3 * texts_per_s)
+def _pass_s(encoder: Encoder, texts: int) -> float:
+    """Seconds of one pass forward."""
+    return texts / (3 * encoder.texts_per_s)
 
 
-def _share(train_texts: int, texts: int) -> float:
-    return train_texts / texts if train_texts else 1.0
-
-
-def _epochs(left: float, epoch_s: float, texts: int, shares: Sequence[float]) -> tuple[int, int, int, int] | None:
+def _epochs(
+    left: float, epoch_s: float, finish_s: float, texts: int, shares: Sequence[float]
+) -> tuple[int, int, int, int] | None:
     """Epochs of fine-tuning and of healing, texts used (0 is all), and the shallower candidates there is time for."""
     for taken in range(len(shares), -1, -1):
         for epochs in (4, 3, 2):
             heal = max(1, round(epochs * _HEAL_SHARE))
-            cost = epochs * epoch_s + heal * epoch_s * sum(shares[:taken]) + (1 + taken) * 2 * _EXPORT_S
+            cost = epochs * epoch_s + heal * epoch_s * sum(shares[:taken]) + (1 + taken) * finish_s
             if cost <= left and (epochs >= 3 or taken == 0):
                 return epochs, heal, 0, taken
-    usable = left - 2 * _EXPORT_S
-    share = usable / (2 * epoch_s) if epoch_s else 0.0
-    return (2, 1, max(1, round(share * texts)), 0) if share >= 0.1 else None
+    share = (left - finish_s) / (2 * epoch_s) if epoch_s else 0.0
+    return (2, 1, max(1, int(share * texts)), 0) if share >= 0.1 else None
 
 
 def _variants(encoder: Encoder, name: str, layers: int, labels: int, used_tokens: int) -> tuple[Variant, ...]:
+    """How a trained encoder can be finished, the likeliest to be chosen first: time may run out between them."""
     body = layers * encoder.layer_weights + encoder.other_weights + labels * (encoder.hidden + 1)
     overhead = 200_000
 
@@ -157,33 +166,31 @@ def _variants(encoder: Encoder, name: str, layers: int, labels: int, used_tokens
         return (body + tokens_weights) * width + tokenizer_bytes + overhead
 
     whole = (encoder.embedding_weights, encoder.tokenizer_bytes)
-    found = [
-        Variant(f"{name}-fp32", "", "fp32", (Onnx(),), expected(*whole, 4)),
+    full = [
         Variant(f"{name}-int8", "", "int8", (Onnx(), OnnxInt8()), expected(*whole, 1)),
+        Variant(f"{name}-fp32", "", "fp32", (Onnx(),), expected(*whole, 4)),
     ]
-    if encoder.wordpiece:
-        vocabulary = encoder.embedding_weights // encoder.hidden
-        sizes = {"vocab": max(_COMMON_TOKENS, used_tokens), "vocab-min": used_tokens}
-        for suffix, tokens in sizes.items():
-            if tokens >= 0.9 * vocabulary or (suffix == "vocab-min" and tokens >= _COMMON_TOKENS):
-                continue
-            weights, tokenizer = tokens * encoder.hidden, round(encoder.tokenizer_bytes * tokens / vocabulary)
-            pruned = (Onnx(), Vocab(size=tokens if suffix == "vocab" else 1))
-            family = "pruned vocabulary"
-            if suffix == "vocab":
-                cost = expected(weights, tokenizer, 4)
-                found.append(Variant(f"{name}-{suffix}-fp32", family, "fp32", pruned, cost))
-            cost = expected(weights, tokenizer, 1)
-            if suffix == "vocab":
-                found.append(Variant(f"{name}-{suffix}-int8", family, "int8", (*pruned, OnnxInt8()), cost))
-            stored = (*pruned, _STORED)
-            found.append(Variant(f"{name}-{suffix}-w8", family, "w8", stored, cost))
-            cost += _BLEND_BYTES * labels
-            found.append(Variant(f"{name}-{suffix}-w8+tfidf", "blend", "w8", (*stored, Blend()), cost))
-    else:
-        cost = found[-1].expected_bytes + _BLEND_BYTES * labels
-        found.append(Variant(f"{name}-w8+tfidf", "blend", "w8", (Onnx(), _STORED, Blend()), cost))
-    return tuple(found)
+    if not encoder.wordpiece:
+        cost = full[0].expected_bytes + _BLEND_BYTES * labels
+        return (Variant(f"{name}-w8+tfidf", "blend", "w8", (Onnx(), _STORED, Blend()), cost), *full)
+    vocabulary = encoder.embedding_weights // encoder.hidden
+    family = "pruned vocabulary"
+    blends, rest = [], []
+    for suffix, tokens in {"vocab-min": used_tokens, "vocab": max(_COMMON_TOKENS, used_tokens)}.items():
+        if tokens >= 0.9 * vocabulary or (suffix == "vocab-min" and tokens >= _COMMON_TOKENS):
+            continue
+        weights, tokenizer = tokens * encoder.hidden, round(encoder.tokenizer_bytes * tokens / vocabulary)
+        cost = expected(weights, tokenizer, 1)
+        pruned = (Onnx(), Vocab(size=tokens if suffix == "vocab" else 1))
+        stored = (*pruned, _STORED)
+        blended = (*stored, Blend())
+        blends.append(Variant(f"{name}-{suffix}-w8+tfidf", "blend", "w8", blended, cost + _BLEND_BYTES * labels))
+        rest.append(Variant(f"{name}-{suffix}-w8", family, "w8", stored, cost))
+        if suffix == "vocab":
+            rest.append(Variant(f"{name}-{suffix}-int8", family, "int8", (*pruned, OnnxInt8()), cost))
+            cost = expected(weights, tokenizer, 4)
+            rest.append(Variant(f"{name}-{suffix}-fp32", family, "fp32", pruned, cost))
+    return (*blends, *rest, *full)
 
 
 def describe_encoder(bundle: Bundle, base: str, texts_per_s: float) -> Encoder:

@@ -20,7 +20,8 @@ from halfpint.train import _classifier, _head, checkpoint
 from halfpint.train.loop import Training, check_settings, device, train
 
 _WEIGHTINGS = ("none", "balanced")
-_REFIT_TEXTS = 10_000  # texts whose features a head is refitted on: enough for one, and a minute at most
+REFIT_TEXTS = 10_000
+"""Texts whose features a head is refitted on: enough for one, and a minute at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,8 @@ class Finetune(Training, Stage):
         train_texts: learn from so many texts, drawn with `seed`; 0 takes all.
         refit_head: after training, fit the head by logistic regression on the trained encoder's features, and keep it
             if it scores better on validation.
-        start_share: also try the refitted head on an encoder that is this share of what training started from
-            and the rest of what it came to; 0 does not. Source: Wortsman et al. 2022, "Robust fine-tuning of zero-shot
-            models", section 3.
+        start_share: refit the head on an encoder that is this share of what training started from and the rest of what
+            it came to. Source: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("encoder", "classifier")
@@ -121,7 +121,7 @@ class Finetune(Training, Stage):
         held_targets: npt.NDArray[np.int64],
         work: Work,
     ) -> dict[str, float]:
-        """Try a refitted head, on the trained encoder and on a mix with the starting one; leave the best in `model`.
+        """Try a refitted head, on a mix of the trained encoder and the starting one; leave the better in `model`.
 
         Gives what was tried with its validation score.
         """
@@ -130,23 +130,21 @@ class Finetune(Training, Stage):
         tried = {"as trained": score}
         if not self.refit_head:
             return tried
-        if len(ids) > _REFIT_TEXTS:
-            chosen = np.random.default_rng(self.seed).permutation(len(ids))[:_REFIT_TEXTS]
+        if len(ids) > REFIT_TEXTS:
+            chosen = np.random.default_rng(self.seed).permutation(len(ids))[:REFIT_TEXTS]
             ids, targets = [ids[index] for index in chosen], targets[chosen]
-        best, kept = score, {name: tensor.clone() for name, tensor in checkpoint.trainable(model).items()}
-        trained = {name: tensor.clone() for name, tensor in checkpoint.trainable(model.encoder).items()}
-        for share in (0.0, self.start_share) if self.start_share else (0.0,):
-            with torch.no_grad():
-                for name, parameter in checkpoint.trainable(model.encoder).items():
-                    parameter.copy_((1 - share) * trained[name] + share * start[name])
-            inputs, held = _head.features(model, ids), _head.features(model, held_ids)
-            value, _ = _head.fit_head(model, inputs, targets, held, held_targets, work.primary)
-            tried[f"head refitted, {share:g} of the start"] = value
-            if value > best:
-                best, kept = value, {name: tensor.clone() for name, tensor in checkpoint.trainable(model).items()}
+        kept = {name: tensor.clone() for name, tensor in checkpoint.trainable(model).items()}
+        share = self.start_share
         with torch.no_grad():
-            for name, parameter in checkpoint.trainable(model).items():
-                parameter.copy_(kept[name])
+            for name, parameter in checkpoint.trainable(model.encoder).items():
+                parameter.lerp_(start[name].to(parameter.device), share)
+        inputs, held = _head.features(model, ids), _head.features(model, held_ids)
+        value, _ = _head.fit_head(model, inputs, targets, held, held_targets, work.primary)
+        tried[f"head refitted, {share:g} of the start" if share else "head refitted"] = value
+        if value <= score:
+            with torch.no_grad():
+                for name, parameter in checkpoint.trainable(model).items():
+                    parameter.copy_(kept[name])
         work.log.say(
             "  " + ", ".join(f"{name} {value:.4f}" for name, value in tried.items()), kind="finish", **{"tried": tried}
         )
