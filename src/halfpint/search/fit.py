@@ -239,8 +239,11 @@ def _pointless(run: _Run, variant: Variant) -> str:
 
 
 def _bar(run: _Run) -> float | None:
-    """The score that a training has to come near to be of use: the lower end of the best candidate's interval."""
-    measured = [one for one in run.candidates if one["status"] == "measured"]
+    """The score that a training has to come near to be of use: the lower end of the best candidate's interval.
+
+    Blends do not count: a training is judged before it is blended itself.
+    """
+    measured = [one for one in run.candidates if one["status"] == "measured" and one["family"] != "blend"]
     best = max(measured, key=lambda one: one["metrics"][run.primary], default=None)
     return None if best is None or run.request.limits.floor or run.request.limits.keep else float(best["interval"][0])
 
