@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from halfpint import cli, errors, registry
+from halfpint.data.corpus import CorpusData
 from halfpint.data.prepare import Data
 from halfpint.errors import HalfpintError
 from halfpint.pipeline import stage_class
@@ -84,6 +85,8 @@ def type_name(kind: Any) -> str:
     """A type in words: "text", "number", "flag"."""
     parts = [part for part in typing.get_args(kind) if part is not type(None)] if _is_optional(kind) else [kind]
     plain = parts[0]
+    if typing.get_origin(plain) is tuple:
+        return "list of texts"
     if typing.get_origin(plain) is list:
         return f"{type_name(typing.get_args(plain)[0])}, repeatable"
     return {str: "text", int: "whole number", float: "number", bool: "flag", Path: "path"}[plain]
@@ -103,7 +106,8 @@ def stages_page() -> str:
         "work. Each stage takes a bundle of a kind that it *needs* and *gives* a new one; `same` leaves the kind as it",
         "was.",
     ]  # fmt: skip
-    lines += ["", "## `[data]`", "", *settings_section(Data)]
+    lines += ["", "## `[data]`: labelled texts", "", *settings_section(Data)]
+    lines += ["", '## `[data]`: running text (with `name = "predict"` in `[task]`)', "", *settings_section(CorpusData)]
     tasks = ", ".join(f"`{name}`" for name in registry.variants("tasks"))
     metric = "what choices are made on; empty lets the data choose"
     rows = [("`name`", "text", "`classify`", f"the task: {tasks}"), ("`metric`", "text", "empty", metric)]

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from halfpint.bundle import Bundle, open_bundle
+from halfpint.data.corpus import Corpus, CorpusData, prepare_corpus
 from halfpint.data.examples import Example
 from halfpint.data.prepare import Data, Prepared, prepare
 from halfpint.progress import SILENT
@@ -59,6 +60,21 @@ ROWS = {
     "int8": Row("compress/onnx_int8", {}, "onnx", "onnx"),
     "blend": Row("train/blend", {"features": 500, "share": 0.3}, "int8", "ready"),
     "int8-linear": Row("compress/onnx_int8", {}, "onnx-linear", "onnx"),
+    "ngram": Row("train/ngram", {"order": 3}, None, "ngram"),
+    "language": Row(
+        "train/pretrain",
+        {
+            "size": "125K",
+            "vocabulary": 400,
+            "context": 32,
+            "tokens": 4096,
+            "batch_tokens": 256,
+            "evaluations": 2,
+            "precision": "fp32",
+        },
+        None,
+        "language",
+    ),
 }
 
 
@@ -162,7 +178,18 @@ def short_encoder(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) 
 
 
 @pytest.fixture(scope="session")
-def work(prepared: Prepared) -> Callable[..., Work]:
+def corpus(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Corpus:
+    """The texts of the prepared data as running text."""
+    folder = tmp_path_factory.mktemp("corpus")
+    text = "\n\n".join(example.text for example in prepared.train)
+    (folder / "tickets.txt").write_text(text, encoding="utf-8")
+    (folder / "held.txt").write_text("\n\n".join(example.text for example in prepared.validation), encoding="utf-8")
+    data = CorpusData(sources=(str(folder / "tickets.txt"),), validation=str(folder / "held.txt"), clean=False)
+    return prepare_corpus(data, folder / "made", SILENT)
+
+
+@pytest.fixture(scope="session")
+def work(prepared: Prepared, corpus: Corpus) -> Callable[..., Work]:
     """Makes the `Work` of a stage that writes to `target`, on all of the prepared data or on what is given."""
 
     def make(target: Path, **changes: Any) -> Work:
@@ -172,6 +199,7 @@ def work(prepared: Prepared) -> Callable[..., Work]:
             "train": prepared.train,
             "validation": prepared.validation,
             "labels": classify.labels_of(prepared.train),
+            "corpus": corpus,
         }
         return Work(target=target, **{**settings, **changes})
 

@@ -8,11 +8,15 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from halfpint import cli_language
 from halfpint.errors import EXIT_BAD_INPUT, EXIT_INFEASIBLE, EXIT_INTERRUPTED, HalfpintError
+
+if TYPE_CHECKING:
+    from halfpint.bundle import Bundle
 
 app = typer.Typer(
     name="halfpint",
@@ -158,7 +162,7 @@ def evaluate(
     metric: Annotated[str, typer.Option(help="The metric that `interval` is of.")] = "accuracy",
     json_: AsJson = False,
 ) -> None:
-    """Judge a bundle on labelled texts: quality with intervals, speed, bytes, energy."""
+    """Judge a bundle: a classifier on labelled texts, a language model on running text; each figure has an interval."""
     from halfpint.bundle import open_bundle
     from halfpint.data.columns import find_columns
     from halfpint.data.examples import labelled
@@ -168,6 +172,10 @@ def evaluate(
     from halfpint.progress import Log, plain
 
     check_metric(metric, "--metric")
+    opened = open_bundle(bundle)
+    if opened.card.get("task") == "predict":
+        _evaluate_text(opened, data, text, json_)
+        return
     opened = open_bundle(bundle, task="classify")
     table = read_table(data)
     columns = find_columns(table, text=text or None, label=label or None)
@@ -178,6 +186,16 @@ def evaluate(
     from halfpint.report.terminal import evaluation
 
     print(evaluation(result))
+
+
+def _evaluate_text(bundle: Bundle, data: str, text: str, json_: bool) -> None:
+    from halfpint.data.corpus import CorpusData
+    from halfpint.language import evaluate_text
+    from halfpint.progress import Log, plain
+    from halfpint.report.terminal import language
+
+    figures = evaluate_text(bundle, CorpusData(sources=(data,), text=text), Log(quiet=json_))
+    print(json.dumps(plain(figures), ensure_ascii=False) if json_ else language(figures))
 
 
 @app.command()
@@ -194,7 +212,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Labels to give for each text, likeliest first.")] = 1,
     json_: AsJson = False,
 ) -> None:
-    """Classify texts, or the rows of a file."""
+    """Classify texts, or the rows of a file; a language model gives the likeliest next words."""
     from halfpint.bundle import open_bundle
     from halfpint.engines import open_engine
     from halfpint.progress import Log
@@ -206,6 +224,10 @@ def predict(
             wanted='texts ("my card has not arrived"), or --file IN --out OUT',
             got="neither or both",
         )
+    opened = open_bundle(bundle)
+    if opened.card.get("task") == "predict" and texts:
+        _predict_words(opened, texts, top, json_)
+        return
     engine = open_engine(open_bundle(bundle, task="classify"))
     if file and out:
         rows = predict_file(engine, file, out, text=text or None, top=top, log=Log())
@@ -217,6 +239,19 @@ def predict(
         else:
             scores = "  ".join(f"{one['label']} {one['probability']:.3f}" for one in answer["scores"])
             print(f"{scores}  |  {given}")
+
+
+def _predict_words(bundle: Bundle, texts: list[str], top: int, json_: bool) -> None:
+    from halfpint.engines import open_language_engine
+
+    engine = open_language_engine(bundle)
+    for given in texts:
+        words = engine.next_words(given, top)
+        if json_:
+            found = [{"word": word, "probability": round(chance, 6)} for word, chance in words]
+            print(json.dumps({"text": given, "words": found}, ensure_ascii=False))
+        else:
+            print("  ".join(f"{word} {chance:.3f}" for word, chance in words) + f"  |  {given}")
 
 
 @app.command()
@@ -281,9 +316,9 @@ def run(
     if json_:
         print(json.dumps(plain(result), ensure_ascii=False))
         return
-    from halfpint.report.terminal import evaluation
+    from halfpint.report.terminal import ran
 
-    print(f"{result['bundle']}, on {result['test']['rows']:,} test texts:\n{evaluation(result['test'])}")
+    print(ran(result))
 
 
 @app.command()
@@ -308,6 +343,9 @@ def report(
     found = read_json(out / "report.json")
     write_report(found, out)
     print(json.dumps(found, ensure_ascii=False) if json_ else summary(found))
+
+
+cli_language.add(app)
 
 
 def _positive(value: float, place: str) -> float:

@@ -10,14 +10,15 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from halfpint import registry
 from halfpint.bundle import CARD, Bundle, open_bundle, read_json, write_json
-from halfpint.data.prepare import Prepared
+from halfpint.data.corpus import Corpus
+from halfpint.data.examples import Example
 from halfpint.engines import open_engine
 from halfpint.errors import HalfpintError
 from halfpint.evaluate import classification
@@ -57,6 +58,26 @@ def faults_in_order(stages: Sequence[Stage], places: Sequence[str]) -> list[str]
     return faults
 
 
+class Learnable(Protocol):
+    """What a pipeline learns from: labelled examples, or a corpus of running text."""
+
+    @property
+    def train(self) -> Sequence[Example]:
+        """Examples to learn from."""
+
+    @property
+    def validation(self) -> Sequence[Example]:
+        """Examples to choose by."""
+
+    @property
+    def corpus(self) -> Corpus | None:
+        """Documents of both kinds, where the data is running text."""
+
+    @property
+    def key(self) -> str:
+        """The hash of what training sees."""
+
+
 class Pipeline:
     """Runs stages for one prepared data set in one folder.
 
@@ -67,7 +88,7 @@ class Pipeline:
         primary: the metric that choices are made on.
     """
 
-    def __init__(self, prepared: Prepared, folder: Path, task: ModuleType, primary: str, log: Log) -> None:
+    def __init__(self, prepared: Learnable, folder: Path, task: ModuleType, primary: str, log: Log) -> None:
         self.prepared, self.folder, self.task, self.primary, self.log = prepared, folder, task, primary, log
         self.labels: tuple[str, ...] = task.labels_of(prepared.train)
 
@@ -98,7 +119,7 @@ class Pipeline:
                     target=target, scratch=self.folder / f"unfinished-{name}", task=self.task,
                     train=self.prepared.train,
                     validation=self.prepared.validation, labels=self.labels, primary=self.primary, log=self.log,
-                    deadline=deadline, bar_to_beat=bar_to_beat,
+                    deadline=deadline, bar_to_beat=bar_to_beat, corpus=self.prepared.corpus,
                     make=lambda others: self.make(others).bundle,
                 )  # fmt: skip
                 self.log.event("stage", use=stage.use, settings=stage.settings(), key=key)

@@ -13,14 +13,15 @@ from typing import Any, TypeVar
 
 from halfpint import registry
 from halfpint.bundle import write_text
+from halfpint.data.corpus import CorpusData
 from halfpint.data.prepare import Data
 from halfpint.errors import HalfpintError, nearest
-from halfpint.evaluate.classification import METRICS
 from halfpint.pipeline import faults_in_order, stage_class
 from halfpint.stage import Stage
 
 _PARTS: dict[str, type] = {"data": dict, "task": dict, "stage": list}
 _TASK_KEYS = ("name", "metric")
+_TASK = "classify"
 _Settings = TypeVar("_Settings")
 
 
@@ -28,7 +29,7 @@ _Settings = TypeVar("_Settings")
 class Recipe:
     """What a recipe file says, checked: data, the task's module, the metric ("" lets the data choose), stages."""
 
-    data: Data
+    data: Data | CorpusData
     task: ModuleType
     metric: str
     stages: tuple[Stage, ...]
@@ -75,14 +76,17 @@ def check_recipe(content: Mapping[str, Any], place: str) -> Recipe:
     """
     faults = [f"[{key}]: no such part. {nearest(key, _PARTS)}" for key in content if key not in _PARTS]
     given, task_part, written_stages = (_part(content, name, kind, faults) for name, kind in _PARTS.items())
-    data = _build(Data, given, "data", faults) if isinstance(content.get("data", {}), dict) else None
     faults += [f"task.{key}: no such key. {nearest(key, _TASK_KEYS)}" for key in task_part if key not in _TASK_KEYS]
-    name, metric = task_part.get("name", "classify"), task_part.get("metric", "")
+    name, metric = task_part.get("name", _TASK), task_part.get("metric", "")
     tasks = registry.variants("tasks")
     if not isinstance(name, str) or name not in tasks:
         faults.append(f"task.name: wanted a task, got {name!r}. {nearest(str(name), tasks)}")
-    if not isinstance(metric, str) or (metric and metric not in METRICS):
-        faults.append(f"task.metric: wanted a metric, got {metric!r}. {nearest(str(metric), METRICS)}")
+        name = _TASK
+    task = registry.load("tasks", name)
+    metrics = registry.load("evaluate", task.METRICS).METRICS
+    if not isinstance(metric, str) or (metric and metric not in metrics):
+        faults.append(f"task.metric: wanted a metric, got {metric!r}. {nearest(str(metric), metrics)}")
+    data = _build(task.DATA, given, "data", faults) if isinstance(content.get("data", {}), dict) else None
     stages, places = [], []
     for number, written in enumerate(written_stages, start=1):
         here = f"stage {number}"
@@ -104,7 +108,7 @@ def check_recipe(content: Mapping[str, Any], place: str) -> Recipe:
     if faults or data is None:
         shown = "\n".join(f"  - {fault}" for fault in faults)
         raise HalfpintError(place, wanted="a recipe without faults", got=f"{len(faults)}:\n{shown}\n")
-    return Recipe(data, registry.load("tasks", name), metric, tuple(stages))
+    return Recipe(data, task, metric, tuple(stages))
 
 
 def _part(content: Mapping[str, Any], name: str, kind: type, faults: list[str]) -> Any:
@@ -121,12 +125,17 @@ def _build(kind: type[_Settings], given: Mapping[str, Any], place: str, faults: 
     types = typing.get_type_hints(kind)
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     before = len(faults)
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in given.items():
         if key not in known:
             faults.append(f"{place}: unknown key {key!r}. {nearest(key, known)}")
             continue
         wanted = types[key]
+        if typing.get_origin(wanted) is tuple:
+            if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+                faults.append(f"{place}: {key}: wanted a list of texts, got {value!r:.60}")
+            values[key] = tuple(value) if isinstance(value, list | tuple) else ()
+            continue
         fitting = float(value) if wanted is float and type(value) is int else value
         if not isinstance(fitting, wanted) or (wanted is int and isinstance(value, bool)):
             faults.append(f"{place}: {key}: wanted {wanted.__name__}, got {value!r} ({type(value).__name__})")
@@ -178,5 +187,7 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml(item) for item in value)}]"
     # TOML's escapes are those of JSON, but for the one control character that JSON leaves as it is.
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

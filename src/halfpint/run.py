@@ -1,15 +1,19 @@
-"""Run a recipe: prepare the data, make the stages, prove the result on the test texts."""
+"""Run a recipe: prepare the data, make the stages, prove the result on texts it has not learned from."""
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from halfpint.bundle import read_json, write_json
-from halfpint.data.prepare import prepare
+from halfpint.data.corpus import Corpus, CorpusData, prepare_corpus
+from halfpint.data.examples import fingerprint
+from halfpint.data.prepare import Prepared, prepare
 from halfpint.errors import HalfpintError
 from halfpint.evaluate.evaluate import evaluate
+from halfpint.language import RunningText, judge
 from halfpint.pipeline import Pipeline
 from halfpint.progress import Log
 from halfpint.recipe import Recipe
@@ -22,7 +26,7 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
     """Run `recipe` in folder `out`: the bundle goes to OUT/best, the resolved recipe beside it; gives the result.
 
     Finished stages are not run again, an interrupted one resumes. The result holds "validation" (figures of the last
-    stage) and "test" (those of `evaluate`).
+    stage) and, of labelled texts, "test" (those of `evaluate`).
 
     Raises:
         HalfpintError: bad data, a stage that cannot run, or an `out` that holds something else.
@@ -33,8 +37,14 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
             f"--out {out}", wanted="an empty folder, or one that `halfpint run` wrote", got="other files",
             todo="Give another --out, or --force.",
         )  # fmt: skip
+    for stage in recipe.stages:
+        stage.check()
     with disk_errors(out):
-        prepared = prepare(recipe.data, log)  # first: a fault in the data leaves nothing behind
+        prepared: Prepared | RunningText
+        if isinstance(recipe.data, CorpusData):
+            prepared = RunningText(_corpus(recipe.data, out / "work" / "corpus", log))
+        else:
+            prepared = prepare(recipe.data, log)  # first: a fault in the data leaves nothing behind
         out.mkdir(parents=True, exist_ok=True)
         log.events = out / "events.jsonl"
         recipe.write(out / RECIPE)
@@ -46,14 +56,20 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
         ):
             log.say("nothing to do: this recipe's result is there already", kind="cached")
             return found
-        assessment = pipeline.assess(made)
-        assessment.pop("predicted")
+        figures: dict[str, Any]
+        if isinstance(prepared, Prepared):
+            assessment = pipeline.assess(made)
+            assessment.pop("predicted")
+            test = evaluate(made.bundle, prepared.test, primary=primary, log=log)
+            figures = {"validation": assessment, "test": test}
+        else:
+            held = prepared.corpus.validation
+            figures = {"validation": judge(made.bundle, held, log) if len(held) else None}
         copy_bundle(made.bundle.path, out / "best")
         result = {
             "key": _key(made.key, primary, prepared),
             "primary_metric": primary,
-            "validation": assessment,
-            "test": evaluate(made.bundle, prepared.test, primary=primary, log=log),
+            **figures,
             "bundle": str(out / "best"),
             "seconds": round(time.monotonic() - started, 1),
         }
@@ -61,7 +77,17 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
     return result
 
 
-def _key(stages: str, primary: str, prepared: Any) -> str:
-    from halfpint.data.examples import fingerprint
+def _corpus(data: CorpusData, folder: Path, log: Log) -> Corpus:
+    """The corpus of a recipe; a fault in it leaves nothing behind."""
+    try:
+        return prepare_corpus(data, folder, log)
+    except HalfpintError:
+        for made in (folder, folder.parent, folder.parent.parent):
+            with suppress(OSError):  # what is not empty stays
+                made.rmdir()
+        raise
 
-    return f"{stages} {primary} {fingerprint(prepared.test)}"
+
+def _key(stages: str, primary: str, prepared: Prepared | RunningText) -> str:
+    proof = fingerprint(prepared.test) if isinstance(prepared, Prepared) else ""
+    return f"{stages} {primary} {proof}".rstrip()

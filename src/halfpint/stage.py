@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from halfpint import __version__
 from halfpint.bundle import Bundle
+from halfpint.data.corpus import Corpus
 from halfpint.data.examples import Example
 from halfpint.progress import SILENT, Log
 
@@ -43,7 +44,7 @@ class Work:
     log: Log = field(default=SILENT)
     deadline: float | None = None
     bar_to_beat: float | None = None
-    corpus: Any = None
+    corpus: Corpus | None = None
     make: Callable[[Sequence[Stage]], Bundle] | None = None
 
     def seconds_left(self) -> float:
@@ -67,6 +68,13 @@ class Stage:
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Make a new bundle at `work.target` from `bundle`, which stays as it is."""
         raise TypeError(f"{type(self).__name__} does not say how it runs")
+
+    def check(self) -> None:
+        """Refuse settings that cannot be and that only a heavy package can tell; asked before any work starts.
+
+        Raises:
+            HalfpintError: with what would do.
+        """
 
     @property
     def use(self) -> str:

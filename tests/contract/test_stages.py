@@ -15,7 +15,7 @@ from halfpint import registry
 from halfpint.bundle import Bundle, open_bundle
 from halfpint.data.examples import Example
 from halfpint.data.prepare import Prepared
-from halfpint.engines import open_engine
+from halfpint.engines import open_engine, open_language_engine
 from halfpint.errors import HalfpintError
 from halfpint.pipeline import stage_class
 from halfpint.stage import Stage, Work
@@ -23,7 +23,7 @@ from halfpint.stage import Stage, Work
 ROOMS = ("models", "train", "compress", "export")
 NAMES = (
     "encoder", "majority", "linear", "classifier", "finetuned", "one-layer", "few-tokens", "onnx", "onnx-linear",
-    "onnx-few-tokens", "int8", "blend", "int8-linear",
+    "onnx-few-tokens", "int8", "blend", "int8-linear", "ngram", "language",
 )  # fmt: skip
 
 COSTLY = {"onnx"}  # ten seconds each time, so it is made but once
@@ -39,6 +39,7 @@ ENGINES = {
     "blend": {"blend": 0.02},
     "onnx_encoder": {"onnx": 1e-5, "onnx-few-tokens": 1e-5, "int8": 0.02},
 }
+LANGUAGE_ENGINES = {"ngram": "ngram", "torch_lm": "language"}
 TEXTS = (
     "", " ", "Where is my parcel?", "REFUND!!! now", "ünïcödé 🙂 文字 \u200b", "a" * 3000, "parcel " * 5000, "\x00\n\t",
 )  # fmt: skip
@@ -142,7 +143,7 @@ def test_keys_tell_stages_apart(name: str, stage_of: Callable[[str], Stage]) -> 
 
 
 def test_every_engine_has_a_row() -> None:
-    assert set(ENGINES) == set(registry.variants("engines"))
+    assert {*ENGINES, *LANGUAGE_ENGINES} == set(registry.variants("engines"))
 
 
 @pytest.mark.parametrize(
@@ -179,3 +180,28 @@ def test_order_is_kept(name: str, bundles: Callable[[str], Bundle], prepared: Pr
     single = np.concatenate([engine.probabilities([text]) for text in texts])
     nearest = np.abs(single[:, None] - together[None]).sum(axis=2).argmin(axis=1)
     assert (nearest == np.arange(len(texts))).mean() > 0.9
+
+
+@pytest.mark.parametrize(("engine", "name"), sorted(LANGUAGE_ENGINES.items()))
+def test_language_engine(engine: str, name: str, bundles: Callable[[str], Bundle], prepared: Prepared) -> None:
+    bundle = bundles(name)
+    assert (bundle.card["engine"], bundle.card["task"]) == (engine, "predict")
+    loaded = open_language_engine(bundle, threads=1)
+    texts = [*TEXTS[2:5], *(example.text for example in prepared.validation[:10])]
+    together = loaded.score(texts)
+    for text, one in zip(texts, together, strict=True):
+        logs = np.asarray(one.log_probabilities)
+        assert len(logs) and np.isfinite(logs).all() and (logs <= 0).all()
+        assert (one.words, one.bytes) == (len(text.split()), len(text.encode()))
+        np.testing.assert_allclose(loaded.score([text])[0].log_probabilities, logs, atol=1e-5)
+    words = loaded.next_words("I was charged", 5)
+    chances = [chance for _, chance in words]
+    assert len({word for word, _ in words}) == len(words) == 5
+    assert chances == sorted(chances, reverse=True) and 0 < sum(chances) <= 1
+    written = ["".join(loaded.generate("My order", max_tokens=12, seed=seed, temperature=1.0)) for seed in (1, 1, 2, 3)]
+    assert written[0] == written[1] and len(set(written)) > 1
+
+
+def test_a_classifier_is_no_language_model(bundles: Callable[[str], Bundle]) -> None:
+    with pytest.raises(HalfpintError, match="wanted a language model, got a bundle of the task 'classify'"):
+        open_language_engine(bundles("majority"))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from halfpint import registry
+from halfpint.data.corpus import CorpusData
 from halfpint.data.prepare import Data
 from halfpint.errors import HalfpintError
 from halfpint.pipeline import stage_class
@@ -22,6 +23,7 @@ from halfpint.recipe import read_recipe
 from halfpint.search.fit import Request
 from halfpint.search.limits import Limits
 from halfpint.stage import Stage
+from halfpint.tokenizers.train import TokenizerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "halfpint"
@@ -41,7 +43,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline",),
     ("recipe",),
     ("search",),
+    ("language",),
     ("run", "init"),
+    ("cli_language",),
     ("cli",),
     ("__main__",),
 )
@@ -64,6 +68,8 @@ HEAVY_FILES = {
     "models.pooled_classifier": {"torch", "transformers"},
     "serve.classify": WEB,
     "serve._http": WEB,
+    "train._cross_entropy": {"torch"},
+    "train._fused": {"torch"},
 }
 
 
@@ -121,7 +127,7 @@ def stages() -> Iterator[type[Stage]]:
 
 
 STAGES = list(stages())
-SETTINGS: list[type[Any]] = [*STAGES, Data, Limits, Request]
+SETTINGS: list[type[Any]] = [*STAGES, Data, CorpusData, TokenizerSettings, Limits, Request]
 
 
 def test_every_file_has_its_floor() -> None:
@@ -158,7 +164,7 @@ def test_heavy_packages_are_imported_inside_functions() -> None:
     wrong = []
     for path in FILES:
         banned = HEAVY - HEAVY_FILES.get(name_of(path), set())
-        if name_of(path) in ("cli", *GROUND):
+        if name_of(path) in ("cli", "cli_language", *GROUND):
             banned = banned | {"numpy"}
         wrong += [
             f"{name_of(path)} imports {name}"
@@ -222,7 +228,7 @@ def test_everything_public_says_what_it_is() -> None:
 
 
 def test_every_setting_of_a_stage_is_explained() -> None:
-    for kind in [*STAGES, Data]:
+    for kind in [*STAGES, Data, CorpusData, TokenizerSettings]:
         told = " ".join(one.__doc__ or "" for one in kind.__mro__ if one is not Stage)
         named = {word for line in re.findall(r"^ +([\w, ]+):", told, re.MULTILINE) for word in re.split(r", *", line)}
         assert {item.name for item in dataclasses.fields(kind)} <= named, kind
@@ -259,7 +265,8 @@ def test_every_variant_can_be_loaded_by_its_name(room: str) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
 def test_the_recipes_have_no_faults(path: Path) -> None:
     recipe = read_recipe(path)
-    assert recipe.stages and (ROOT / recipe.data.source).is_file()
+    sources = recipe.data.sources if isinstance(recipe.data, CorpusData) else (recipe.data.source,)
+    assert recipe.stages and all((ROOT / source).exists() or source == "python-stdlib" for source in sources)
 
 
 def test_no_file_names_this_machine_or_a_registry() -> None:

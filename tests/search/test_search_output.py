@@ -28,7 +28,7 @@ def test_the_same_request_is_resumed_and_no_other(tmp_path: Path) -> None:
     (out / "work").mkdir()
     assert check_output(out, REQUEST, force=False) is True
     assert open_output(out, REQUEST, force=False) is True
-    with pytest.raises(HalfpintError, match="files of something else"):
+    with pytest.raises(HalfpintError, match=r"the unfinished run of another request \(other: seed\)"):
         check_output(out, {**REQUEST, "seed": 1}, force=False)
     (out / "report.json").write_text("{}", encoding="utf-8")
     with pytest.raises(HalfpintError, match=r"one that holds a finished run.*--force"):

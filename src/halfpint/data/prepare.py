@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import Any, ClassVar
 
 from halfpint.data.check import Finding, check, clean, raise_if_unusable
 from halfpint.data.columns import Columns, find_columns
@@ -57,6 +57,7 @@ class Prepared:
     dropped: list[Finding]
     settings: Data
     key: str = field(default="")
+    corpus: ClassVar[None] = None
 
     def summary(self) -> dict[str, Any]:
         """What a report tells of the data."""

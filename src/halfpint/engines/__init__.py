@@ -1,8 +1,8 @@
-"""Engines run a bundle: one file an engine, each with `load(bundle, threads) -> Engine`."""
+"""Engines run a bundle: one file an engine, each with `load(bundle, threads)`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from halfpint import registry
 from halfpint.bundle import Bundle
+from halfpint.errors import HalfpintError
 
 Probabilities = npt.NDArray[np.float32]
 
@@ -24,16 +25,52 @@ class Engine(Protocol):
         ...
 
 
+class LanguageEngine(Protocol):
+    """A loaded language model."""
+
+    def score(self, texts: Sequence[str]) -> Sequence[Any]:
+        """One entry a text: `log_probabilities` of its tokens (nats), `words`, `bytes`; counts also have `unknown`."""
+        ...
+
+    def next_words(self, context: str, top: int = 5) -> list[tuple[str, float]]:
+        """The likeliest words after `context` with their probabilities, the likeliest first."""
+        ...
+
+    def generate(self, prompt: str, **settings: Any) -> Iterator[str]:
+        """Pieces of text that go on from `prompt`."""
+        ...
+
+
 def open_engine(bundle: Bundle, *, threads: int | None = None) -> Engine:
-    """Load `bundle` with the engine that its card names.
+    """Load `bundle`, a classifier, with the engine that its card names.
 
     Args:
         bundle: an opened bundle.
         threads: threads of the engine; None takes one a physical core of this process.
     """
-    module = registry.load("engines", str(bundle.card.get("engine")), place=f"{bundle.path}/card.json: engine")
-    engine: Engine = module.load(bundle, threads)
+    engine: Engine = _load(bundle, threads)
     return engine
+
+
+def open_language_engine(bundle: Bundle, *, threads: int | None = None) -> LanguageEngine:
+    """Load `bundle`, a language model, with the engine that its card names.
+
+    Raises:
+        HalfpintError: it is no language model.
+    """
+    engine = _load(bundle, threads)
+    if not hasattr(engine, "next_words"):
+        raise HalfpintError(
+            str(bundle.path), wanted="a language model", got=f"a bundle of the task {bundle.card.get('task')!r}",
+            todo="Give a bundle that `halfpint pretrain` made.",
+        )  # fmt: skip
+    found: LanguageEngine = engine
+    return found
+
+
+def _load(bundle: Bundle, threads: int | None) -> Any:
+    module = registry.load("engines", str(bundle.card.get("engine")), place=f"{bundle.path}/card.json: engine")
+    return module.load(bundle, threads)
 
 
 def softmax(logits: npt.NDArray[Any]) -> Probabilities:

@@ -70,3 +70,49 @@ def table(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def ran(result: Mapping[str, Any]) -> str:
+    """What `run` prints at its end."""
+    if "test" in result:
+        return f"{result['bundle']}, on {result['test']['rows']:,} test texts:\n{evaluation(result['test'])}"
+    if not result["validation"]:
+        return f"{result['bundle']}; no text was kept to judge it on"
+    figures = result["validation"]
+    return f"{result['bundle']}, on {figures['documents']:,} validation documents:\n{language(figures)}"
+
+
+def pretrained(result: Mapping[str, Any]) -> str:
+    """What `pretrain` prints at its end."""
+    out = shlex.quote(str(result["bundle"]))
+    lines = [f"{out}: {size(result['size_bytes'])}, made in {result['seconds']:,.0f} s"]
+    counts = result["stages"][-1].get("ngrams")
+    if counts:
+        lines.append("n-grams: " + ", ".join(f"{number:,} of {order}" for order, number in enumerate(counts, start=1)))
+    if result["validation"]:
+        lines.append(f"on {result['validation']['documents']:,} validation documents:")
+        lines.append(language(result["validation"]))
+    lines += ["", "next:", f'  halfpint predict {out} "the beginning of"', f'  halfpint generate {out} "Once"']
+    return "\n".join([*lines, f"  halfpint evaluate {out} TEXT"])
+
+
+def language(figures: Mapping[str, Any]) -> str:
+    """What `evaluate` prints of a language model."""
+    rows = []
+    for name, words in (
+        ("perplexity_per_token", "perplexity a token"),
+        ("perplexity_per_word", "perplexity a word"),
+        ("bits_per_byte", "bits a byte"),
+    ):
+        low, high = figures[f"{name}_interval"]
+        rows.append((words, f"{figures[name]:.4g}", f"95% interval {low:.4g} to {high:.4g}"))
+    if figures.get("perplexity_without_unknown") is not None:
+        rows.append(
+            (
+                "without unknown words", f"{figures['perplexity_without_unknown']:.4g}",
+                f"{figures['unknown_share']:.2%} of the tokens are unknown",
+            )
+        )  # fmt: skip
+    rows.append(("scored", f"{figures['tokens']:,} tokens", f"{figures['words']:,} words, {figures['bytes']:,} bytes"))
+    rows += [("speed", f"{figures['tokens_per_s']:,.0f} tokens/s", ""), ("size", size(figures["size_bytes"]), "")]
+    return table([("", "", ""), *rows], left=(0, 2)).strip("\n")

@@ -39,6 +39,9 @@ def check_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_
         resume = bool(there == _plain(request) and not (folder / REPORT).exists())
         if not resume:
             got = "a finished run" if (folder / REPORT).exists() else "files of something else"
+            if isinstance(there, dict) and not (folder / REPORT).exists():
+                changed = sorted(key for key in {*there, *request} if there.get(key) != _plain(request).get(key))
+                got = f"the unfinished run of another request (other: {', '.join(changed)})"
             raise HalfpintError(
                 f"--out {folder}", wanted="an empty or new folder", got=f"one that holds {got}",
                 todo="Give another --out, or --force to replace what halfpint wrote there.",

@@ -23,6 +23,7 @@ EXPORTS_S = 80.0  # what the exports of one training take with their measurement
 _COMMON_TOKENS = 8000
 _STORED = OnnxInt8(compute="fp32")  # weights stored in 8 bits, products in fp32
 _BLEND_BYTES = 6000  # of a TF-IDF classifier in int8, for each label
+_MANY_TEXTS, _MANY_RATE = 20_000, 1e-4  # many texts bear a larger rate, and two epochs at a small one under-fit
 _HEAL_HEAD_RATE = 5e-4  # the head is trained already; only what it reads has changed
 _HEAL_SHARE = 0.6  # of the epochs, when layers were taken out
 _REFIT_S = 20.0  # of fitting a head on features that are there
@@ -123,14 +124,14 @@ def tuned_groups(
         return []
     epochs, heal, train_texts, taken = plan
     epoch_s *= train_texts / texts if train_texts else 1.0
-    trained = (Pull(base=encoder.base), Finetune(epochs=epochs, train_texts=train_texts, seed=seed))
+    rate = _MANY_RATE if (train_texts or texts) >= _MANY_TEXTS else Finetune.learning_rate
+    tuning = Finetune(epochs=epochs, learning_rate=rate, train_texts=train_texts, seed=seed)
+    trained = (Pull(base=encoder.base), tuning)
     variants = _variants(encoder, "finetuned", encoder.layers, labels, used_tokens)
     groups = [Group("finetuned", "fine-tuned encoder", trained, variants, epochs * epoch_s + finish_s, finish_s)]
     for depth in depths[:taken]:
         name = f"finetuned-{depth}layers"
-        healing = Finetune(
-            epochs=heal, head_learning_rate=_HEAL_HEAD_RATE, train_texts=train_texts, start_share=0.0, seed=seed
-        )
+        healing = replace(tuning, epochs=heal, head_learning_rate=_HEAL_HEAD_RATE, start_share=0.0)
         variants = _variants(encoder, name, depth, labels, used_tokens)
         cost = heal * epoch_s * depth / encoder.layers + finish_s
         stages = (*trained, Layers(keep=depth), healing)

@@ -10,13 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.data.examples import Example
+from halfpint.data.prepare import Data
 from halfpint.errors import HalfpintError
 
 NAME = "classify"
 COLUMNS = ("text", "label")
 HEAD = "sequence-classification"
 METRICS = "classification"
-"""The file in evaluate/ that scores this task."""
+"""The file in evaluate/ that scores this task; it lists its metrics as METRICS."""
+DATA = Data
+"""What the [data] table of a recipe holds."""
 
 _IMBALANCED = 1.5
 

@@ -9,14 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from halfpint.errors import HalfpintError, TrainingStoppedError, nearest
 from halfpint.machine import describe
 from halfpint.stage import Work
-from halfpint.train import checkpoint
-from halfpint.train.batches import epoch_batches
+from halfpint.train import _ranks, checkpoint
+from halfpint.train.plan import Plan, epochs
 from halfpint.train.schedule import SCHEDULES, factor
 
 if TYPE_CHECKING:
@@ -67,7 +64,8 @@ class Training:
 class Outcome:
     """What a training run came to.
 
-    `history` has one row an evaluation: step, epoch, loss (mean since the last one, nats), score, rate.
+    `history` has one row an evaluation: step, epoch, loss (mean since the last one, nats), score, rate, and what else
+    the score came with. `total_steps` is what the schedule was made for.
     """
 
     steps: int
@@ -77,11 +75,12 @@ class Outcome:
     history: list[dict[str, float]]
     seconds: float
     texts_per_s: float
+    tokens_per_s: float
     stopped: str
 
 
-def check_settings(settings: Training, place: str) -> None:
-    """Raise a HalfpintError for the first setting that cannot be."""
+def check_settings(settings: Training, place: str, *, may_be_zero: Sequence[str] = ()) -> None:
+    """Raise a HalfpintError for the first setting that cannot be; a zero may stand for a choice to be made."""
     if settings.schedule not in SCHEDULES:
         raise HalfpintError(
             f"{place}: schedule", wanted=f"one of {', '.join(SCHEDULES)}", got=repr(settings.schedule),
@@ -90,8 +89,9 @@ def check_settings(settings: Training, place: str) -> None:
     if settings.precision not in ("auto", "fp32", "bf16"):
         raise HalfpintError(f"{place}: precision", wanted="auto, fp32 or bf16", got=repr(settings.precision))
     for name in ("learning_rate", "epochs", "batch_size", "batch_tokens", "accumulate"):
-        if getattr(settings, name) <= 0:
-            raise HalfpintError(f"{place}: {name}", wanted="a number above 0", got=str(getattr(settings, name)))
+        value = getattr(settings, name)
+        if value < 0 or (value == 0 and name not in may_be_zero):
+            raise HalfpintError(f"{place}: {name}", wanted="a number above 0", got=str(value))
 
 
 def device() -> torch.device:
@@ -129,24 +129,29 @@ def optimiser_groups(model: torch.nn.Module, settings: Training, head: str = "cl
 
 def train(
     model: torch.nn.Module,
-    lengths: Sequence[int],
-    batch_loss: Callable[[npt.NDArray[np.int64]], torch.Tensor],
-    score: Callable[[], float],
+    lengths: Sequence[int] | Plan,
+    batch_loss: Callable[[Any], torch.Tensor],
+    score: Callable[[], float | tuple[float, dict[str, Any]]],
     settings: Training,
     work: Work,
     *,
+    betas: tuple[float, float] = (0.9, 0.999),
     guess: float = math.inf,
     on_step: Callable[[int, float], None] | None = None,
     checkpoint_every_s: float = _CHECKPOINT_EVERY_S,
 ) -> Outcome:
-    """Train `model` in place and leave it with the weights of its best evaluation (one an epoch, and one at the end).
+    """Train `model` in place and leave it with the weights of its best evaluation.
+
+    It is evaluated once an epoch, or as often as the plan says, and at the end.
 
     Args:
         model: with `requires_grad` set on what is trainable, already on its device.
-        lengths: tokens of each training example, which the batches are made by.
-        batch_loss: the mean loss (scalar, nats) of the examples with the given indices.
-        score: the validation score of the model as it is now; higher is better.
+        lengths: tokens of each training example, which the batches are made by; or a plan of the steps.
+        batch_loss: the mean loss (scalar, nats) of the examples with the given indices, or of a batch of the plan.
+        score: the validation score of the model as it is now, higher is better; with it, if wanted, other figures for
+            the history (a text under "said" is told).
         work: gives scratch (checkpoints), log, deadline and bar_to_beat.
+        betas: decay of AdamW's two moments.
         guess: the loss of guessing evenly (ln of the number of classes); a run that stays above it has exploded.
         on_step: called after each step with its number and loss.
         checkpoint_every_s: seconds between checkpoints; each evaluation makes one too.
@@ -157,14 +162,14 @@ def train(
     import torch
 
     groups = optimiser_groups(model, settings)
-    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
-    plan = _plan(lengths, settings)
-    total = len(plan)
+    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=1e-8, fused=True)
+    plan = lengths if isinstance(lengths, Plan) else epochs(lengths, settings)
     torch.manual_seed(settings.seed)
     state = checkpoint.load(work.scratch, model, optimiser) or {
         "step": 0, "best_step": 0, "best_score": -math.inf, "history": [], "recent": [], "seconds": 0.0, "texts": 0,
-        "since": [], "worse": 0, "ended": "",
+        "tokens": 0, "since": [], "worse": 0, "ended": "", "total": plan.total,
     }  # fmt: skip
+    total = state["total"]
     if state["step"]:
         work.log.say(f"resuming at step {state['step']} of {total}", kind="resume", step=state["step"])
     best_path = work.scratch / "best.safetensors"
@@ -175,6 +180,8 @@ def train(
 
     def keep() -> None:
         state["seconds"] = before + time.monotonic() - started
+        if not _ranks.is_first():
+            return
         checkpoint.save(work.scratch, model, optimiser, state)
 
     model.train()
@@ -182,7 +189,7 @@ def train(
         bar.advance(state["step"])
         while state["step"] < total and not state["ended"]:
             step = state["step"]
-            epoch, batches = plan[step]
+            epoch, batches = plan.step(step)
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * factor(settings.schedule, step, total, settings.warmup)
             loss = 0.0
@@ -191,6 +198,8 @@ def train(
                     part = batch_loss(batch) / len(batches)
                 part.backward()  # type: ignore[no-untyped-call]
                 loss += float(part.detach())
+            loss = _ranks.mean(loss, device())
+            _ranks.average(p for g in optimiser.param_groups for p in g["params"])
             _check_loss(loss, state["recent"], guess, step, settings, work)
             norm = torch.nn.utils.clip_grad_norm_(
                 [p for g in optimiser.param_groups for p in g["params"]], settings.clip_norm or math.inf
@@ -199,18 +208,22 @@ def train(
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             state["step"] += 1
-            state["texts"] += sum(len(batch) for batch in batches)
+            for batch in batches:
+                texts, tokens = plan.size(batch)
+                state["texts"] += texts
+                state["tokens"] += tokens
             state["since"].append(loss)
             state["recent"] = [*state["recent"], loss][-_RECENT:]
-            speed = state["texts"] / max(before + time.monotonic() - started, 1e-9)
-            bar.advance(1, f"loss {loss:.3f}  {speed:.0f} texts/s")
+            seconds = max(before + time.monotonic() - started, 1e-9)
+            speed = plan.told(state["tokens"] / seconds) or f"{state['texts'] / seconds:.0f} texts/s"
+            bar.advance(1, f"loss {loss:.3f}  {speed}")
             work.log.event("step", step=state["step"], loss=loss, learning_rate=optimiser.param_groups[0]["lr"])
             if on_step:
                 on_step(state["step"], loss)
             last = state["step"] == total or state["step"] == settings.stop_after_steps
-            out_of_time = work.seconds_left() <= 0
-            if last or out_of_time or plan[state["step"]][0] != epoch:
-                _evaluate(model, score, state, epoch, best_path, optimiser.param_groups[0]["lr"], work)
+            out_of_time = work.deadline is not None and _ranks.decided(work.seconds_left() <= 0)
+            if last or out_of_time or plan.evaluates(state["step"]):
+                _evaluate(model, score, state, epoch, best_path, optimiser.param_groups[0]["lr"], work, plan)
                 if out_of_time and not last:
                     state["ended"] = "the time given was used up"
                 elif state["step"] == settings.stop_after_steps:
@@ -219,30 +232,24 @@ def train(
                     state["ended"] = f"no better score in {settings.patience} evaluations"
                 elif not last and _cannot_win(state["history"], total, work.bar_to_beat):
                     state["ended"] = "it cannot reach the best candidate any more"
+                if not last and not state["ended"]:
+                    spent = before + time.monotonic() - started
+                    fitting = plan.refitted(settings.schedule, state["step"], total, spent)
+                    total = state["total"] = _ranks.decided(fitting)
+                    bar.total = total
             if time.monotonic() - saved >= checkpoint_every_s or (
                 state["history"][-1:] and (state["history"][-1]["step"] == state["step"])
             ):
                 keep()
                 saved = time.monotonic()
     seconds = before + time.monotonic() - started
+    _ranks.wait()
     checkpoint.load_weights(best_path, model)
     return Outcome(
         steps=state["step"], total_steps=total, best_step=state["best_step"], best_score=state["best_score"],
         history=state["history"], seconds=seconds, texts_per_s=state["texts"] / max(seconds, 1e-9),
-        stopped=state["ended"],
+        tokens_per_s=state["tokens"] / max(seconds, 1e-9), stopped=state["ended"],
     )  # fmt: skip
-
-
-def _plan(lengths: Sequence[int], settings: Training) -> list[tuple[int, list[npt.NDArray[np.int64]]]]:
-    """One entry a step: its epoch and its batches (several when gradients accumulate)."""
-    steps: list[tuple[int, list[npt.NDArray[np.int64]]]] = []
-    for epoch in range(settings.epochs):
-        batches = epoch_batches(
-            lengths, batch_size=settings.batch_size, batch_tokens=settings.batch_tokens, seed=settings.seed, epoch=epoch
-        )
-        width = settings.accumulate
-        steps += [(epoch, batches[start : start + width]) for start in range(0, len(batches), width)]
-    return steps
 
 
 def _check_loss(value: float, recent: Sequence[float], guess: float, step: int, settings: Training, work: Work) -> None:
@@ -262,20 +269,24 @@ def _check_loss(value: float, recent: Sequence[float], guess: float, step: int, 
 
 
 def _evaluate(
-    model: torch.nn.Module, score: Callable[[], float], state: dict[str, Any], epoch: int, best_path: Any, rate: float,
-    work: Work,
+    model: torch.nn.Module, score: Callable[[], float | tuple[float, dict[str, Any]]], state: dict[str, Any],
+    epoch: int, best_path: Any, rate: float, work: Work, plan: Plan,
 ) -> None:  # fmt: skip
     model.eval()
-    value = score()
+    found = score()
     model.train()
+    value, figures = found if isinstance(found, tuple) else (found, {})
     mean = sum(state["since"]) / max(len(state["since"]), 1)
     row = {"step": state["step"], "epoch": epoch + 1, "loss": mean, "score": value, "learning_rate": rate}
-    state["history"].append(row)
+    said = figures.pop("said", f"validation {value:.4f}")
+    state["history"].append({**row, **figures})
     state["since"] = []
-    work.log.say(f"  epoch {epoch + 1}: loss {mean:.4f}, validation {value:.4f}", kind="evaluation", **row)
+    when = f"step {state['step']}" if plan.evaluate_every else f"epoch {epoch + 1}"
+    work.log.say(f"  {when}: loss {mean:.4f}, {said}", kind="evaluation", **row, **figures)
     if value > state["best_score"]:
         state.update(best_score=value, best_step=state["step"], worse=0)
-        checkpoint.save_weights(best_path, model)
+        if _ranks.is_first():
+            checkpoint.save_weights(best_path, model)
     else:
         state["worse"] += 1
 

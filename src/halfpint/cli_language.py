@@ -1,0 +1,135 @@
+"""The commands of language models; `cli` takes them in. No logic lives here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Texts = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TEXT...", help="Text files, JSONL, Parquet, CSV, each also .gz, folders, Hub names, or python-stdlib."
+    ),
+]
+Column = Annotated[str, typer.Option(help="Column with the texts, of tables (guessed when not given).")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what halfpint wrote in OUT before.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing while working.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def tokenizer(
+    texts: Texts,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    kind: Annotated[str, typer.Option(help="bpe, unigram, wordpiece, word or char.")] = "bpe",
+    vocab: Annotated[int, typer.Option(help="Tokens in the vocabulary.")] = 8192,
+    masked: Annotated[bool, typer.Option("--masked", help="With [CLS], [SEP] and [MASK], for masked models.")] = False,
+    lowercase: Annotated[bool, typer.Option("--lowercase", help="Fold capitals (wordpiece and word).")] = False,
+    text: Column = "",
+    force: Force = False,
+    json_: AsJson = False,
+) -> None:
+    """Train a tokenizer on text and say how short it makes texts."""
+    from halfpint.language import make_tokenizer
+    from halfpint.progress import Log
+    from halfpint.tokenizers.train import TokenizerSettings
+
+    purpose = "masked" if masked else "causal"
+    settings = TokenizerSettings(kind=kind, vocab_size=vocab, purpose=purpose, lowercase=lowercase)
+    report = make_tokenizer(tuple(texts), text, settings, out, Log(quiet=json_), force=force)
+    if json_:
+        print(json.dumps(report.as_dict(), ensure_ascii=False))
+        return
+    print(
+        f"{out}: {kind}, {report.vocab_size:,} tokens; {report.bytes_per_token:.2f} bytes a token, "
+        f"{report.tokens_per_word:.2f} tokens a word on {report.measured_on}; "
+        + ("any text comes back exactly" if report.lossless else "spaces and unknown words do not come back")
+    )
+    for note in report.notes:
+        print(f"  {note}")
+
+
+def pretrain(
+    texts: Texts,
+    out: Annotated[Path, typer.Option(help="Folder to write the bundle to.")],
+    arch: Annotated[str, typer.Option(help="ngram, or an architecture: llama, qwen3, gemma3, gpt2, bert, …")] = "llama",
+    objective: Annotated[str, typer.Option(help="causal or masked (by the architecture when not given).")] = "",
+    size: Annotated[str, typer.Option(help="Parameters, such as 10M; depth, width and rate follow from it.")] = "10M",
+    minutes: Annotated[float, typer.Option(help="How long it may take.")] = 20.0,
+    tokens: Annotated[str, typer.Option(help="Tokens to train on, such as 50M, instead of --minutes.")] = "",
+    vocab: Annotated[int, typer.Option(help="Tokens in the vocabulary; 0 takes it from the size.")] = 0,
+    context: Annotated[int, typer.Option(help="Tokens in a sequence.")] = 256,
+    order: Annotated[int, typer.Option(help="Words in the longest sequence counted (ngram).")] = 5,
+    smoothing: Annotated[str, typer.Option(help="kneser-ney, or none for plain counts (ngram).")] = "kneser-ney",
+    prune: Annotated[str, typer.Option(help='Counts up to which sequences are dropped, such as "0 0 1" (ngram).')] = "",
+    validation: Annotated[str, typer.Option(help="Text to choose by; else a share of TEXT is kept.")] = "",
+    text: Column = "",
+    language: Annotated[str, typer.Option(help="Keep documents of this language only, such as en.")] = "",
+    as_it_is: Annotated[bool, typer.Option("--as-it-is", help="Neither drop duplicates nor filter.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the split and of training.")] = 0,
+    force: Force = False,
+    quiet: Quiet = False,
+    json_: AsJson = False,
+) -> None:
+    """Make a language model from text: counted (ngram), or a Transformer trained from scratch."""
+    from halfpint.data.corpus import CorpusData
+    from halfpint.language import pretrain as make
+    from halfpint.models.sizes import parse_parameters
+    from halfpint.progress import Log, plain
+    from halfpint.report.terminal import pretrained
+    from halfpint.stage import Stage
+    from halfpint.train.ngram import Ngram
+    from halfpint.train.pretrain import Pretrain
+
+    stage: Stage
+    if arch == "ngram":  # counts want every line, as it is
+        data = CorpusData(
+            sources=tuple(texts), text=text, validation=validation, validation_share=0.0, clean=False, seed=seed
+        )
+        stage = Ngram(order=order, smoothing=smoothing, prune=prune)
+    else:
+        data = CorpusData(
+            sources=tuple(texts), text=text, validation=validation, clean=not as_it_is, language=language, seed=seed
+        )
+        total = parse_parameters(tokens) if tokens else 0
+        stage = Pretrain(
+            arch=arch, objective=objective, size=size, minutes=minutes, tokens=total, vocabulary=vocab, context=context,
+            seed=seed,
+        )  # fmt: skip
+    result = make(data, [stage], out, Log(quiet=quiet or json_), force=force)
+    print(json.dumps(plain(result), ensure_ascii=False) if json_ else pretrained(result))
+
+
+def generate(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a language model.")],
+    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="Text to go on from.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to write.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=0, help="Choose among so many of the likeliest; 0 among all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Choose among the likeliest that have this probability together.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Leave out what is less likely than this share of the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: what was written is less likely again.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="Text at which to end; repeatable.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+) -> None:
+    """Let a language model go on with a text, piece by piece as it comes."""
+    from halfpint.bundle import open_bundle
+    from halfpint.engines import open_language_engine
+
+    opened = open_bundle(bundle, task="predict")
+    pieces = open_language_engine(opened).generate(
+        prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+        repetition_penalty=repetition_penalty, seed=seed, stop=tuple(stop or ()),
+    )  # fmt: skip
+    print(prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def add(app: typer.Typer) -> None:
+    """Put the commands into the program."""
+    for command in (tokenizer, pretrain, generate):
+        app.command()(command)

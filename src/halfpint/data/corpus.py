@@ -1,0 +1,148 @@
+"""From text on disk to what a language model trains on: read, cleaned, split by document, stored."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from halfpint import __version__
+from halfpint.bundle import read_json, replace_folder, write_json
+from halfpint.data.corpus_make import CorpusMaker
+from halfpint.data.corpus_read import Source, find_source, fingerprint
+from halfpint.data.language import KNOWN
+from halfpint.data.text_store import TextStore
+from halfpint.errors import HalfpintError, nearest
+from halfpint.progress import Log
+
+_FACTS = "corpus.json"
+_MEMO = "fingerprints.json"
+_NAMED_BY = 12  # characters of the key that name the folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusData:
+    """The [data] table of a language model's recipe.
+
+    Args:
+        sources: files (text, JSONL, Parquet, CSV, TSV, each also gzipped), folders of them, folders of `datasets`, Hub
+            names (`owner/name` or `owner/name:config`), or the word python-stdlib: the source of Python's own library.
+        text: the column of tables that holds the texts; empty guesses it.
+        validation: a source of its own to choose by; it is taken as it is, and training texts like it are dropped.
+        validation_share: share of the text, by whole documents, that is kept to choose by where `validation` is empty.
+        clean: drop duplicates and what is not worth learning from (the rules are in `corpus_clean.RULES`).
+        language: drop documents that are surely in another language (ISO 639-1, such as en); empty keeps all.
+        seed: of the split.
+    """
+
+    sources: tuple[str, ...]
+    text: str = ""
+    validation: str = ""
+    validation_share: float = 0.05
+    clean: bool = True
+    language: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents to train on and to choose by, on disk.
+
+    Attributes:
+        path: the folder they are in.
+        key: hash of the settings and of the sources' content.
+        train, validation: sequences of documents that are read as they are asked for.
+        facts: what `summary` gives.
+    """
+
+    path: Path
+    key: str
+    train: TextStore
+    validation: TextStore
+    facts: dict[str, Any]
+
+    def summary(self) -> dict[str, Any]:
+        """Documents, bytes and words of each side, languages, and what was dropped: by reason, with examples."""
+        return dict(self.facts)
+
+
+def prepare_corpus(settings: CorpusData, folder: Path, log: Log) -> Corpus:
+    """The corpus of `settings`, made once: it is kept in `folder` under its key, and found there the next time.
+
+    Memory: about 600 bytes a document (its sketch, for near duplicates) and the longest document.
+
+    Raises:
+        HalfpintError: a source is not there, cannot be read or is empty, a setting is out of range, or nothing is left.
+    """
+    _refuse_bad(settings)
+    sources = [find_source(name) for name in settings.sources]
+    held = find_source(settings.validation) if settings.validation else None
+    memo = read_json(folder / _MEMO) if (folder / _MEMO).is_file() else {}
+    known = dict(memo)
+    key = _key(settings, sources, held, memo)
+    target = folder / key[:_NAMED_BY]
+    if (target / _FACTS).is_file():
+        corpus = open_corpus(target)
+        if corpus.key == key:
+            log.say(f"corpus {key[:_NAMED_BY]}: made before, {len(corpus.train):,} documents", kind="cached")
+            return corpus
+    with _new_folder(target) as made:
+        facts = CorpusMaker(settings, made, log).make(sources, held)
+        write_json(made / _FACTS, {"key": key, **facts})
+    if memo != known:
+        write_json(folder / _MEMO, memo)
+    return open_corpus(target)
+
+
+def open_corpus(path: Path) -> Corpus:
+    """The corpus in a folder that `prepare_corpus` made.
+
+    Raises:
+        HalfpintError: there is none, or it is damaged.
+    """
+    facts = read_json(path / _FACTS)
+    key = str(facts.get("key"))
+    return Corpus(
+        path, key, TextStore(path, "train", f"{key}-train"), TextStore(path, "validation", f"{key}-val"), facts
+    )
+
+
+def _refuse_bad(settings: CorpusData) -> None:
+    if not settings.sources:
+        raise HalfpintError("data.sources", wanted="at least one source", got="none")
+    share = settings.validation_share
+    if not 0 <= share <= 0.5:
+        raise HalfpintError("data.validation_share", wanted="a share between 0 and 0.5", got=str(share))
+    if settings.language and settings.language not in KNOWN:
+        todo = nearest(settings.language, KNOWN)
+        raise HalfpintError("data.language", wanted="a language that is known", got=repr(settings.language), todo=todo)
+
+
+def _key(settings: CorpusData, sources: list[Source], held: Source | None, memo: dict[str, list[Any]]) -> str:
+    """Where a source lies does not count, only what its files are called and hold."""
+    fields = {name: value for name, value in asdict(settings).items() if name not in ("sources", "validation")}
+    prints = [fingerprint(source, memo) for source in sources]
+    parts = [__version__, fields, prints, fingerprint(held, memo) if held else ""]
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder that takes the place of `target` once it is whole; when the body raises nothing is left."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=".halfpint-", dir=target.parent))
+    try:
+        yield made
+        made.chmod(0o755)
+        replace_folder(made, target)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        with suppress(OSError):  # other corpora are there
+            target.parent.rmdir()
+        raise

@@ -1,0 +1,209 @@
+"""How well a language model predicts text: perplexity a token and a word, bits a byte, each with an interval.
+
+Only bits per byte (and perplexity per word) compare models with different vocabularies; perplexity per token compares
+models with the same tokenizer alone. All are of held-out text that the model scores token by token; what makes the
+scores (a Transformer, an n-gram model) does not matter here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from halfpint.errors import HalfpintError
+
+METRICS = ("perplexity_per_token", "perplexity_per_word", "bits_per_byte")
+"""Lower is better for all."""
+
+FEWEST_UNITS = 50
+"""With fewer documents than this an interval is over blocks of them."""
+BLOCK_TOKENS = 256
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class Scored(Protocol):
+    """One scored document, as engines of language models give it."""
+
+    @property
+    def log_probabilities(self) -> npt.NDArray[Any]:
+        """Of each scored token given those before it, in nats: float of shape (tokens,)."""
+
+    @property
+    def words(self) -> int:
+        """Words between white space."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the text in UTF-8."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """What a model's scores of some text come to.
+
+    Attributes:
+        per_token: exp of the mean nats a token.
+        per_word: exp of the summed nats over the number of words between white space.
+        bits_per_byte: summed bits over bytes of UTF-8.
+        nats_per_token: the mean loss.
+        tokens, words, bytes: what was counted.
+        documents: how many.
+        unit: what the intervals are over: "documents", or "blocks of N tokens".
+    """
+
+    per_token: Figure
+    per_word: Figure
+    bits_per_byte: Figure
+    nats_per_token: float
+    tokens: int
+    words: int
+    bytes: int
+    documents: int
+    unit: str
+
+    def figures(self) -> dict[str, Any]:
+        """All of it as JSON can hold it; the names say which perplexity is which."""
+        shown: dict[str, Any] = {}
+        for name, figure in (
+            ("perplexity_per_token", self.per_token),
+            ("perplexity_per_word", self.per_word),
+            ("bits_per_byte", self.bits_per_byte),
+        ):
+            shown[name] = figure.value
+            shown[f"{name}_interval"] = [figure.low, figure.high]
+        counts = {name: getattr(self, name) for name in ("nats_per_token", "tokens", "words", "bytes", "documents")}
+        return {**shown, **counts, "interval_over": self.unit}
+
+
+def perplexity(
+    nats: npt.ArrayLike,
+    tokens: npt.ArrayLike,
+    words: npt.ArrayLike,
+    size_bytes: npt.ArrayLike,
+    *,
+    unit: str = "documents",
+    documents: int | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Perplexity:
+    """Perplexity and its intervals from sums and counts, one entry a document (or block).
+
+    Args:
+        nats: summed negative log-probability of each unit; infinite where something was held impossible.
+        tokens, words, size_bytes: how many tokens, words and bytes each unit has.
+        unit: what the units are.
+        documents: how many documents they are of; None where each is one.
+        resamples: how often units are drawn anew.
+        seed: the same seed gives the same interval.
+        level: the share of resamples inside.
+
+    Raises:
+        HalfpintError: nothing was scored, the lengths differ, a sum is negative, or the level is no share.
+
+    Source: percentile bootstrap of a ratio of sums, Efron & Tibshirani 1993, section 13.3; units are drawn whole, as
+    tokens of one text are not independent.
+    """
+    columns = [np.atleast_1d(np.asarray(value, dtype=np.float64)) for value in (nats, tokens, words, size_bytes)]
+    if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:
+        raise HalfpintError(
+            "perplexity", wanted="one sum and three counts for each document",
+            got=f"shapes {', '.join(str(column.shape) for column in columns)}",
+        )  # fmt: skip
+    table = np.stack(columns, axis=1)
+    table = table[table[:, 1] > 0]
+    if not len(table):
+        raise HalfpintError("perplexity", wanted="text with at least one token", got="none", todo="Give longer texts.")
+    if np.isnan(table).any() or (table[:, 0] < -1e-6 * table[:, 1]).any():
+        raise HalfpintError(
+            "perplexity", wanted="negative log-probabilities of 0 or more", got="others", todo="Check what scored them."
+        )
+    if not 0 < level < 1:
+        raise HalfpintError("level", wanted="a share between 0 and 1", got=str(level), todo="Give 0.95, for example.")
+    total = table.sum(axis=0)
+    drawn = _resampled(table, resamples, seed)
+    per_token, per_word = (_figure(total, drawn, column, level) for column in (1, 2))
+    bits = _figure(total, drawn, 3, level, math.log(2))
+    return Perplexity(
+        per_token=per_token, per_word=per_word, bits_per_byte=bits, nats_per_token=float(total[0] / total[1]),
+        tokens=round(total[1]), words=round(total[2]), bytes=round(total[3]),
+        documents=len(table) if documents is None else documents, unit=unit,
+    )  # fmt: skip
+
+
+def perplexity_of(scored: Iterable[Scored], **settings: Any) -> Perplexity:
+    """`perplexity` of scored documents; settings are passed on.
+
+    The intervals are over documents where there are 50 of them, else over blocks of 256 tokens, a block having its
+    share of the document's words and bytes.
+    """
+    found = [one for one in scored if len(one.log_probabilities)]
+    if len(found) >= FEWEST_UNITS:
+        sums = [
+            (-float(np.sum(one.log_probabilities, dtype=np.float64)), len(one.log_probabilities), one.words, one.bytes)
+            for one in found
+        ]
+        return perplexity(*_columns(sums), **settings)
+    sums = []
+    for one in found:
+        logs = np.asarray(one.log_probabilities, dtype=np.float64)
+        starts = np.arange(0, len(logs), BLOCK_TOKENS)
+        blocks = -np.add.reduceat(logs, starts)
+        sizes = np.diff([*starts, len(logs)])
+        shares = sizes / len(logs)
+        sums += list(zip(blocks, sizes, shares * one.words, shares * one.bytes, strict=True))
+    unit = f"blocks of {BLOCK_TOKENS} tokens"
+    return perplexity(*_columns(sums), unit=unit, documents=len(found), **settings)
+
+
+def _figure(total: FloatArray, drawn: FloatArray, column: int, level: float, base: float = 0.0) -> Figure:
+    """Nats over a count: in units of `base` nats, or with 0 their exponential, and the ends over the resamples."""
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        rates = np.append(drawn[:, 0] / drawn[:, column], total[0] / total[column])
+        values = rates / base if base else np.exp(rates)
+    low, high = _ends(values[:-1], level)
+    return Figure(float(values[-1]), low, high)
+
+
+def _columns(rows: Sequence[tuple[float, ...]]) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    table = np.array(rows, dtype=np.float64).reshape(-1, 4)
+    return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
+
+
+def _resampled(table: FloatArray, resamples: int, seed: int) -> FloatArray:
+    """Sums of the columns over units drawn with replacement: shape (resamples, 4)."""
+    generator = np.random.default_rng(seed)
+    units = len(table)
+    out = np.empty((resamples, table.shape[1]))
+    finite = np.where(np.isfinite(table), table, 0.0)
+    endless = ~np.isfinite(table[:, 0])
+    at_once = max(1, 4_000_000 // units)
+    for start in range(0, resamples, at_once):
+        size = min(at_once, resamples - start)
+        counts = generator.multinomial(units, np.full(units, 1.0 / units), size=size)
+        out[start : start + size] = counts @ finite
+        out[start : start + size, 0][counts[:, endless].any(axis=1)] = np.inf
+    return out
+
+
+def _ends(values: FloatArray, level: float) -> tuple[float, float]:
+    ordered = np.sort(values)
+    # Not interpolated: between a number and infinity there is nothing.
+    low = ordered[math.floor((1 - level) / 2 * (len(ordered) - 1))]
+    high = ordered[math.ceil((1 + level) / 2 * (len(ordered) - 1))]
+    return float(low), float(high)

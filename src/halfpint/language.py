@@ -1,0 +1,143 @@
+"""Language models from end to end: a tokenizer from text, a model from text, a model judged on text."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from halfpint.bundle import CARD, Bundle, open_bundle, replace_folder, write_json
+from halfpint.data.corpus import Corpus, CorpusData, prepare_corpus
+from halfpint.engines import open_language_engine
+from halfpint.errors import HalfpintError
+from halfpint.evaluate.perplexity import perplexity_of
+from halfpint.machine import describe
+from halfpint.pipeline import Pipeline
+from halfpint.progress import Log
+from halfpint.search.output import copy_bundle, disk_errors
+from halfpint.stage import Stage
+from halfpint.tasks import predict
+from halfpint.tokenizers.train import TokenizerReport, TokenizerSettings, train_tokenizer
+
+TOKENIZER = "tokenizer.json"
+_UNFINISHED = ".unfinished"
+
+
+@dataclass(frozen=True)
+class RunningText:
+    """A corpus as `Pipeline` takes its data: there are no labelled rows."""
+
+    corpus: Corpus
+    train: tuple[()] = ()
+    validation: tuple[()] = ()
+
+    @property
+    def key(self) -> str:
+        """The hash of what training sees."""
+        return self.corpus.key
+
+
+def make_tokenizer(
+    sources: tuple[str, ...], text: str, settings: TokenizerSettings, out: Path, log: Log, *, force: bool = False
+) -> TokenizerReport:
+    """Train a tokenizer on text as it is, and write it to `out` whole.
+
+    Args:
+        text: the column of tables that holds the texts; empty guesses it.
+
+    Raises:
+        HalfpintError: no text, settings that do not fit, or an `out` that holds something else.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (force and (out / TOKENIZER).is_file()))):
+        raise HalfpintError(
+            f"--out {out}", wanted="a new or empty folder", got="files that are there",
+            todo="Give another --out, or --force to replace a tokenizer.",
+        )  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(out), TemporaryDirectory(prefix=".halfpint-", dir=out.parent) as folder:
+        data = CorpusData(sources=sources, text=text, validation_share=0.0, clean=False)
+        corpus = prepare_corpus(data, Path(folder) / "corpus", log)
+        report = train_tokenizer(corpus.train, settings, Path(folder) / "made", log)
+        replace_folder(Path(folder) / "made", out)
+    return report
+
+
+def pretrain(data: CorpusData, stages: Sequence[Stage], out: Path, log: Log, *, force: bool = False) -> dict[str, Any]:
+    """Make a language model from text: the bundle goes to `out`; gives its figures on the validation documents.
+
+    What is unfinished is kept beside `out` (its name with ".unfinished"), and the same call goes on from there.
+
+    Raises:
+        HalfpintError: no text to learn from, settings that do not fit, or an `out` that holds something else.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (force and (out / CARD).is_file()))):
+        todo = "Give another --out, or --force." if (out / CARD).is_file() else "Give another --out."
+        got = "a bundle that is there" if (out / CARD).is_file() else "other files"
+        raise HalfpintError(f"--out {out}", wanted="a new or empty folder", got=got, todo=todo)
+    for stage in stages:
+        stage.check()
+    started = time.monotonic()
+    work = out.with_name(out.name + _UNFINISHED)
+    fresh = not work.exists()
+    with disk_errors(out):
+        try:
+            corpus = prepare_corpus(data, work / "corpus", log)
+        except HalfpintError:
+            if fresh:
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        before, log.events = log.events, work / "events.jsonl"
+        try:
+            made = Pipeline(RunningText(corpus), work, predict, "bits_per_byte", log).make(stages)
+            figures = judge(made.bundle, corpus.validation, log) if len(corpus.validation) else {}
+        finally:
+            log.events = before  # the folder goes
+        card = dict(made.bundle.card)
+        card["figures"] = {"validation": figures, "data": corpus.summary(), "machine": describe()["cpu"]}
+        copy_bundle(made.bundle.path, out)
+        write_json(out / CARD, card)
+        shutil.rmtree(work, ignore_errors=True)
+    return {
+        "bundle": str(out), "size_bytes": open_bundle(out).size_bytes, "seconds": round(time.monotonic() - started, 1),
+        "stages": card["stages"], "data": corpus.summary(), "validation": figures,
+    }  # fmt: skip
+
+
+def evaluate_text(bundle: Bundle, data: CorpusData, log: Log) -> dict[str, Any]:
+    """The figures of a language model on text, which is taken as it is.
+
+    Raises:
+        HalfpintError: no such text, or a bundle that is no language model.
+    """
+    with TemporaryDirectory(prefix="halfpint-text-") as folder:
+        corpus = prepare_corpus(replace(data, clean=False, validation="", validation_share=0.0), Path(folder), log)
+        return judge(bundle, corpus.train, log)
+
+
+def judge(bundle: Bundle, documents: Sequence[str], log: Log) -> dict[str, Any]:
+    """How well a language model predicts documents: perplexity (which, the names say), bits per byte, intervals, speed.
+
+    "perplexity" is that per token of the model. A model of whole words (n-grams) counts the end of each line as a
+    token, as KenLM does, and "perplexity_without_unknown" leaves out the words it does not know.
+    """
+    engine = open_language_engine(bundle)
+    started = time.monotonic()
+    scored = engine.score(documents)
+    seconds = time.monotonic() - started
+    found = perplexity_of(scored).figures()
+    figures = {"perplexity": found["perplexity_per_token"], "bits_per_byte": found["bits_per_byte"]}
+    if hasattr(scored[0], "unknown"):
+        logs = np.concatenate([one.log_probabilities for one in scored]).astype(np.float64)
+        unknown = np.concatenate([one.unknown for one in scored])
+        figures["perplexity_without_unknown"] = float(np.exp(-logs[~unknown].mean())) if not unknown.all() else None
+        figures["unknown_share"] = float(unknown.mean())
+    figures |= found
+    figures |= {"tokens_per_s": round(found["tokens"] / max(seconds, 1e-9), 1), "size_bytes": bundle.size_bytes}
+    log.event("evaluated", bundle=bundle.path, **figures)
+    return figures

@@ -1,0 +1,302 @@
+"""Stage: pre-train a language model from scratch, causal or masked, of any architecture in transformers."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+from halfpint.bundle import Bundle, new_bundle, read_json, write_json, write_text
+from halfpint.data.packing import MODES
+from halfpint.data.token_store import TokenStore, write_tokens
+from halfpint.errors import HalfpintError, nearest, need
+from halfpint.models import sizes
+from halfpint.progress import Log
+from halfpint.stage import Stage, Work
+from halfpint.tokenizers.load import open_tokenizer
+from halfpint.tokenizers.train import KINDS, TokenizerSettings, train_tokenizer
+from halfpint.train import _budget, _ranks
+from halfpint.train._language_tokens import begin_documents, special_tokens
+from halfpint.train._rows import Batches, Judge, Part, part_rows
+from halfpint.train.loop import Training, check_settings, device, train, use_bf16
+from halfpint.train.plan import Plan
+
+_READY = "ready.json"  # the tokenizer is whole
+_SMALLEST_VOCABULARY = 512
+_PLAN = "plan.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(Training, Stage):
+    """Train a tokenizer and a language model on the documents of a corpus.
+
+    Depth, width, heads and learning rate come from `size`; packed documents do not see each other. The loss on the
+    validation documents is told in nats per token and in bits per byte of text; for a masked objective both are of
+    masked tokens alone, and compare masked models with each other only.
+
+    Args:
+        arch: an architecture of transformers: llama, qwen3, gemma3, gpt2, phi3, olmo2, bert, modernbert, and others.
+        objective: causal (the next token) or masked (hidden tokens); empty takes the architecture's own.
+        size: parameters, embeddings included, such as 10M.
+        vocabulary: tokens; 0 takes it from the size.
+        tokenizer: bpe, unigram, wordpiece, word or char; empty takes bpe, and wordpiece for a masked objective.
+        context: tokens of a sequence.
+        packing: fit keeps documents whole where they fit into a sequence, stream cuts them wherever one is full.
+        tokens: tokens to train on in all; 0 goes by `minutes`.
+        minutes: time for all of it where `tokens` is 0; with 0 too it goes by `epochs`.
+        mask_share: share of the tokens that a masked objective hides.
+        evaluations: how often the validation documents are looked at.
+        evaluation_tokens: how many tokens of them, at most.
+        gradient_checkpointing: keep less for the backward pass and compute it again: a third slower, much less memory.
+        beta1, beta2: decay of AdamW's two moments.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("nothing",)
+    gives: ClassVar[str] = "language"
+
+    arch: str = "llama"
+    objective: str = ""
+    size: str = "10M"
+    vocabulary: int = 0
+    tokenizer: str = ""
+    context: int = 256
+    packing: str = "fit"
+    tokens: int = 0
+    minutes: float = 20.0
+    mask_share: float = 0.15
+    evaluations: int = 20
+    evaluation_tokens: int = 16_384
+    gradient_checkpointing: bool = False
+    beta1: float = 0.9
+    beta2: float = 0.95
+
+    learning_rate: float = 0.0
+    schedule: str = "wsd"
+    warmup: float = 0.02
+    epochs: int = 1
+    batch_size: int = 1024
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_settings(self, self.use, may_be_zero=("learning_rate",))
+        if self.packing not in MODES:
+            raise HalfpintError(
+                f"{self.use}: packing", wanted=" or ".join(MODES), got=repr(self.packing),
+                todo=nearest(self.packing, MODES),
+            )  # fmt: skip
+        if self.tokenizer and self.tokenizer not in KINDS:
+            raise HalfpintError(
+                f"{self.use}: tokenizer", wanted=f"one of {', '.join(KINDS)}", got=repr(self.tokenizer),
+                todo=nearest(self.tokenizer, KINDS),
+            )  # fmt: skip
+        for name, fits, wanted in (
+            ("context", self.context >= 8, "8 tokens or more"),
+            ("vocabulary", self.vocabulary >= 0, "0 or more"),
+            ("tokens", self.tokens >= 0, "0 or more"),
+            ("minutes", self.minutes >= 0, "0 or more"),
+            ("mask_share", 0 < self.mask_share < 1, "a share between 0 and 1"),
+            ("evaluations", self.evaluations >= 1, "1 or more"),
+            ("evaluation_tokens", self.evaluation_tokens >= 1, "1 or more"),
+            ("beta1", 0 <= self.beta1 < 1, "a share below 1"),
+            ("beta2", 0 <= self.beta2 < 1, "a share below 1"),
+        ):
+            if not fits:
+                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+        sizes.parse_parameters(self.size)
+
+    def check(self) -> None:
+        """Refuse an architecture or an objective that there is not."""
+        sizes.resolve(self.arch, self.objective)
+
+    def run(self, bundle: Bundle | None, work: Work) -> Bundle:
+        """Make the tokenizer and the tokens, then the model; keep the best evaluation on validation."""
+        started = time.monotonic()
+        torch = need("torch", "pre-training")
+        from halfpint.train._fused import quick_passes
+
+        need("transformers", "pre-training").utils.logging.disable_progress_bar()
+        rank, _ = _ranks.join()
+        work = replace(work, log=Log(quiet=True)) if rank else work
+        model_type, objective = sizes.resolve(self.arch, self.objective)
+        if work.corpus is None:
+            raise HalfpintError(
+                self.use, wanted="a corpus of documents", got="a table of examples",
+                todo="Give running text: `halfpint pretrain TEXT...`, or [data] with sources in a recipe.",
+            )  # fmt: skip
+        parameters = sizes.parse_parameters(self.size)
+        if rank:
+            _ranks.wait()  # for the first process, which makes what the others find made
+        tokenizer = self._tokenizer(work.corpus.train, work, parameters, objective)
+        special = special_tokens(tokenizer)
+        learn, held = self._stores(work.corpus, work, tokenizer)
+        if not rank:
+            _ranks.wait()
+        vocabulary = tokenizer.get_vocab_size()
+        settings, _ = sizes.size_dial(self.arch, parameters, vocabulary, self.context)
+        torch.manual_seed(self.seed)
+        model = sizes.new_model(model_type, {**settings, **special.config(settings)}).to(device())
+        learner = self._learner(model, objective)
+        rows = self.rows()
+        needed = _budget.memory_needed(
+            model, part_rows(rows, self.context), self.context, chunked=learner.chunked,
+            checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision),
+        )  # fmt: skip
+        _budget.check_memory(needed, device(), self.use)
+        rate = self.learning_rate or sizes.learning_rate(parameters, rows * self.context * self.accumulate)
+        work.log.say(
+            f"{_budget.shown_shape(model)}; {len(learn.tokens):,} tokens to learn from; learning rate {rate:.3g}; "
+            f"about {needed / 2**30:.1f} GiB of memory", kind="model", parameters=sizes.parameters_of(model),
+        )  # fmt: skip
+        batches = Batches(self, learn, objective, special, rows)
+        judge = Judge(self, learner, held, special, tokenizer)
+
+        def batch_loss(part: Part) -> Any:
+            return learner.loss(part.arrays, "sum") * part.share
+
+        with quick_passes(model):
+            plan = self._plan(batches, batch_loss, model, learner, work, started)
+            outcome = train(
+                model, plan, batch_loss, judge, _with_rate(self, rate), work,
+                betas=(self.beta1, self.beta2), guess=math.log(vocabulary), on_step=judge.count(plan),
+            )  # fmt: skip
+        if not rank:
+            figures = {key: value for key, value in vars(outcome).items() if key not in ("seconds", "texts_per_s")}
+            entry = self.entry(
+                started, **figures, objective=objective, parameters=sizes.parameters_of(model), vocabulary=vocabulary,
+                learning_rate=rate, train_tokens=len(learn.tokens),
+            )  # fmt: skip
+            self._write(model.to("cpu").eval(), entry, work)
+        _ranks.wait()
+        return Bundle(work.target)
+
+    def _write(self, model: Any, entry: dict[str, Any], work: Work) -> None:
+        """The bundle; what is in scratch goes."""
+        with new_bundle(work.target) as (folder, card):
+            model.save_pretrained(folder)
+            shutil.copyfile(work.scratch / "tokenizer" / "tokenizer.json", folder / "tokenizer.json")
+            config = read_json(work.scratch / "tokenizer" / "tokenizer_config.json")
+            write_json(folder / "tokenizer_config.json", {**config, "model_max_length": self.context})
+            card.update(task="predict", engine="torch_lm")
+            card["stages"].append(entry)
+        shutil.rmtree(work.scratch, ignore_errors=True)
+
+    def _tokenizer(self, texts: Iterable[str], work: Work, parameters: int, objective: str) -> Any:
+        """The tokenizer, trained once; it stays in scratch for the bundle."""
+        folder = work.scratch / "tokenizer"
+        if not (folder / _READY).is_file():
+            kind = self.tokenizer or ("wordpiece" if objective == sizes.MASKED else "bpe")
+            size = self.vocabulary or sizes.default_vocabulary(parameters)
+            while True:
+                wanted = TokenizerSettings(kind=kind, vocab_size=size, purpose=objective)
+                try:
+                    train_tokenizer(texts, wanted, folder, work.log)
+                    break
+                except HalfpintError:  # the text does not have so many; what nobody asked for may be less
+                    if self.vocabulary or size <= _SMALLEST_VOCABULARY:
+                        raise
+                    size //= 2
+            tokenizer = open_tokenizer(folder)
+            begin_documents(tokenizer)
+            write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+            write_json(folder / _READY, {"vocab_size": tokenizer.get_vocab_size()})
+        return open_tokenizer(folder)
+
+    def _stores(self, corpus: Any, work: Work, tokenizer: Any) -> tuple[TokenStore, TokenStore]:
+        """The tokens of both sides, written once."""
+        found = []
+        for name in ("train", "validation"):
+            texts = getattr(corpus, name)
+            if not len(texts):
+                raise HalfpintError(
+                    f"{self.use}: {name}", wanted="documents", got="none",
+                    todo="Give more text, or validation text of its own.",
+                )  # fmt: skip
+            key = f"{corpus.key}-{name}"
+            found.append(write_tokens(texts, tokenizer, work.scratch / f"tokens-{name}", key, work.log))
+        tokens = len(found[0].tokens)
+        if tokens < self.context:
+            raise HalfpintError(
+                f"{self.use}: corpus", wanted=f"at least one sequence of {self.context} tokens to learn from",
+                got=f"{tokens:,} tokens", todo="Give more text, or a smaller context.",
+            )  # fmt: skip
+        return found[0], found[1]
+
+    def _learner(self, model: Any, objective: str) -> Any:
+        """The model with its loss, checked to keep documents apart."""
+        from halfpint.train._language import Learner
+
+        if self.gradient_checkpointing:
+            if not model.supports_gradient_checkpointing:
+                raise HalfpintError(
+                    f"{self.use}: gradient_checkpointing", wanted="an architecture that has it", got=self.arch
+                )
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        learner = Learner(model, objective, device())
+        learner.check_apart(self.use)
+        return learner
+
+    def rows(self) -> int:
+        """Sequences of a batch."""
+        return max(1, min(self.batch_size, self.batch_tokens // self.context))
+
+    def _plan(
+        self, batches: Batches, batch_loss: Callable[[Part], Any], model: Any, learner: Any, work: Work, started: float
+    ) -> Plan:
+        """How many steps there are, kept in scratch: an interrupted run goes on with its own plan."""
+        path = work.scratch / _PLAN
+        tokens = batches.tokens_a_step
+        if path.is_file():
+            found = read_json(path)
+        elif self.tokens or not self.minutes:
+            steps = self.tokens / tokens if self.tokens else self.epochs * batches.steps_per_epoch
+            found = {"total": max(1, math.ceil(steps)), "seconds": None}
+        else:
+            seconds = min(self.minutes * 60 - (time.monotonic() - started), work.seconds_left())
+            pace = self._pace(batches, batch_loss, model, seconds)
+            seconds -= 3 * pace  # about what was spent on measuring
+            found = {"total": max(1, int(seconds / (1.05 * pace))), "seconds": seconds}  # evaluations take their part
+        found = _ranks.decided(found)
+        if _ranks.is_first():
+            write_json(path, found)
+        total, seconds = int(found["total"]), found["seconds"]
+        passes = total * tokens / max(1, batches.steps_per_epoch * tokens)
+        length = f"in {seconds / 60:.1f} minutes" if seconds else "in all"
+        work.log.say(
+            f"plan: {total:,} steps of {tokens:,} tokens {length}, {passes:.2g} times the text",
+            kind="plan", **found, passes=passes,
+        )  # fmt: skip
+        cost = _budget.flops_per_token(model, learner.objective, self.context, self.mask_share)
+        peak = _budget.measured_peak(device(), use_bf16(self.precision)) * _ranks.join()[1]
+        return Plan(
+            total=total, step=batches.step, size=batches.size, evaluate_every=max(1, total // self.evaluations),
+            seconds=math.inf if seconds is None else float(seconds),
+            told=lambda speed: f"{speed:,.0f} tokens/s  {speed * cost / peak:.0%} of peak",
+        )  # fmt: skip
+
+    def _pace(self, batches: Batches, batch_loss: Callable[[Part], Any], model: Any, seconds: float) -> float:
+        """Seconds of a step, measured with a learning rate of 0: the weights stay as they are."""
+        import torch
+
+        model.train()
+        weights = [tensor for tensor in model.parameters() if tensor.requires_grad]
+        optimiser = torch.optim.AdamW(weights, lr=0.0, weight_decay=0.0, fused=True)
+
+        def step(number: int) -> None:
+            for part in batches.step(number)[1]:
+                with torch.autocast(device().type, torch.bfloat16, enabled=use_bf16(self.precision)):
+                    loss = batch_loss(part)
+                loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+
+        return _budget.seconds_a_step(step, device(), seconds)
+
+
+def _with_rate(stage: Pretrain, rate: float) -> Training:
+    """The loop's settings with the learning rate that was chosen."""
+    held = {item.name: getattr(stage, item.name) for item in fields(Training)}
+    return Training(**{**held, "learning_rate": rate})

@@ -1,0 +1,153 @@
+"""Language models by the commands that people type: counted and trained ones, at tiny size."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from halfpint import cli
+from halfpint.bundle import open_bundle
+from halfpint.data.corpus import Corpus, CorpusData
+from halfpint.errors import HalfpintError
+from halfpint.language import evaluate_text, judge, make_tokenizer, pretrain
+from halfpint.progress import SILENT, Log
+from halfpint.recipe import read_recipe
+from halfpint.run import run_recipe
+from halfpint.tokenizers.train import TokenizerSettings
+from halfpint.train.ngram import Ngram
+
+ROOT = Path(__file__).resolve().parents[1]
+TICKETS = ROOT / "examples" / "tickets.csv"
+DATA = CorpusData(sources=(str(TICKETS),), text="text", validation_share=0.2, clean=False)
+
+
+def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command."""
+    monkeypatch.setattr("sys.argv", ["halfpint", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, said.out, said.err
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "counts"
+
+    def told(*words: object) -> str:
+        code, output, errors = typed(capsys, monkeypatch, *words)
+        assert code == 0, errors
+        return output
+
+    made = told("pretrain", TICKETS, "--text", "text", "--arch", "ngram", "--order", 3, "--out", out)
+    assert "n-grams: " in made and f"halfpint generate {out}" in made
+    assert [path.name for path in tmp_path.iterdir()] == ["counts"]
+    figures = json.loads(told("evaluate", out, TICKETS, "--text", "text", "--json"))
+    assert {"perplexity", "perplexity_without_unknown", "bits_per_byte", "size_bytes", "tokens_per_s"} <= set(figures)
+    assert 1 < figures["perplexity"] < 20 and figures["unknown_share"] == 0  # the text that it was counted in
+    assert "bits a byte" in told("evaluate", out, TICKETS, "--text", "text")
+    words = json.loads(told("predict", out, "It would", "--top", 3, "--json"))["words"]
+    assert words[0]["word"] == "be" and len(words) == 3
+    first = told("generate", out, "I was", "--seed", 4, "--max-tokens", 5)
+    assert first.startswith("I was ") and first == told("generate", out, "I was", "--seed", 4, "--max-tokens", 5)
+    told("tokenizer", TICKETS, "--text", "text", "--vocab", 500, "--out", tmp_path / "tokens")
+    assert (tmp_path / "tokens" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--arch", "lama"), "'lama'"),
+        (("--arch", "llama", "--objective", "masked"), "masked"),
+        (("--size", "10X"), "10X"),
+        (("--arch", "ngram", "--order", "9"), "order"),
+        (("--arch", "ngram", "--validation", "nowhere.txt"), "nowhere.txt"),
+    ],
+)
+def test_bad_input_is_told_before_work_starts(
+    words: Sequence[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    code, _, errors = typed(capsys, monkeypatch, "pretrain", TICKETS, "--text", "text", "--out", out, *words)
+    assert code == 2 and errors.splitlines()[-1].startswith("error: ") and said in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_texts_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "noise.bin").write_bytes(bytes(range(256)) * 40)
+    for name in ("empty.txt", "noise.bin", "absent.txt"):
+        with pytest.raises(HalfpintError, match=name):
+            pretrain(CorpusData(sources=(str(tmp_path / name),)), [Ngram()], tmp_path / "out", SILENT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "noise.bin"]
+
+
+def test_what_is_there_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    for force in (False, True):
+        with pytest.raises(HalfpintError, match="other files"):
+            pretrain(DATA, [Ngram(order=1)], tmp_path / "mine", SILENT, force=force)
+    with pytest.raises(HalfpintError, match="files that are there"):
+        make_tokenizer(
+            (str(TICKETS),), "text", TokenizerSettings(vocab_size=500), tmp_path / "mine", SILENT, force=True
+        )
+    pretrain(DATA, [Ngram(order=1)], tmp_path / "one", SILENT)
+    with pytest.raises(HalfpintError, match="a bundle that is there"):
+        pretrain(DATA, [Ngram(order=2)], tmp_path / "one", SILENT)
+    pretrain(DATA, [Ngram(order=2)], tmp_path / "one", SILENT, force=True)
+    assert open_bundle(tmp_path / "one").config["order"] == 2
+
+
+def test_a_longer_context_predicts_better(tmp_path: Path, corpus: Corpus) -> None:
+    """And what `pretrain` tells of held-out text is what `evaluate` finds on it."""
+    source = tmp_path / "held.txt"
+    source.write_text("\n".join(corpus.validation), encoding="utf-8")
+    data = CorpusData(sources=(str(TICKETS),), text="text", validation=str(source), clean=False)
+    found = []
+    for order in (1, 3):
+        result = pretrain(data, [Ngram(order=order)], tmp_path / str(order), SILENT)
+        again = evaluate_text(open_bundle(tmp_path / str(order)), CorpusData(sources=(str(source),)), SILENT)
+        assert again["bits_per_byte"] == pytest.approx(result["validation"]["bits_per_byte"], rel=1e-9)
+        found.append(result["validation"]["bits_per_byte"])
+    assert found[1] < found[0]
+
+
+def test_figures_of_a_model_that_knows_nothing_of_the_text(tmp_path: Path) -> None:
+    pretrain(DATA, [Ngram(order=2)], tmp_path / "counts", SILENT)
+    figures = judge(open_bundle(tmp_path / "counts"), ["zzz zzzz\nzzzzz"], SILENT)
+    assert figures["unknown_share"] == pytest.approx(3 / 5)
+    assert figures["perplexity_without_unknown"] < figures["perplexity"]
+    assert math.isfinite(figures["perplexity"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        ("counted", ()),
+        (
+            "python-completion",
+            ("stage.1.size=125K", "stage.1.vocabulary=400", "stage.1.context=32", "stage.1.tokens=2048",
+             "stage.1.batch_tokens=256", "stage.1.evaluations=1", "stage.1.evaluation_tokens=512"),
+        ),
+    ],
+)  # fmt: skip
+def test_the_recipes_run(recipe: str, changes: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    if recipe == "python-completion":
+        changes = (
+            *changes,
+            f'data.sources=["{Path(json.__file__).parent}"]',
+            "data.validation_share=0.3",
+            "data.clean=false",
+        )
+    out = tmp_path / "out"
+    found = run_recipe(read_recipe(ROOT / "recipes" / f"{recipe}.toml", changes), out, Log(quiet=True))
+    assert 0 < found["validation"]["bits_per_byte"] < 20
+    assert open_bundle(out / "best").card["task"] == "predict"
+    again = read_recipe(out / "recipe.resolved.toml")
+    assert run_recipe(again, out, SILENT) == found  # from the cache, by the recipe as it was resolved
