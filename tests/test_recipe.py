@@ -7,6 +7,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from halfpint import registry
 from halfpint.bundle import read_json
 from halfpint.data.prepare import Data
 from halfpint.errors import HalfpintError
-from halfpint.evaluate.classification import METRICS
 from halfpint.export.onnx import Onnx
 from halfpint.init import init_recipe
 from halfpint.models.pull import Pull
@@ -26,10 +26,12 @@ from halfpint.progress import Log
 from halfpint.recipe import Recipe, check_recipe, read_recipe
 from halfpint.run import run_recipe
 from halfpint.stage import Stage
-from halfpint.tasks import classify
+from halfpint.tasks import classify, predict
 from halfpint.train.finetune import Finetune
 from halfpint.train.frozen_linear import FrozenLinear
 from halfpint.train.majority import Majority
+from halfpint.train.ngram import Ngram
+from halfpint.train.pretrain import Pretrain
 from halfpint.train.tfidf_linear import TfidfLinear
 
 GOOD = """
@@ -200,18 +202,28 @@ VALUES: dict[type, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     int: st.integers(1, 2**53),
     float: st.floats(1e-12, 1e12),
-    str: st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
+    str: (TEXTS := st.text(st.characters(exclude_categories=["Cs"]), max_size=30)),
+    tuple[str, ...]: st.lists(TEXTS, max_size=3).map(tuple),
 }
 CHOICES = {"schedule": ["linear", "cosine", "wsd", "constant"], "precision": ["auto", "fp32", "bf16"],
            "class_weights": ["none", "balanced"], "compute": ["int8", "fp32"]}  # fmt: skip
+ITS_OWN: dict[type, dict[str, list[Any]]] = {
+    Ngram: {"order": [1, 5, 8], "smoothing": ["kneser-ney", "none"], "prune": ["", "0 0 1"]},
+    Pretrain: {
+        "arch": ["llama", "bert"], "objective": ["", "causal", "masked"], "size": ["125K", "10M", "1.5B"],
+        "tokenizer": ["", "bpe"], "context": [8, 256], "packing": ["fit", "stream"], "mask_share": [0.1, 0.15],
+        "beta1": [0.0, 0.9], "beta2": [0.95, 0.999],
+    },
+}  # fmt: skip
 
 
 def instances(kind: type) -> st.SearchStrategy[Any]:
     """Settings of any values that the class takes."""
     hints = typing.get_type_hints(kind)
+    choices = CHOICES | ITS_OWN.get(kind, {})
     parts: dict[str, st.SearchStrategy[Any]] = {}
     for item in fields(kind):
-        parts[item.name] = st.sampled_from(CHOICES[item.name]) if item.name in CHOICES else VALUES[hints[item.name]]
+        parts[item.name] = st.sampled_from(choices[item.name]) if item.name in choices else VALUES[hints[item.name]]
     return st.builds(kind, **parts)
 
 
@@ -235,12 +247,12 @@ def orders(kinds: dict[str, type[Stage]]) -> list[tuple[str, ...]]:
 ORDERS = orders(all_stages())
 
 
-@given(drawn=st.data(), order=st.sampled_from(ORDERS), metric=st.sampled_from(["", *METRICS]))
-def test_what_is_written_reads_back(drawn: Any, order: tuple[str, ...], metric: str) -> None:
+@given(drawn=st.data(), order=st.sampled_from(ORDERS), task=st.sampled_from([classify, predict]))
+def test_what_is_written_reads_back(drawn: Any, order: tuple[str, ...], task: ModuleType) -> None:
     kinds = all_stages()
-    recipe = Recipe(
-        drawn.draw(instances(Data)), classify, metric, tuple(drawn.draw(instances(kinds[use])) for use in order)
-    )
+    metrics = ["", *registry.load("evaluate", task.METRICS).METRICS]
+    stages = tuple(drawn.draw(instances(kinds[use])) for use in order)
+    recipe = Recipe(drawn.draw(instances(task.DATA)), task, drawn.draw(st.sampled_from(metrics)), stages)
     assert check_recipe(tomllib.loads(recipe.toml()), "recipe.toml") == recipe
 
 
