@@ -192,7 +192,7 @@ def test_language_engine(engine: str, name: str, bundles: Callable[[str], Bundle
     for text, one in zip(texts, together, strict=True):
         logs = np.asarray(one.log_probabilities)
         assert len(logs) and np.isfinite(logs).all() and (logs <= 0).all()
-        assert (one.words, one.bytes) == (len(text.split()), len(text.encode()))
+        assert (one.words, one.bytes) == (len(text.split()) + text.count("\n") + 1, len(text.encode()))
         np.testing.assert_allclose(loaded.score([text])[0].log_probabilities, logs, atol=1e-5)
     words = loaded.next_words("I was charged", 5)
     chances = [chance for _, chance in words]

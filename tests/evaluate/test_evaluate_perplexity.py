@@ -146,7 +146,7 @@ def test_scores_are_the_models(language: Callable[[str], Bundle]) -> None:
     short, empty, long = engine.score([text[:20], "", text])
     ids = [0, *engine._ids(text)]
     np.testing.assert_allclose(short.log_probabilities, by_hand(bundle, ids[:21]), atol=1e-4)
-    assert (short.tokens, short.words, short.bytes) == (20, 4, 20)
+    assert (short.tokens, short.words, short.bytes) == (20, 5, 20)
     assert (empty.tokens, len(empty.log_probabilities)) == (0, 0)
     assert long.tokens == len(text) == len(long.log_probabilities) == 57
     np.testing.assert_allclose(long.log_probabilities[:31], by_hand(bundle, ids[:32]), atol=1e-4)

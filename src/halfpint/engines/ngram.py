@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle
+from halfpint.data.documents import count_words
 from halfpint.errors import HalfpintError
 from halfpint.models.ngram import NgramModel
 
@@ -21,7 +22,8 @@ _NOT_HERE = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 class ScoredText:
     """A text's scores: the log-probability (nats) of each word and of the end of each line, and what to divide by.
 
-    `unknown` marks the tokens whose word the vocabulary has not; `words` are those between white space, `bytes` UTF-8.
+    `unknown` marks the tokens whose word the vocabulary has not; `words` are those between white space and the ends
+    of lines, `bytes` UTF-8.
     """
 
     log_probabilities: npt.NDArray[np.float64]
@@ -48,7 +50,7 @@ class NgramEngine:
             unknown = np.split(scores.unknown, ends[:-1])
             for text, own, strange in zip(part, logs, unknown, strict=True):
                 size = len(text.encode("utf-8", "surrogatepass"))
-                found.append(ScoredText(own, strange, len(text.split()), size))
+                found.append(ScoredText(own, strange, count_words(text), size))
         return found
 
     def next_words(self, context: str, top: int = 10) -> list[tuple[str, float]]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle
+from halfpint.data.documents import count_words
 from halfpint.engines._sampling import Sampling, choose
 from halfpint.errors import HalfpintError, need
 from halfpint.models.sizes import CAUSAL, MASKED, resolve
@@ -91,7 +92,7 @@ class TorchLanguageEngine:
             ]
             logs = self._causal_scores(rows) if self.objective == CAUSAL else [self._masked_scores(ids) for ids in rows]
             found += [
-                ScoredText(scores, len(scores), len(text.split()), len(text.encode("utf-8", "surrogatepass")))
+                ScoredText(scores, len(scores), count_words(text), len(text.encode("utf-8", "surrogatepass")))
                 for text, scores in zip(some, logs, strict=True)
             ]
         return found

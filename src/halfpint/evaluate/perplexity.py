@@ -38,7 +38,7 @@ class Scored(Protocol):
 
     @property
     def words(self) -> int:
-        """Words between white space."""
+        """Words between white space, and ends of lines."""
 
     @property
     def bytes(self) -> int:
@@ -60,7 +60,7 @@ class Perplexity:
 
     Attributes:
         per_token: exp of the mean nats a token.
-        per_word: exp of the summed nats over the number of words between white space.
+        per_word: exp of the summed nats over the number of words, ends of lines among them.
         bits_per_byte: summed bits over bytes of UTF-8.
         nats_per_token: the mean loss.
         tokens, words, bytes: what was counted.
