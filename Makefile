@@ -4,7 +4,7 @@
 # PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS; every setting of pip in the environment is heeded.
 
 PYTHON ?= python3
-MINUTES ?= 4
+MINUTES ?= 5
 DEMO ?= demo
 
 VENV := .venv

@@ -14,6 +14,7 @@ from halfpint.compress.layers import Layers
 from halfpint.pipeline import faults_in_order
 from halfpint.search.space import Encoder, Group, cheap_groups, describe_encoder, frozen_group, tuned_groups
 from halfpint.train.finetune import Finetune
+from halfpint.train.frozen_linear import FrozenLinear
 
 ENCODER = Encoder(
     base="some-encoder", layers=6, hidden=384, embedding_weights=30522 * 384, layer_weights=1_770_000,
@@ -42,6 +43,18 @@ def test_a_plan_keeps_to_its_time(texts: int, seconds: float, speed: float, labe
         epoch_s = (tuned[0].train_texts or texts) / speed
         training_s = tuned[-1].epochs * epoch_s * depth(group) / ENCODER.layers
         assert group.expected_s == pytest.approx(training_s + group.finish_s, abs=0.2)
+
+
+def test_a_short_time_is_enough_for_a_head_on_fewer_texts() -> None:
+    def planned(seconds: float) -> tuple[int, float]:
+        group = frozen_group(ENCODER, 26_000, 3, 5000, seconds)
+        (stage,) = (stage for stage in group.train if isinstance(stage, FrozenLinear))
+        return stage.train_texts, group.expected_s
+
+    assert planned(3600)[0] == FrozenLinear.train_texts
+    texts, expected = planned(130)
+    assert 2000 < texts < FrozenLinear.train_texts and expected == pytest.approx(130, abs=1)
+    assert planned(10)[0] == 2000
 
 
 def test_exports_that_take_longer_leave_less_for_training() -> None:

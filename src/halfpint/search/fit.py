@@ -128,10 +128,11 @@ def _search(run: _Run, prepared: Prepared) -> None:
     plan = read_json(plan_file) if plan_file.is_file() else {}
     if "texts_per_s" not in plan:
         plan["texts_per_s"], plan["used_tokens"] = training_speed(base.bundle, prepared.train)
+        plan["frozen_seconds"] = run.deadline - time.monotonic()
         write_json(plan_file, plan)
     encoder = describe_encoder(base.bundle, run.request.base, plan["texts_per_s"])
     sizes = (len(prepared.train), len(run.pipeline.labels), plan["used_tokens"])
-    exports_s = _try_group(run, frozen_group(encoder, *sizes))
+    exports_s = _try_group(run, frozen_group(encoder, *sizes, plan["frozen_seconds"]))
     if "seconds" not in plan:  # an unfinished run that goes on keeps its plan
         plan["seconds"], plan["exports_s"] = run.deadline - time.monotonic(), max(exports_s, EXPORTS_S / 2)
         write_json(plan_file, plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +27,8 @@ _BLEND_BYTES = 6000  # of a TF-IDF classifier in int8, for each label
 _MANY_TEXTS, _MANY_RATE = 20_000, 1e-4  # many texts bear a larger rate, and two epochs at a small one under-fit
 _HEAL_HEAD_RATE = 5e-4  # the head is trained already; only what it reads has changed
 _HEAL_SHARE = 0.6  # of the epochs, when layers were taken out
-_REFIT_S = 20.0  # of fitting a head on features that are there
+_FIT_HEAD_S = 20.0  # on features that are there
+_FEWEST_FROZEN = 2000  # texts that a head on a frozen encoder is fitted on, however short the time
 
 
 @dataclass(frozen=True)
@@ -92,18 +94,23 @@ def cheap_groups() -> list[Group]:
     ]
 
 
-def frozen_group(encoder: Encoder, texts: int, labels: int, used_tokens: int) -> Group:
-    """The encoder as it is, with a head.
+def frozen_group(encoder: Encoder, texts: int, labels: int, used_tokens: int, seconds: float = math.inf) -> Group:
+    """The encoder as it is, with a head that is fitted on as many texts as there is time to read.
 
     Args:
         texts: training texts; labels: number of labels; used_tokens: different tokens in the training texts.
+        seconds: time for it.
     """
+    most = min(texts, FrozenLinear.train_texts)
+    left = seconds - _FIT_HEAD_S - EXPORTS_S
+    taken = most if left >= _pass_s(encoder, most) else max(_FEWEST_FROZEN, int(left * 3 * encoder.texts_per_s))
+    stage = FrozenLinear() if taken >= most else FrozenLinear(train_texts=taken)
     return Group(
         "frozen",
         "frozen encoder",
-        (Pull(base=encoder.base), FrozenLinear()),
+        (Pull(base=encoder.base), stage),
         _variants(encoder, "frozen", encoder.layers, labels, used_tokens),
-        round(_pass_s(encoder, min(texts, FrozenLinear.train_texts)) + 20 + EXPORTS_S, 1),
+        round(_pass_s(encoder, min(taken, most)) + _FIT_HEAD_S + EXPORTS_S, 1),
         EXPORTS_S,
     )
 
@@ -117,7 +124,7 @@ def tuned_groups(
         exports_s: seconds that the exports of one training take with their measurements.
     """
     depths = sorted({round(encoder.layers * share) for share in (2 / 3, 1 / 2)} - {0, encoder.layers}, reverse=True)
-    finish_s = _pass_s(encoder, min(texts, REFIT_TEXTS)) + _REFIT_S + exports_s
+    finish_s = _pass_s(encoder, min(texts, REFIT_TEXTS)) + _FIT_HEAD_S + exports_s
     epoch_s = texts / encoder.texts_per_s
     plan = _epochs(seconds, epoch_s, finish_s, texts, [depth / encoder.layers for depth in depths])
     if plan is None:
