@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from halfpint.bundle import Bundle, open_bundle
+from halfpint.data.conversations import ChatData, Conversations, prepare_chat
 from halfpint.data.corpus import Corpus, CorpusData, prepare_corpus
 from halfpint.data.examples import Example
 from halfpint.data.prepare import Data, Prepared, prepare
@@ -66,7 +67,7 @@ ROWS = {
         {
             "size": "125K",
             "vocabulary": 400,
-            "context": 32,
+            "context": 64,
             "tokens": 4096,
             "batch_tokens": 256,
             "evaluations": 2,
@@ -75,6 +76,9 @@ ROWS = {
         None,
         "language",
     ),
+    "gguf": Row("export/gguf", {"type": "f16"}, "language", "gguf"),
+    "chat": Row("train/chat", {"template": "chatml", "epochs": 1, "precision": "fp32"}, "language", "language"),
+    "adapted": Row("train/adapt", {"tokens": 1024, "batch_tokens": 256, "precision": "fp32"}, "language", "language"),
 }
 
 
@@ -189,6 +193,21 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Corp
 
 
 @pytest.fixture(scope="session")
+def conversations(tmp_path_factory: pytest.TempPathFactory) -> Conversations:
+    """Short questions with their answers."""
+    rows = [{"instruction": f"What is {number} plus one?", "output": f"It is {number + 1}."} for number in range(30)]
+    path = tmp_path_factory.mktemp("conversations") / "sums.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return prepare_chat(ChatData(source=str(path)), SILENT)
+
+
+@pytest.fixture(scope="session")
+def learns_from(corpus: Corpus, conversations: Conversations) -> Callable[[str], Any]:
+    """What the stage of a name in `rows` finds in `Work.corpus`."""
+    return lambda name: conversations if ROWS[name].use == "train/chat" else corpus
+
+
+@pytest.fixture(scope="session")
 def work(prepared: Prepared, corpus: Corpus) -> Callable[..., Work]:
     """Makes the `Work` of a stage that writes to `target`, on all of the prepared data or on what is given."""
 
@@ -231,6 +250,7 @@ def bundles(
     tmp_path_factory: pytest.TempPathFactory,
     work: Callable[..., Work],
     stage_of: Callable[[str], Stage],
+    learns_from: Callable[[str], Any],
     few: list[Example],
 ) -> Callable[[str], Bundle]:
     """The bundle with a name in `rows`, made when first asked for; nobody may change it."""
@@ -240,7 +260,7 @@ def bundles(
         target = folder / name
         if not target.exists():
             parent = ROWS[name].parent
-            stage_of(name).run(get(parent) if parent else None, work(target, train=few))
+            stage_of(name).run(get(parent) if parent else None, work(target, train=few, corpus=learns_from(name)))
         return open_bundle(target)
 
     return get

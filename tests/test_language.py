@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from halfpint import cli
-from halfpint.bundle import open_bundle
+from halfpint.bundle import Bundle, open_bundle
 from halfpint.data.corpus import Corpus, CorpusData
 from halfpint.errors import HalfpintError
 from halfpint.language import evaluate_text, judge, make_tokenizer, pretrain
@@ -151,3 +151,33 @@ def test_the_recipes_run(recipe: str, changes: Sequence[str], tmp_path: Path, mo
     assert open_bundle(out / "best").card["task"] == "predict"
     again = read_recipe(out / "recipe.resolved.toml")
     assert run_recipe(again, out, SILENT) == found  # from the cache, by the recipe as it was resolved
+
+
+def test_a_model_is_taught_and_exported(
+    bundles: Callable[[str], Bundle],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("peft")
+    pytest.importorskip("xllamacpp")
+    rows = [
+        {"instruction": f"What is {number} plus one?", "input": "", "output": f"It is {number + 1}."}
+        for number in range(30)
+    ]
+    (tmp_path / "talks.json").write_text(json.dumps(rows), encoding="utf-8")
+    base, taught, file = bundles("language").path, tmp_path / "taught", tmp_path / "file"
+    words = ("--task", "chat", "--lora", "--template", "chatml", "--epochs", 1, "--out", taught, "--json")
+    code, said, errors = typed(capsys, monkeypatch, "finetune", base, tmp_path / "talks.json", *words)
+    assert code == 0, errors
+    assert json.loads(said)["stages"][-1]["use"] == "train/chat"
+    assert (taught / "chat_template.jinja").is_file() and open_bundle(taught).card["task"] == "chat"
+    code, said, errors = typed(capsys, monkeypatch, "export", taught, "--to", "gguf", "--type", "f16", "--out", file)
+    assert code == 0, errors
+    assert (file / "model.gguf").is_file()
+    written = [typed(capsys, monkeypatch, "generate", path, "What is", "--temperature", 0, "--max-tokens", 5)[1]
+               for path in (taught, file)]  # fmt: skip
+    assert written[0] == written[1]
+    code, _, errors = typed(capsys, monkeypatch, "export", file, "--out", tmp_path / "again")
+    assert code == 2 and "wanted a Transformer language model, got one of llama_cpp" in errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "talks.json", "taught"]

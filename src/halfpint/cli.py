@@ -173,7 +173,7 @@ def evaluate(
 
     check_metric(metric, "--metric")
     opened = open_bundle(bundle)
-    if opened.card.get("task") == "predict":
+    if opened.card.get("task") in ("predict", "chat"):
         _evaluate_text(opened, data, text, json_)
         return
     opened = open_bundle(bundle, task="classify")
@@ -225,7 +225,7 @@ def predict(
             got="neither or both",
         )
     opened = open_bundle(bundle)
-    if opened.card.get("task") == "predict" and texts:
+    if opened.card.get("task") in ("predict", "chat") and texts:
         _predict_words(opened, texts, top, json_)
         return
     engine = open_engine(open_bundle(bundle, task="classify"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -102,6 +103,79 @@ def pretrain(
     print(json.dumps(plain(result), ensure_ascii=False) if json_ else pretrained(result))
 
 
+def finetune(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="A bundle, or a base model by name or folder.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Conversations: JSON, JSONL or Parquet, each also .gz.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write the bundle to.")] = None,
+    task: Annotated[str, typer.Option(help="What it is to learn: chat.")] = "chat",
+    lora: Annotated[bool, typer.Option("--lora", help="Train low-rank adapters alone, and merge them.")] = False,
+    minutes: Annotated[float, typer.Option(help="How long it may take; 0 goes by --epochs.")] = 0.0,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the conversations.")] = 3,
+    context: Annotated[int, typer.Option(min=0, help="Tokens in a sequence; 0 takes it from the data.")] = 0,
+    template: Annotated[str, typer.Option(help="chatml, for models without a chat template of their own.")] = "",
+    validation: Annotated[str, typer.Option(help="Conversations to choose by; else a share of DATA is kept.")] = "",
+    drop_faulty: Annotated[bool, typer.Option("--drop-faulty", help="Leave faulty conversations out.")] = False,
+    show_mask: Annotated[
+        bool, typer.Option("--show-mask", help="Show a conversation with what the loss counts marked, and stop.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the split and of training.")] = 0,
+    force: Force = False,
+    quiet: Quiet = False,
+    json_: AsJson = False,
+) -> None:
+    """Teach a language model to answer, on conversations; the loss counts what the assistant says."""
+    from halfpint.data.conversations import ChatData
+    from halfpint.errors import HalfpintError
+    from halfpint.language import finetune as teach
+    from halfpint.language import mask_shown
+    from halfpint.progress import Log, plain
+    from halfpint.report.terminal import pretrained
+    from halfpint.train.chat import Chat
+
+    if task != "chat":
+        raise HalfpintError("--task", wanted="chat", got=repr(task), todo="For labels: halfpint fit DATA.")
+    stage = Chat(lora=lora, minutes=minutes, epochs=epochs, context=context, template=template, seed=seed)
+    settings = ChatData(source=data, validation=validation, drop_faulty=drop_faulty, seed=seed)
+    if show_mask:
+        print(mask_shown(base, settings, template, Log(quiet=quiet), colour=sys.stdout.isatty()))
+        return
+    if out is None:
+        raise HalfpintError("--out", wanted="a folder to write to", got="none")
+    result = teach(base, settings, stage, out, Log(quiet=quiet or json_), force=force)
+    print(json.dumps(plain(result), ensure_ascii=False) if json_ else pretrained(result))
+
+
+def export(
+    bundle: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="A language model: a bundle, or a base model's name.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder (gguf) or file (arpa) to write.")],
+    to: Annotated[str, typer.Option(help="gguf, for llama.cpp; arpa, of counted models, for KenLM.")] = "gguf",
+    type_: Annotated[
+        str, typer.Option("--type", help="Weights of a GGUF file: f32, f16, q8_0, q4_1 or q4_0.")
+    ] = "q8_0",
+    force: Force = False,
+    json_: AsJson = False,
+) -> None:
+    """Write a language model for another program, proven to say the same there."""
+    from halfpint.bundle import open_bundle
+    from halfpint.errors import HalfpintError, nearest
+    from halfpint.export.gguf import Gguf
+    from halfpint.language import export as write
+    from halfpint.models.ngram import NgramModel
+    from halfpint.progress import Log, plain
+    from halfpint.report.terminal import pretrained
+
+    if to not in ("gguf", "arpa"):
+        raise HalfpintError("--to", wanted="gguf or arpa", got=repr(to), todo=nearest(to, ("gguf", "arpa")))
+    if to == "arpa":
+        NgramModel.load(open_bundle(bundle, task="predict").path).to_arpa(out)
+        print(out)
+        return
+    result = write(bundle, Gguf(type=type_), out, Log(quiet=json_), force=force)
+    print(json.dumps(plain(result), ensure_ascii=False) if json_ else pretrained(result))
+
+
 def generate(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a language model.")],
     prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="Text to go on from.")] = "",
@@ -118,8 +192,7 @@ def generate(
     from halfpint.bundle import open_bundle
     from halfpint.engines import open_language_engine
 
-    opened = open_bundle(bundle, task="predict")
-    pieces = open_language_engine(opened).generate(
+    pieces = open_language_engine(open_bundle(bundle)).generate(
         prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty, seed=seed, stop=tuple(stop or ()),
     )  # fmt: skip
@@ -131,5 +204,5 @@ def generate(
 
 def add(app: typer.Typer) -> None:
     """Put the commands into the program."""
-    for command in (tokenizer, pretrain, generate):
+    for command in (tokenizer, pretrain, finetune, export, generate):
         app.command()(command)

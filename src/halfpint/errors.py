@@ -24,6 +24,8 @@ _EXTRAS = {
     "onnx": ("onnx", "train"),
     "safetensors": ("safetensors", "train"),
     "huggingface_hub": ("huggingface_hub", "train"),
+    "gguf": ("gguf", "gguf"),
+    "xllamacpp": ("xllamacpp", "gguf"),
 }
 
 

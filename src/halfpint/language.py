@@ -12,18 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from halfpint.bundle import CARD, Bundle, open_bundle, replace_folder, write_json
+from halfpint.bundle import CARD, Bundle, new_bundle, open_bundle, replace_folder, write_json
+from halfpint.data.conversations import ChatData, prepare_chat
 from halfpint.data.corpus import Corpus, CorpusData, prepare_corpus
 from halfpint.engines import open_language_engine
 from halfpint.errors import HalfpintError
 from halfpint.evaluate.perplexity import perplexity_of
 from halfpint.machine import describe
+from halfpint.models.sources import locate
 from halfpint.pipeline import Pipeline
 from halfpint.progress import Log
+from halfpint.report.mask import show_mask
 from halfpint.search.output import copy_bundle, disk_errors
-from halfpint.stage import Stage
+from halfpint.stage import Stage, Work
 from halfpint.tasks import predict
 from halfpint.tokenizers.train import TokenizerReport, TokenizerSettings, train_tokenizer
+from halfpint.train.chat import Chat, masked_tokens
 
 TOKENIZER = "tokenizer.json"
 _UNFINISHED = ".unfinished"
@@ -76,10 +80,7 @@ def pretrain(data: CorpusData, stages: Sequence[Stage], out: Path, log: Log, *, 
     Raises:
         HalfpintError: no text to learn from, settings that do not fit, or an `out` that holds something else.
     """
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (force and (out / CARD).is_file()))):
-        todo = "Give another --out, or --force." if (out / CARD).is_file() else "Give another --out."
-        got = "a bundle that is there" if (out / CARD).is_file() else "other files"
-        raise HalfpintError(f"--out {out}", wanted="a new or empty folder", got=got, todo=todo)
+    _refuse_other_files(out, force=force)
     for stage in stages:
         stage.check()
     started = time.monotonic()
@@ -107,6 +108,110 @@ def pretrain(data: CorpusData, stages: Sequence[Stage], out: Path, log: Log, *, 
         "bundle": str(out), "size_bytes": open_bundle(out).size_bytes, "seconds": round(time.monotonic() - started, 1),
         "stages": card["stages"], "data": corpus.summary(), "validation": figures,
     }  # fmt: skip
+
+
+def finetune(base: str, data: ChatData, stage: Chat, out: Path, log: Log, *, force: bool = False) -> dict[str, Any]:
+    """Teach a language model on conversations: the bundle goes to `out`; gives what was done.
+
+    Args:
+        base: a bundle's folder, or a base model (a name of the catalogue, a Hub name, a folder).
+
+    What is unfinished is kept beside `out`, and the same call goes on from there.
+
+    Raises:
+        HalfpintError: no such base or data, settings that do not fit, or an `out` that holds something else.
+    """
+    _refuse_other_files(out, force=force)
+    stage.check()
+    started = time.monotonic()
+    conversations = prepare_chat(data, log)
+    work = out.with_name(out.name + _UNFINISHED)
+    with disk_errors(out):
+        parent = base_bundle(base, work / "base", log)
+        made = stage.run(parent, _work(work, conversations, log))
+        copy_bundle(made.path, out)
+        shutil.rmtree(work, ignore_errors=True)
+    opened = open_bundle(out)
+    return {
+        "bundle": str(out), "size_bytes": opened.size_bytes, "seconds": round(time.monotonic() - started, 1),
+        "stages": opened.card["stages"], "data": conversations.summary(), "validation": None,
+    }  # fmt: skip
+
+
+def mask_shown(base: str, data: ChatData, template: str, log: Log, *, colour: bool) -> str:
+    """The first conversation of `data` as `base` reads it, with what the loss counts marked.
+
+    Raises:
+        HalfpintError: no such base or data, or a base without a chat template.
+    """
+    conversations = prepare_chat(data, log)
+    with TemporaryDirectory(prefix="halfpint-base-") as folder:
+        parent = base_bundle(base, Path(folder) / "base", log)
+        pieces, counted = masked_tokens(parent, conversations.train[0], template)
+    return show_mask(pieces, counted, colour=colour)
+
+
+def base_bundle(name: str, folder: Path, log: Log) -> Bundle:
+    """The language model `name`: a bundle as it is, a base model as a new bundle in `folder`.
+
+    Raises:
+        HalfpintError: there is no such model, or it cannot be had.
+    """
+    if (Path(name) / CARD).is_file():
+        return open_bundle(name)
+    if not (folder / CARD).is_file():
+        source = locate(name, log)
+        with new_bundle(folder) as (made, card):
+            for file in source.iterdir():
+                if file.is_file() and file.name not in (CARD, "README.md"):
+                    shutil.copyfile(file, made / file.name)
+            card.update(task=predict.NAME, engine="torch_lm")
+            card["stages"].append({"use": "models/pull", "settings": {"base": name}, "seconds": 0.0})
+    return open_bundle(folder)
+
+
+def export(name: str, stage: Stage, out: Path, log: Log, *, force: bool = False) -> dict[str, Any]:
+    """Export a language model to `out` by a stage of export/; gives what was done.
+
+    Raises:
+        HalfpintError: no such model, a stage that does not fit it, or an `out` that holds something else.
+        RefusedError: the export does not say what the model says.
+    """
+    _refuse_other_files(out, force=force)
+    stage.check()
+    started = time.monotonic()
+    work = out.with_name(out.name + _UNFINISHED)
+    with disk_errors(out):
+        try:
+            parent = base_bundle(name, work / "base", log)
+            if parent.card.get("engine") != "torch_lm":
+                raise HalfpintError(
+                    str(parent.path), wanted="a Transformer language model", got=f"one of {parent.card.get('engine')}"
+                )
+            made = stage.run(parent, _work(work, None, log))
+            copy_bundle(made.path, out)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    opened = open_bundle(out)
+    return {
+        "bundle": str(out), "size_bytes": opened.size_bytes, "seconds": round(time.monotonic() - started, 1),
+        "stages": opened.card["stages"], "validation": None,
+    }  # fmt: skip
+
+
+def _work(folder: Path, corpus: Any, log: Log) -> Work:
+    return Work(
+        target=folder / "made", scratch=folder / "scratch", task=predict, train=(), validation=(), labels=(),
+        primary="bits_per_byte", log=log, corpus=corpus,
+    )  # fmt: skip
+
+
+def _refuse_other_files(out: Path, *, force: bool) -> None:
+    """Refuse a folder that holds anything, unless it is a bundle and `force` is given."""
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (force and (out / CARD).is_file()))):
+        todo = "Give another --out, or --force." if (out / CARD).is_file() else "Give another --out."
+        got = "a bundle that is there" if (out / CARD).is_file() else "other files"
+        raise HalfpintError(f"--out {out}", wanted="a new or empty folder", got=got, todo=todo)
 
 
 def evaluate_text(bundle: Bundle, data: CorpusData, log: Log) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 from halfpint import __version__
 from halfpint.bundle import Bundle
-from halfpint.data.corpus import Corpus
 from halfpint.data.examples import Example
 from halfpint.progress import SILENT, Log
 
@@ -30,7 +29,7 @@ class Work:
         labels: label names in the order of the model's outputs.
         deadline: `time.monotonic()` at which the stage should be done; None has no limit.
         bar_to_beat: a validation score; training that cannot reach it any more may stop.
-        corpus: documents to learn a language from (`train`, `validation`), where the data is running text; else None.
+        corpus: a `Corpus` or `Conversations` to learn from, where the data is no labelled texts.
         make: makes another chain of stages on the same data, each stage once; None where there is no pipeline.
     """
 
@@ -44,7 +43,7 @@ class Work:
     log: Log = field(default=SILENT)
     deadline: float | None = None
     bar_to_beat: float | None = None
-    corpus: Corpus | None = None
+    corpus: Any = None
     make: Callable[[Sequence[Stage]], Bundle] | None = None
 
     def seconds_left(self) -> float:

@@ -23,10 +23,10 @@ from halfpint.stage import Stage, Work
 ROOMS = ("models", "train", "compress", "export")
 NAMES = (
     "encoder", "majority", "linear", "classifier", "finetuned", "one-layer", "few-tokens", "onnx", "onnx-linear",
-    "onnx-few-tokens", "int8", "blend", "int8-linear", "ngram", "language",
+    "onnx-few-tokens", "int8", "blend", "int8-linear", "ngram", "language", "gguf", "chat", "adapted",
 )  # fmt: skip
 
-COSTLY = {"onnx"}  # ten seconds each time, so it is made but once
+COSTLY = {"onnx", "gguf"}  # ten seconds each time, so they are made but once
 
 # engine -> the bundles that it runs, and how far one text alone may differ from the same text in a batch. In an int8
 # encoder (and a blend with one) the scale of the activations is that of the whole batch, so company shows: there it
@@ -39,7 +39,7 @@ ENGINES = {
     "blend": {"blend": 0.02},
     "onnx_encoder": {"onnx": 1e-5, "onnx-few-tokens": 1e-5, "int8": 0.02},
 }
-LANGUAGE_ENGINES = {"ngram": "ngram", "torch_lm": "language"}
+LANGUAGE_ENGINES = {"llama_cpp": "gguf", "ngram": "ngram", "torch_lm": "language"}
 TEXTS = (
     "", " ", "Where is my parcel?", "REFUND!!! now", "ünïcödé 🙂 文字 \u200b", "a" * 3000, "parcel " * 5000, "\x00\n\t",
 )  # fmt: skip
@@ -97,6 +97,7 @@ def test_contract(
     bundles: Callable[[str], Bundle],
     stage_of: Callable[[str], Stage],
     work: Callable[..., Work],
+    learns_from: Callable[[str], Any],
     few: list[Example],
     tmp_path: Path,
 ) -> None:
@@ -112,7 +113,7 @@ def test_contract(
     if name in COSTLY:
         made = first
     else:
-        made = stage.run(parent, work(tmp_path / "made", train=few))
+        made = stage.run(parent, work(tmp_path / "made", train=few, corpus=learns_from(name)))
         assert made.path == tmp_path / "made"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["made"]
     opened = open_bundle(made.path)
@@ -127,7 +128,9 @@ def test_contract(
     assert (entry["use"], entry["settings"]) == (row.use, stage.settings())
     assert entry["seconds"] >= 0
     files = [file for file in made.path.rglob("*") if file.is_file()]
-    assert all(file.suffix in {".json", ".md", ".safetensors", ".onnx", ".npy", ".txt"} for file in files)
+    assert all(
+        file.suffix in {".json", ".md", ".safetensors", ".onnx", ".npy", ".txt", ".jinja", ".gguf"} for file in files
+    )
     assert {key: value for key, value in content(made.path).items() if key != "card.json"} == {
         key: value for key, value in content(first.path).items() if key != "card.json"
     }

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from halfpint import registry
+from halfpint.data.conversations import ChatData
 from halfpint.data.corpus import CorpusData
 from halfpint.data.prepare import Data
 from halfpint.errors import HalfpintError
@@ -59,8 +60,8 @@ SHARED_INSIDES = {
 
 HEAVY = {
     "accelerate", "cleanlab", "datasets", "fastapi", "huggingface_hub", "onnx", "onnxruntime", "onnxscript", "pandas",
-    "pyarrow", "pydantic", "rich", "safetensors", "scipy", "sklearn", "starlette", "tokenizers", "torch",
-    "transformers", "uvicorn",
+    "peft", "pyarrow", "pydantic", "rich", "safetensors", "scipy", "sklearn", "starlette", "tokenizers", "torch",
+    "transformers", "gguf", "uvicorn", "xllamacpp",
 }  # fmt: skip
 WEB = {"fastapi", "pydantic", "starlette"}
 # Files that are classes of a heavy package, and are themselves imported inside functions alone.
@@ -127,7 +128,7 @@ def stages() -> Iterator[type[Stage]]:
 
 
 STAGES = list(stages())
-SETTINGS: list[type[Any]] = [*STAGES, Data, CorpusData, TokenizerSettings, Limits, Request]
+SETTINGS: list[type[Any]] = [*STAGES, Data, CorpusData, ChatData, TokenizerSettings, Limits, Request]
 
 
 def test_every_file_has_its_floor() -> None:
@@ -228,7 +229,7 @@ def test_everything_public_says_what_it_is() -> None:
 
 
 def test_every_setting_of_a_stage_is_explained() -> None:
-    for kind in [*STAGES, Data, CorpusData, TokenizerSettings]:
+    for kind in [*STAGES, Data, CorpusData, ChatData, TokenizerSettings]:
         told = " ".join(one.__doc__ or "" for one in kind.__mro__ if one is not Stage)
         named = {word for line in re.findall(r"^ +([\w, ]+):", told, re.MULTILINE) for word in re.split(r", *", line)}
         assert {item.name for item in dataclasses.fields(kind)} <= named, kind

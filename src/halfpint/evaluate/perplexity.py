@@ -18,9 +18,6 @@ import numpy.typing as npt
 from halfpint.errors import HalfpintError
 
 METRICS = ("perplexity_per_token", "perplexity_per_word", "bits_per_byte")
-"""Lower is better for all."""
-
-METRICS = ("perplexity_per_token", "perplexity_per_word", "bits_per_byte")
 """The figures that choices can be made on; lower is better."""
 FEWEST_UNITS = 50
 """With fewer documents than this an interval is over blocks of them."""

