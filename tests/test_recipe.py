@@ -27,6 +27,8 @@ from halfpint.recipe import Recipe, check_recipe, read_recipe
 from halfpint.run import run_recipe
 from halfpint.stage import Stage
 from halfpint.tasks import classify, predict
+from halfpint.train.adapt import Adapt
+from halfpint.train.chat import Chat
 from halfpint.train.finetune import Finetune
 from halfpint.train.frozen_linear import FrozenLinear
 from halfpint.train.majority import Majority
@@ -207,7 +209,15 @@ VALUES: dict[type, st.SearchStrategy[Any]] = {
 }
 CHOICES = {"schedule": ["linear", "cosine", "wsd", "constant"], "precision": ["auto", "fp32", "bf16"],
            "class_weights": ["none", "balanced"], "compute": ["int8", "fp32"]}  # fmt: skip
+LORA: dict[str, list[Any]] = {
+    "lora": [True],
+    "lora_targets": ["", "q_proj"],
+    "lora_dropout": [0.0, 0.1],
+    "context": [0, 64],
+}
 ITS_OWN: dict[type, dict[str, list[Any]]] = {
+    Chat: {**LORA, "template": ["", "chatml"]},
+    Adapt: {**LORA, "packing": ["fit", "stream"]},
     Ngram: {"order": [1, 5, 8], "smoothing": ["kneser-ney", "none"], "prune": ["", "0 0 1"]},
     Pretrain: {
         "arch": ["llama", "bert"], "objective": ["", "causal", "masked"], "size": ["125K", "10M", "1.5B"],
