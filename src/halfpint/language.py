@@ -237,7 +237,7 @@ def judge(bundle: Bundle, documents: Sequence[str], log: Log) -> dict[str, Any]:
     seconds = time.monotonic() - started
     found = perplexity_of(scored).figures()
     figures = {"perplexity": found["perplexity_per_token"], "bits_per_byte": found["bits_per_byte"]}
-    if hasattr(scored[0], "unknown"):
+    if scored[0].unknown is not None:
         logs = np.concatenate([one.log_probabilities for one in scored]).astype(np.float64)
         unknown = np.concatenate([one.unknown for one in scored])
         figures["perplexity_without_unknown"] = float(np.exp(-logs[~unknown].mean())) if not unknown.all() else None

@@ -144,7 +144,7 @@ def test_scores_are_the_models(language: Callable[[str], Bundle]) -> None:
     engine = load(bundle, 1)
     text = "the quick brown fox jumps over the lazy dog and on and on"
     short, empty, long = engine.score([text[:20], "", text])
-    ids = [0, *engine._ids(text)]
+    ids = [0, *engine._tokenizer.encode(text).ids]
     np.testing.assert_allclose(short.log_probabilities, by_hand(bundle, ids[:21]), atol=1e-4)
     assert (short.tokens, short.words, short.bytes) == (20, 5, 20)
     assert (empty.tokens, len(empty.log_probabilities)) == (0, 0)
@@ -166,14 +166,14 @@ def test_writing_on(language: Callable[[str], Bundle]) -> None:
     engine = load(bundle, 1)
     greedy = "".join(engine.generate("the fox", 12, temperature=0.0))
     model = AutoModelForCausalLM.from_pretrained(bundle.path).eval()
-    ids = torch.tensor([[0, *engine._ids("the fox")]])
+    ids = torch.tensor([engine.start("the fox")])
     wanted = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=0
     )
     assert greedy == engine._tokenizer.decode(wanted[0, ids.shape[1] :].tolist())
     first, same, other = ("".join(engine.generate("a", 60, temperature=1.5, seed=seed)) for seed in (1, 1, 2))
     assert first == same != other
-    assert len(engine._ids(first)) > engine.context  # it went on where the context was full
+    assert len(engine._tokenizer.encode(first).ids) > engine.context  # it went on where the context was full
     stop = first[5:7]
     assert "".join(engine.generate("a", 60, temperature=1.5, seed=1, stop=[stop])) == first[: first.index(stop)]
     narrow = "".join(engine.generate("the fox", 12, temperature=3.0, top_k=1))

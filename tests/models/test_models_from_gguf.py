@@ -103,7 +103,7 @@ def same_as(folder: Path, engine: LlamaCppEngine, prompts: tuple[str, ...], toke
         out = model.generate(torch.tensor([ids]), max_new_tokens=tokens, do_sample=False)[0, len(ids) :].tolist()
         settings: dict[str, Any] = {"max_tokens": tokens, "sampling": Sampling(0.0), "seed": 0, "stop": ()}
         written = write_on(
-            ids, engine._after, engine.model.decode, ends=engine.model.ends, context=engine.context, **settings
+            ids, engine.after, engine.model.decode, ends=engine.model.ends, context=engine.context, **settings
         )
         assert "".join(written) == tokenizer.decode(out, skip_special_tokens=True)
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from halfpint import registry
 from halfpint.bundle import Bundle
+from halfpint.engines._scored import ScoredText
 from halfpint.errors import HalfpintError
 
 Probabilities = npt.NDArray[np.float32]
@@ -28,8 +29,8 @@ class Engine(Protocol):
 class LanguageEngine(Protocol):
     """A loaded language model."""
 
-    def score(self, texts: Sequence[str]) -> Sequence[Any]:
-        """One entry a text: `log_probabilities` of its tokens (nats), `words`, `bytes`; counts also have `unknown`."""
+    def score(self, texts: Sequence[str]) -> Sequence[ScoredText]:
+        """The score of each text."""
         ...
 
     def next_words(self, context: str, top: int = 5) -> list[tuple[str, float]]:

@@ -14,6 +14,68 @@ Logits = npt.NDArray[np.float32]
 _WORD_PIECES = 6
 
 
+class Writer:
+    """What every engine that gives logits can do with them.
+
+    Attributes:
+        context: tokens that it sees at once.
+        ends: ids at which a text or a turn ends.
+    """
+
+    context: int
+    ends: Collection[int]
+
+    def start(self, text: str) -> list[int]:
+        """The ids to go on from after `text`: one at least, the context's at most."""
+        raise NotImplementedError
+
+    def after(self, ids: list[int]) -> Logits:
+        """Logits of the token after `ids`: float32 of shape (vocabulary,)."""
+        raise NotImplementedError
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids."""
+        raise NotImplementedError
+
+    def check_writes(self, what: str) -> None:
+        """Refuse `what` where the model cannot write."""
+
+    def next_words(self, context: str, top: int = 5) -> list[tuple[str, float]]:
+        """The likeliest next words after `context`, each with its probability, likeliest first (see `likely_words`)."""
+        self.check_writes("next_words")
+        return likely_words(self.start(context), self.after, self.decode, ends=self.ends, context=self.context, top=top)
+
+    def generate(
+        self,
+        prompt: str,
+        max_tokens: int = 128,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+    ) -> Iterator[str]:
+        """What the model writes after `prompt`, piece by piece as it comes; it ends at a document's or a turn's end.
+
+        Args:
+            prompt: the text to go on from; empty starts a document.
+            max_tokens: most tokens written.
+            temperature, top_k, top_p, min_p, repetition_penalty: as in `_sampling.Sampling`.
+            seed: the same seed writes the same text.
+            stop: texts at which it ends; they are not given.
+
+        Once the context is full, the older half of it is forgotten.
+        """
+        self.check_writes("generate")
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+        return write_on(
+            self.start(prompt), self.after, self.decode, ends=self.ends, context=self.context, max_tokens=max_tokens,
+            sampling=sampling, seed=seed, stop=tuple(stop),
+        )  # fmt: skip
+
+
 def write_on(
     start: Sequence[int],
     after: Callable[[list[int]], Logits],

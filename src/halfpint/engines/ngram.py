@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from halfpint.bundle import Bundle
-from halfpint.data.documents import count_words
+from halfpint.engines._scored import ScoredText
 from halfpint.errors import HalfpintError
 from halfpint.models.ngram import NgramModel
 
 _CHUNK = 20_000  # texts scored at once
 _NOT_HERE = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-
-
-@dataclass(frozen=True)
-class ScoredText:
-    """A text's scores: the log-probability (nats) of each word and of the end of each line, and what to divide by.
-
-    `unknown` marks the tokens whose word the vocabulary has not; `words` are those between white space and the ends
-    of lines, `bytes` UTF-8.
-    """
-
-    log_probabilities: npt.NDArray[np.float64]
-    unknown: npt.NDArray[np.bool_]
-    words: int
-    bytes: int
 
 
 class NgramEngine:
@@ -49,8 +33,7 @@ class NgramEngine:
             logs = np.split(scores.log10.astype(np.float64) * np.log(10), ends[:-1])
             unknown = np.split(scores.unknown, ends[:-1])
             for text, own, strange in zip(part, logs, unknown, strict=True):
-                size = len(text.encode("utf-8", "surrogatepass"))
-                found.append(ScoredText(own, strange, count_words(text), size))
+                found.append(ScoredText.of(text, own, strange))
         return found
 
     def next_words(self, context: str, top: int = 10) -> list[tuple[str, float]]:

@@ -6,9 +6,7 @@ Causal models score text, foretell words and write on; masked models score text 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle
-from halfpint.data.documents import count_words
-from halfpint.engines._sampling import Sampling, choose
+from halfpint.engines._scored import ScoredText
+from halfpint.engines._writing import Writer
 from halfpint.errors import HalfpintError, need
 from halfpint.models.sizes import CAUSAL, MASKED, resolve
 from halfpint.tokenizers.batching import length_batches, pad
@@ -28,17 +26,6 @@ MASK = "[MASK]"
 
 _MOST_LOGITS = 1 << 25  # values at once
 _TEXTS_AT_ONCE = 512
-_WORD_PIECES = 6
-
-
-@dataclass(frozen=True)
-class ScoredText:
-    """A text's scores: one log-probability a token (nats), and what to divide by."""
-
-    log_probabilities: npt.NDArray[np.float32]
-    tokens: int
-    words: int
-    bytes: int
 
 
 def load_model(folder: Path, objective: str) -> Any:
@@ -50,7 +37,7 @@ def load_model(folder: Path, objective: str) -> Any:
     return kind.from_pretrained(folder, dtype="float32", local_files_only=True).eval()
 
 
-class TorchLanguageEngine:
+class TorchLanguageEngine(Writer):
     """A language model in PyTorch.
 
     Attributes:
@@ -72,7 +59,8 @@ class TorchLanguageEngine:
         first = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
         self._first = first[0] if isinstance(first, list) else first
         ends = config.eos_token_id
-        self._ends = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        self.ends = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        self._seen: tuple[list[int], Any] = [], None  # the ids of the last call of `after`, and what is kept of them
         self._mask_id = _mask_id(bundle.path, self._tokenizer) if self.objective == MASKED else None
 
     def score(self, texts: Sequence[str]) -> list[ScoredText]:
@@ -91,69 +79,8 @@ class TorchLanguageEngine:
                 encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(some), add_special_tokens=False)
             ]
             logs = self._causal_scores(rows) if self.objective == CAUSAL else [self._masked_scores(ids) for ids in rows]
-            found += [
-                ScoredText(scores, len(scores), count_words(text), len(text.encode("utf-8", "surrogatepass")))
-                for text, scores in zip(some, logs, strict=True)
-            ]
+            found += [ScoredText.of(text, scores) for text, scores in zip(some, logs, strict=True)]
         return found
-
-    def next_words(self, context: str, top: int = 5) -> list[tuple[str, float]]:
-        """The likeliest next words after `context`, each with its probability, likeliest first.
-
-        Each of the likeliest next tokens is carried on greedily to the end of its word; the probability is the product
-        of the tokens'.
-        """
-        self._must_be(CAUSAL, "next_words")
-        torch = need("torch", "a language model")
-        start = self._start(context)
-        best = self._next_logs(start).topk(min(4 * top, self._model.config.vocab_size))
-        words: dict[str, float] = {}
-        for log, first in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            if first in self._ends:
-                continue
-            pieces, total = [first], log
-            for _ in range(_WORD_PIECES):
-                logs = self._next_logs([*start, *pieces][-self.context :])
-                following = int(torch.argmax(logs))
-                longer = self._tokenizer.decode([*pieces, following])
-                if following in self._ends or len(longer.split()) > 1 or longer != longer.rstrip():
-                    break
-                if longer.strip() and not longer.strip()[-1].isalnum():
-                    break
-                pieces, total = [*pieces, following], total + float(logs[following])
-            word = self._tokenizer.decode(pieces).strip()
-            if word and word not in words:
-                words[word] = math.exp(total)
-            if len(words) >= 2 * top:
-                break
-        return sorted(words.items(), key=lambda item: -item[1])[:top]
-
-    def generate(
-        self,
-        prompt: str,
-        max_tokens: int = 128,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-    ) -> Iterator[str]:
-        """What the model writes after `prompt`, piece by piece as it comes; it ends at a document's end.
-
-        Args:
-            prompt: the text to go on from; empty starts a document.
-            max_tokens: most tokens written.
-            temperature, top_k, top_p, min_p, repetition_penalty: as in `_sampling.Sampling`.
-            seed: the same seed writes the same text.
-            stop: texts at which it ends; they are not given.
-
-        Once the context is full, the older half of it is forgotten.
-        """
-        self._must_be(CAUSAL, "generate")
-        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-        return self._written(prompt, max_tokens, sampling, seed, tuple(stop))
 
     def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
         """For each [MASK] in `text`, the likeliest tokens with their probabilities, likeliest first.
@@ -177,13 +104,33 @@ class TorchLanguageEngine:
             for tokens, values in zip(found.indices.tolist(), found.values.tolist(), strict=True)
         ]
 
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+    def start(self, text: str) -> list[int]:
+        """The ids to go on from after `text`: those of the start of a document, then its own."""
+        before = [] if self._first is None else [int(self._first)]
+        return [*before, *self._tokenizer.encode(text, add_special_tokens=False).ids][-self.context :] or [0]
 
-    def _start(self, text: str) -> list[int]:
-        ids = [] if self._first is None else [int(self._first)]
-        return [*ids, *self._ids(text)][-self.context :] or [0]
+    def after(self, ids: list[int]) -> npt.NDArray[np.float32]:
+        """Logits of the token after `ids`; where they go on from those of the last call, what is new alone is read."""
+        torch = need("torch", "a language model")
+        seen, cache = self._seen
+        goes_on = 0 < len(seen) < len(ids) and ids[: len(seen)] == seen
+        with torch.inference_mode():
+            out = self._model(
+                input_ids=torch.tensor([ids[len(seen) :] if goes_on else ids]),
+                past_key_values=cache if goes_on else None, use_cache=True,
+            )  # fmt: skip
+        self._seen = list(ids), out.past_key_values
+        last: npt.NDArray[np.float32] = out.logits[0, -1].float().numpy()
+        return last
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids."""
+        text: str = self._tokenizer.decode(ids)
+        return text
+
+    def check_writes(self, what: str) -> None:
+        """Refuse `what` with a masked model."""
+        self._must_be(CAUSAL, what)
 
     def _must_be(self, objective: str, what: str) -> None:
         if self.objective != objective:
@@ -191,13 +138,6 @@ class TorchLanguageEngine:
                 what, wanted=f"a {objective} language model", got=f"a {self.objective} one",
                 todo="Use `fill` with it." if self.objective == MASKED else "Use `generate` with it.",
             )  # fmt: skip
-
-    def _next_logs(self, ids: list[int]) -> Any:
-        """Log-probabilities of the token after `ids`: (vocabulary,)."""
-        import torch
-
-        with torch.inference_mode():
-            return torch.log_softmax(self._model(input_ids=torch.tensor([ids])).logits[0, -1].float(), -1)
 
     def _causal_scores(self, rows: Sequence[list[int]]) -> list[npt.NDArray[np.float32]]:
         """Scores of tokenised texts; without a token to start from, a text's first has no condition and is left out."""
@@ -251,43 +191,6 @@ class TorchLanguageEngine:
                     logs = torch.log_softmax(logits, -1)[each, whole[chosen]]
                     out[start + low : start + low + len(chosen)] = logs.numpy()
         return out
-
-    def _written(
-        self, prompt: str, max_tokens: int, sampling: Sampling, seed: int, stop: tuple[str, ...]
-    ) -> Iterator[str]:
-        torch = need("torch", "a language model")
-        random = np.random.default_rng(seed)
-        ids = self._start(prompt)
-        cache: Any = None
-        fresh = ids
-        made: list[int] = []
-        told = ""
-        longest = max((len(text) for text in stop), default=1) - 1
-        for _ in range(max_tokens):
-            if len(ids) >= self.context:
-                ids = ids[-max(1, self.context // 2) :]
-                fresh, cache = ids, None
-            with torch.inference_mode():
-                out = self._model(input_ids=torch.tensor([fresh]), past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
-            token = choose(out.logits[0, -1].float().numpy(), sampling, ids, random)
-            if token in self._ends:
-                break
-            made.append(token)
-            ids, fresh = [*ids, token], [token]
-            text = self._tokenizer.decode(made)
-            ends = [text.find(one) for one in stop if one in text]
-            if ends:
-                yield text[len(told) : max(len(told), min(ends))]
-                return
-            # An unfinished character, or what may become a stop text, is held back.
-            ready = text[: len(text) - longest] if longest else text
-            if not text.endswith("\ufffd") and len(ready) > len(told):
-                yield ready[len(told) :]
-                told = ready
-        text = self._tokenizer.decode(made)
-        if len(text) > len(told):
-            yield text[len(told) :]
 
 
 def load(bundle: Bundle, threads: int | None = None) -> TorchLanguageEngine:
