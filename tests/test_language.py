@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,6 +154,66 @@ def test_the_recipes_run(recipe: str, changes: Sequence[str], tmp_path: Path, mo
     assert run_recipe(again, out, SILENT) == found  # from the cache, by the recipe as it was resolved
 
 
+def conversations(folder: Path) -> Path:
+    rows = [
+        {"instruction": f"What is {number} plus one?", "input": "", "output": f"It is {number + 1}."}
+        for number in range(30)
+    ]
+    (folder / "talks.json").write_text(json.dumps(rows), encoding="utf-8")
+    return folder / "talks.json"
+
+
+def test_what_was_interrupted_goes_on_and_nothing_else(
+    bundles: Callable[[str], Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from halfpint import language
+    from halfpint.data.conversations import ChatData
+    from halfpint.train.chat import Chat
+
+    data, base, out = ChatData(source=str(conversations(tmp_path))), str(bundles("language").path), tmp_path / "out"
+    short, longer = (Chat(template="chatml", epochs=epochs, precision="fp32") for epochs in (1, 2))
+    put, trained, run = language.replace_folder, [], Chat.run
+
+    def counted(stage: Chat, *given: Any) -> Bundle:
+        trained.append(stage.epochs)
+        return run(stage, *given)
+
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Chat, "run", counted)
+    monkeypatch.setattr(language, "replace_folder", killed)
+    with pytest.raises(KeyboardInterrupt):
+        language.finetune(base, data, short, out, SILENT)
+    assert trained == [1] and not out.exists()
+    monkeypatch.setattr(language, "replace_folder", put)
+    found = language.finetune(base, data, short, out, SILENT)
+    assert trained == [1] and found["stages"][-1]["settings"]["epochs"] == 1  # not trained again
+    monkeypatch.setattr(language, "replace_folder", killed)
+    with pytest.raises(KeyboardInterrupt):
+        language.finetune(base, data, short, tmp_path / "other", SILENT)
+    monkeypatch.setattr(language, "replace_folder", put)
+    found = language.finetune(base, data, longer, tmp_path / "other", SILENT)
+    assert trained == [1, 1, 2] and found["stages"][-1]["settings"]["epochs"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out", "talks.json"]
+
+
+def test_a_model_is_adapted_to_a_domain(
+    bundles: Callable[[str], Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    base, out = bundles("language").path, tmp_path / "out"
+    words = ("finetune", base, TICKETS, "--task", "predict", "--text", "text", "--out", out)
+    code, said, errors = typed(capsys, monkeypatch, *words, "--json")
+    assert code == 0, errors
+    found = json.loads(said)
+    assert found["stages"][-1]["use"] == "train/adapt" and found["validation"]["bits_per_byte"] < 8
+    code, _, errors = typed(capsys, monkeypatch, *words, "--template", "chatml", "--force")
+    assert code == 2 and "--template: wanted --task chat" in errors
+    code, _, errors = typed(capsys, monkeypatch, *words[:3], "--task", "predictt", "--out", out)
+    assert code == 2 and "Did you mean 'predict'?" in errors
+
+
 def test_a_model_is_taught_and_exported(
     bundles: Callable[[str], Bundle],
     tmp_path: Path,
@@ -161,14 +222,10 @@ def test_a_model_is_taught_and_exported(
 ) -> None:
     pytest.importorskip("peft")
     pytest.importorskip("xllamacpp")
-    rows = [
-        {"instruction": f"What is {number} plus one?", "input": "", "output": f"It is {number + 1}."}
-        for number in range(30)
-    ]
-    (tmp_path / "talks.json").write_text(json.dumps(rows), encoding="utf-8")
+    talks = conversations(tmp_path)
     base, taught, file = bundles("language").path, tmp_path / "taught", tmp_path / "file"
     words = ("--task", "chat", "--lora", "--template", "chatml", "--epochs", 1, "--out", taught, "--json")
-    code, said, errors = typed(capsys, monkeypatch, "finetune", base, tmp_path / "talks.json", *words)
+    code, said, errors = typed(capsys, monkeypatch, "finetune", base, talks, *words)
     assert code == 0, errors
     assert json.loads(said)["stages"][-1]["use"] == "train/chat"
     assert (taught / "chat_template.jinja").is_file() and open_bundle(taught).card["task"] == "chat"

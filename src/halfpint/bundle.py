@@ -115,14 +115,24 @@ def open_bundle(path: Path | str, *, task: str | None = None) -> Bundle:
                 got="other content (the file is damaged or was changed)",
                 todo="Make or copy the bundle again.",
             )
-    if task is not None and bundle.card.get("task") != task:
+    if task is not None:
+        need_task(bundle, task)
+    return bundle
+
+
+def need_task(bundle: Bundle, task: str) -> None:
+    """Refuse a bundle of another task.
+
+    Raises:
+        HalfpintError: with what it is.
+    """
+    if bundle.card.get("task") != task:
         raise HalfpintError(
-            str(folder),
+            str(bundle.path),
             wanted=f"a bundle of the task {task!r}",
             got=f"one of the task {bundle.card.get('task')!r}",
             todo="Give another bundle, or the command that serves that task.",
         )
-    return bundle
 
 
 @contextmanager

@@ -163,7 +163,7 @@ def evaluate(
     json_: AsJson = False,
 ) -> None:
     """Judge a bundle: a classifier on labelled texts, a language model on running text; each figure has an interval."""
-    from halfpint.bundle import open_bundle
+    from halfpint.bundle import need_task, open_bundle
     from halfpint.data.columns import find_columns
     from halfpint.data.examples import labelled
     from halfpint.data.read import read_table
@@ -176,7 +176,7 @@ def evaluate(
     if opened.card.get("task") in ("predict", "chat"):
         _evaluate_text(opened, data, text, json_)
         return
-    opened = open_bundle(bundle, task="classify")
+    need_task(opened, "classify")
     table = read_table(data)
     columns = find_columns(table, text=text or None, label=label or None)
     result = judge(opened, labelled(table, columns), primary=metric, log=Log(quiet=json_))
@@ -213,7 +213,7 @@ def predict(
     json_: AsJson = False,
 ) -> None:
     """Classify texts, or the rows of a file; a language model gives the likeliest next words."""
-    from halfpint.bundle import open_bundle
+    from halfpint.bundle import need_task, open_bundle
     from halfpint.engines import open_engine
     from halfpint.progress import Log
     from halfpint.serve.batch import predict_file, predict_texts
@@ -228,7 +228,8 @@ def predict(
     if opened.card.get("task") in ("predict", "chat") and texts:
         _predict_words(opened, texts, top, json_)
         return
-    engine = open_engine(open_bundle(bundle, task="classify"))
+    need_task(opened, "classify")
+    engine = open_engine(opened)
     if file and out:
         rows = predict_file(engine, file, out, text=text or None, top=top, log=Log())
         print(f"{rows:,} rows written to {out}", file=sys.stderr)

@@ -105,15 +105,18 @@ def pretrain(
 
 def finetune(
     base: Annotated[str, typer.Argument(metavar="BASE", help="A bundle, or a base model by name or folder.")],
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Conversations: JSON, JSONL or Parquet, each also .gz.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Conversations (JSON, JSONL or Parquet, each also .gz), or text.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder to write the bundle to.")] = None,
-    task: Annotated[str, typer.Option(help="What it is to learn: chat.")] = "chat",
+    task: Annotated[str, typer.Option(help="chat, on conversations; predict, on the text of a domain.")] = "chat",
     lora: Annotated[bool, typer.Option("--lora", help="Train low-rank adapters alone, and merge them.")] = False,
     minutes: Annotated[float, typer.Option(help="How long it may take; 0 goes by --epochs.")] = 0.0,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the conversations.")] = 3,
+    epochs: Annotated[int, typer.Option(min=0, help="Passes over the data; 0: 3 of conversations, 1 of text.")] = 0,
     context: Annotated[int, typer.Option(min=0, help="Tokens in a sequence; 0 takes it from the data.")] = 0,
     template: Annotated[str, typer.Option(help="chatml, for models without a chat template of their own.")] = "",
-    validation: Annotated[str, typer.Option(help="Conversations to choose by; else a share of DATA is kept.")] = "",
+    validation: Annotated[str, typer.Option(help="What to choose by; else a share of DATA is kept.")] = "",
+    text: Column = "",
     drop_faulty: Annotated[bool, typer.Option("--drop-faulty", help="Leave faulty conversations out.")] = False,
     show_mask: Annotated[
         bool, typer.Option("--show-mask", help="Show a conversation with what the loss counts marked, and stop.")
@@ -123,22 +126,38 @@ def finetune(
     quiet: Quiet = False,
     json_: AsJson = False,
 ) -> None:
-    """Teach a language model to answer, on conversations; the loss counts what the assistant says."""
+    """Teach a language model to answer, on conversations (the loss counts what the assistant says), or a domain."""
     from halfpint.data.conversations import ChatData
-    from halfpint.errors import HalfpintError
+    from halfpint.data.corpus import CorpusData
+    from halfpint.errors import HalfpintError, nearest
     from halfpint.language import finetune as teach
     from halfpint.language import mask_shown
     from halfpint.progress import Log, plain
     from halfpint.report.terminal import pretrained
+    from halfpint.stage import Stage
+    from halfpint.train.adapt import Adapt
     from halfpint.train.chat import Chat
 
-    if task != "chat":
-        raise HalfpintError("--task", wanted="chat", got=repr(task), todo="For labels: halfpint fit DATA.")
-    stage = Chat(lora=lora, minutes=minutes, epochs=epochs, context=context, template=template, seed=seed)
-    settings = ChatData(source=data, validation=validation, drop_faulty=drop_faulty, seed=seed)
-    if show_mask:
-        print(mask_shown(base, settings, template, Log(quiet=quiet), colour=sys.stdout.isatty()))
-        return
+    settings: ChatData | CorpusData
+    stage: Stage
+    if task == "chat":
+        settings = ChatData(source=data, validation=validation, drop_faulty=drop_faulty, seed=seed)
+        stage = Chat(
+            lora=lora, minutes=minutes, epochs=epochs or Chat.epochs, context=context, template=template, seed=seed
+        )
+        if show_mask:
+            print(mask_shown(base, settings, template, Log(quiet=quiet), colour=sys.stdout.isatty()))
+            return
+    elif task == "predict":
+        given = {"--template": template, "--drop-faulty": drop_faulty, "--show-mask": show_mask}
+        if any(given.values()):
+            name = next(name for name, value in given.items() if value)
+            raise HalfpintError(name, wanted="--task chat for it", got="--task predict")
+        settings = CorpusData(sources=(data,), text=text, validation=validation, seed=seed)
+        stage = Adapt(lora=lora, minutes=minutes, epochs=epochs or Adapt.epochs, context=context, seed=seed)
+    else:
+        todo = nearest(task, ("chat", "predict")) or "For labels: halfpint fit DATA."
+        raise HalfpintError("--task", wanted="chat or predict", got=repr(task), todo=todo)
     if out is None:
         raise HalfpintError("--out", wanted="a folder to write to", got="none")
     result = teach(base, settings, stage, out, Log(quiet=quiet or json_), force=force)

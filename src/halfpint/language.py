@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from halfpint.bundle import CARD, Bundle, new_bundle, open_bundle, replace_folder, write_json
-from halfpint.data.conversations import ChatData, prepare_chat
+from halfpint.data.conversations import ChatData, Conversations, prepare_chat
 from halfpint.data.corpus import Corpus, CorpusData, prepare_corpus
 from halfpint.engines import open_language_engine
 from halfpint.errors import HalfpintError
@@ -23,11 +24,11 @@ from halfpint.models.sources import locate
 from halfpint.pipeline import Pipeline
 from halfpint.progress import Log
 from halfpint.report.mask import show_mask
-from halfpint.search.output import copy_bundle, disk_errors
-from halfpint.stage import Stage, Work
-from halfpint.tasks import predict
+from halfpint.search.output import disk_errors
+from halfpint.stage import Stage
+from halfpint.tasks import chat, predict
 from halfpint.tokenizers.train import TokenizerReport, TokenizerSettings, train_tokenizer
-from halfpint.train.chat import Chat, masked_tokens
+from halfpint.train.chat import masked_tokens
 
 TOKENIZER = "tokenizer.json"
 _UNFINISHED = ".unfinished"
@@ -35,16 +36,16 @@ _UNFINISHED = ".unfinished"
 
 @dataclass(frozen=True)
 class RunningText:
-    """A corpus as `Pipeline` takes its data: there are no labelled rows."""
+    """A corpus or conversations as `Pipeline` takes its data: there are no labelled rows; None has nothing at all."""
 
-    corpus: Corpus
+    corpus: Corpus | Conversations | None
     train: tuple[()] = ()
     validation: tuple[()] = ()
 
     @property
     def key(self) -> str:
         """The hash of what training sees."""
-        return self.corpus.key
+        return self.corpus.key if self.corpus else ""
 
 
 def make_tokenizer(
@@ -80,38 +81,15 @@ def pretrain(data: CorpusData, stages: Sequence[Stage], out: Path, log: Log, *, 
     Raises:
         HalfpintError: no text to learn from, settings that do not fit, or an `out` that holds something else.
     """
-    _refuse_other_files(out, force=force)
-    for stage in stages:
-        stage.check()
-    started = time.monotonic()
-    work = out.with_name(out.name + _UNFINISHED)
-    fresh = not work.exists()
-    with disk_errors(out):
-        try:
-            corpus = prepare_corpus(data, work / "corpus", log)
-        except HalfpintError:
-            if fresh:
-                shutil.rmtree(work, ignore_errors=True)
-            raise
-        before, log.events = log.events, work / "events.jsonl"
-        try:
-            made = Pipeline(RunningText(corpus), work, predict, "bits_per_byte", log).make(stages)
-            figures = judge(made.bundle, corpus.validation, log) if len(corpus.validation) else {}
-        finally:
-            log.events = before  # the folder goes
-        card = dict(made.bundle.card)
-        card["figures"] = {"validation": figures, "data": corpus.summary(), "machine": describe()["cpu"]}
-        copy_bundle(made.bundle.path, out)
-        write_json(out / CARD, card)
-        shutil.rmtree(work, ignore_errors=True)
-    return {
-        "bundle": str(out), "size_bytes": open_bundle(out).size_bytes, "seconds": round(time.monotonic() - started, 1),
-        "stages": card["stages"], "data": corpus.summary(), "validation": figures,
-    }  # fmt: skip
+    return _learn("", data, stages, out, log, force=force)
 
 
-def finetune(base: str, data: ChatData, stage: Chat, out: Path, log: Log, *, force: bool = False) -> dict[str, Any]:
-    """Teach a language model on conversations: the bundle goes to `out`; gives what was done.
+def finetune(
+    base: str, data: ChatData | CorpusData, stage: Stage, out: Path, log: Log, *, force: bool = False
+) -> dict[str, Any]:
+    """Teach a language model on conversations or on the text of a domain: the bundle goes to `out`.
+
+    Gives what was done and, of text, the figures on the validation documents.
 
     Args:
         base: a bundle's folder, or a base model (a name of the catalogue, a Hub name, a folder).
@@ -121,20 +99,68 @@ def finetune(base: str, data: ChatData, stage: Chat, out: Path, log: Log, *, for
     Raises:
         HalfpintError: no such base or data, settings that do not fit, or an `out` that holds something else.
     """
+    return _learn(base, data, [stage], out, log, force=force)
+
+
+def _learn(
+    base: str, data: ChatData | CorpusData, stages: Sequence[Stage], out: Path, log: Log, *, force: bool
+) -> dict[str, Any]:
     _refuse_other_files(out, force=force)
-    stage.check()
+    for stage in stages:
+        stage.check()
     started = time.monotonic()
-    conversations = prepare_chat(data, log)
     work = out.with_name(out.name + _UNFINISHED)
+    fresh = not work.exists()
     with disk_errors(out):
-        parent = base_bundle(base, work / "base", log)
-        made = stage.run(parent, _work(work, conversations, log))
-        copy_bundle(made.path, out)
+        before = log.events
+        try:
+            learned = (
+                prepare_chat(data, log) if isinstance(data, ChatData) else prepare_corpus(data, work / "corpus", log)
+            )
+            start = base_bundle(base, work / "base", log) if base else None
+        except HalfpintError:
+            if fresh:
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            log.events = work / "events.jsonl"
+            made = _pipeline(learned, work, log).make(stages, start=start, kind=_kind(start)).bundle
+            texts = learned.validation if isinstance(learned, Corpus) else ()
+            figures = judge(made, texts, log) if len(texts) else {}
+        finally:
+            log.events = before  # the folder goes
+        told = {"validation": figures, "data": learned.summary(), "machine": describe()["cpu"]}
+        write_json(made.path / CARD, {**made.card, "figures": told})
+        replace_folder(made.path, out)
         shutil.rmtree(work, ignore_errors=True)
-    opened = open_bundle(out)
+    return _done(out, started, data=learned.summary(), validation=figures)
+
+
+def _pipeline(learned: Corpus | Conversations | None, folder: Path, log: Log) -> Pipeline:
+    task = chat if isinstance(learned, Conversations) else predict
+    return Pipeline(RunningText(learned), folder, task, task.primary_metric(()), log)
+
+
+def _kind(start: Bundle | None) -> str:
+    """The kind of bundle that stages start from.
+
+    Raises:
+        HalfpintError: it is no language model that can be trained or exported.
+    """
+    if start is not None and start.card.get("engine") != "torch_lm":
+        raise HalfpintError(
+            str(start.path), wanted="a Transformer language model", got=f"one of {start.card.get('engine')}"
+        )
+    return "language" if start else "nothing"
+
+
+def _done(out: Path, started: float, **figures: Any) -> dict[str, Any]:
+    bundle = Bundle(out)
+    seconds = round(time.monotonic() - started, 1)
     return {
-        "bundle": str(out), "size_bytes": opened.size_bytes, "seconds": round(time.monotonic() - started, 1),
-        "stages": opened.card["stages"], "data": conversations.summary(), "validation": None,
+        "bundle": str(out), "size_bytes": bundle.size_bytes, "seconds": seconds, "stages": bundle.card["stages"],
+        **figures,
     }  # fmt: skip
 
 
@@ -164,10 +190,18 @@ def base_bundle(name: str, folder: Path, log: Log) -> Bundle:
         with new_bundle(folder) as (made, card):
             for file in source.iterdir():
                 if file.is_file() and file.name not in (CARD, "README.md"):
-                    shutil.copyfile(file, made / file.name)
+                    _linked(file, made / file.name)
             card.update(task=predict.NAME, engine="torch_lm")
             card["stages"].append({"use": "models/pull", "settings": {"base": name}, "seconds": 0.0})
     return open_bundle(folder)
+
+
+def _linked(source: Path, target: Path) -> None:
+    """The same file under another name: weights are large, and nobody writes into the files of a bundle."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another device
+        shutil.copyfile(source, target)
 
 
 def export(name: str, stage: Stage, out: Path, log: Log, *, force: bool = False) -> dict[str, Any]:
@@ -183,27 +217,12 @@ def export(name: str, stage: Stage, out: Path, log: Log, *, force: bool = False)
     work = out.with_name(out.name + _UNFINISHED)
     with disk_errors(out):
         try:
-            parent = base_bundle(name, work / "base", log)
-            if parent.card.get("engine") != "torch_lm":
-                raise HalfpintError(
-                    str(parent.path), wanted="a Transformer language model", got=f"one of {parent.card.get('engine')}"
-                )
-            made = stage.run(parent, _work(work, None, log))
-            copy_bundle(made.path, out)
+            start = base_bundle(name, work / "base", log)
+            made = _pipeline(None, work, log).make([stage], start=start, kind=_kind(start))
+            replace_folder(made.bundle.path, out)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    opened = open_bundle(out)
-    return {
-        "bundle": str(out), "size_bytes": opened.size_bytes, "seconds": round(time.monotonic() - started, 1),
-        "stages": opened.card["stages"], "validation": None,
-    }  # fmt: skip
-
-
-def _work(folder: Path, corpus: Any, log: Log) -> Work:
-    return Work(
-        target=folder / "made", scratch=folder / "scratch", task=predict, train=(), validation=(), labels=(),
-        primary="bits_per_byte", log=log, corpus=corpus,
-    )  # fmt: skip
+    return _done(out, started, validation=None)
 
 
 def _refuse_other_files(out: Path, *, force: bool) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from halfpint import registry
 from halfpint.bundle import CARD, Bundle, open_bundle, read_json, write_json
+from halfpint.data.conversations import Conversations
 from halfpint.data.corpus import Corpus
 from halfpint.data.examples import Example
 from halfpint.engines import open_engine
@@ -45,9 +46,9 @@ class Made:
         return float(sum(stage.get("seconds", 0.0) for stage in self.bundle.card["stages"]))
 
 
-def faults_in_order(stages: Sequence[Stage], places: Sequence[str]) -> list[str]:
-    """What is wrong with the order of `stages`: each needs what those before it gave."""
-    faults, kind = [], "nothing"
+def faults_in_order(stages: Sequence[Stage], places: Sequence[str], kind: str = "nothing") -> list[str]:
+    """What is wrong with the order of `stages`: each needs what those before it gave, the first one `kind`."""
+    faults = []
     for stage, place in zip(stages, places, strict=True):
         if kind not in stage.needs:
             before = "no stage before it" if kind == "nothing" else f"a bundle of the kind {kind!r} before it"
@@ -70,8 +71,8 @@ class Learnable(Protocol):
         """Examples to choose by."""
 
     @property
-    def corpus(self) -> Corpus | None:
-        """Documents of both kinds, where the data is running text."""
+    def corpus(self) -> Corpus | Conversations | None:
+        """Documents or conversations of both kinds, where the data is no labelled texts."""
 
     @property
     def key(self) -> str:
@@ -103,13 +104,25 @@ class Pipeline:
         targets: npt.NDArray[np.int64] = self.task.targets(self.prepared.validation, self.labels)
         return targets
 
-    def make(self, stages: Sequence[Stage], *, deadline: float | None = None, bar_to_beat: float | None = None) -> Made:
-        """The bundle that `stages` make, one after the other, from the cache where they were done before."""
-        faults = faults_in_order(stages, [f"stage {number + 1}" for number in range(len(stages))])
+    def make(
+        self,
+        stages: Sequence[Stage],
+        *,
+        start: Bundle | None = None,
+        kind: str = "nothing",
+        deadline: float | None = None,
+        bar_to_beat: float | None = None,
+    ) -> Made:
+        """The bundle that `stages` make, one after the other, from the cache where they were done before.
+
+        Args:
+            start: a bundle to go on from; `kind` is what kind of one it is.
+        """
+        faults = faults_in_order(stages, [f"stage {number + 1}" for number in range(len(stages))], kind)
         if faults:
             raise HalfpintError("stages", wanted="stages that fit together", got="; ".join(faults))
-        bundle: Bundle | None = None
-        key = ""
+        bundle = start
+        key = start.fingerprint if start else ""
         for stage in stages:
             key = stage.key(key, self.prepared.key)
             name = f"{stage.use.replace('/', '-')}-{key[:_NAMED_BY]}"

@@ -63,7 +63,7 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
             test = evaluate(made.bundle, prepared.test, primary=primary, log=log)
             figures = {"validation": assessment, "test": test}
         else:
-            held = prepared.corpus.validation
+            held = prepared.corpus.validation if isinstance(prepared.corpus, Corpus) else ()
             figures = {"validation": judge(made.bundle, held, log) if len(held) else None}
         copy_bundle(made.bundle.path, out / "best")
         result = {
