@@ -39,7 +39,7 @@ demo: $(READY)
 		"the store opens at nine on Monday"
 
 test: $(READY)
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest --durations=10 --numprocesses=auto --dist=loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

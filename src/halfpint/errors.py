@@ -26,6 +26,8 @@ _EXTRAS = {
     "huggingface_hub": ("huggingface_hub", "train"),
     "gguf": ("gguf", "gguf"),
     "xllamacpp": ("xllamacpp", "gguf"),
+    "jinja2": ("jinja2", "gguf"),
+    "llguidance": ("llguidance", "gguf"),
 }
 
 

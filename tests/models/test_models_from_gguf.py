@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 
 from halfpint.bundle import Bundle, file_sha256, read_json
-from halfpint.engines._sampling import Sampling
-from halfpint.engines._writing import write_on
 from halfpint.engines.llama_cpp import LlamaCppEngine
 from halfpint.errors import HalfpintError
 from halfpint.evaluate import gguf_parity
@@ -101,10 +99,7 @@ def same_as(folder: Path, engine: LlamaCppEngine, prompts: tuple[str, ...], toke
     for prompt in prompts:
         ids = tokenizer(prompt)["input_ids"] or [model.config.bos_token_id]
         out = model.generate(torch.tensor([ids]), max_new_tokens=tokens, do_sample=False)[0, len(ids) :].tolist()
-        settings: dict[str, Any] = {"max_tokens": tokens, "sampling": Sampling(0.0), "seed": 0, "stop": ()}
-        written = write_on(
-            ids, engine.after, engine.model.decode, ends=engine.model.ends, context=engine.context, **settings
-        )
+        written = engine.generate(ids, max_tokens=tokens, temperature=0.0)
         assert "".join(written) == tokenizer.decode(out, skip_special_tokens=True)
 
 

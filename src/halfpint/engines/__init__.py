@@ -10,8 +10,14 @@ import numpy.typing as npt
 
 from halfpint import registry
 from halfpint.bundle import Bundle
+from halfpint.engines._generation import Continuation, Generation, Piece, TokenScore
 from halfpint.engines._scored import ScoredText
 from halfpint.errors import HalfpintError
+
+__all__ = [
+    "Continuation", "Engine", "Generation", "LanguageEngine", "Piece", "Probabilities", "ScoredText", "TokenScore",
+    "open_engine", "open_language_engine", "softmax",
+]  # fmt: skip
 
 Probabilities = npt.NDArray[np.float32]
 
@@ -27,7 +33,13 @@ class Engine(Protocol):
 
 
 class LanguageEngine(Protocol):
-    """A loaded language model."""
+    """A loaded language model.
+
+    Attributes:
+        context: tokens that it sees at once.
+    """
+
+    context: int
 
     def score(self, texts: Sequence[str]) -> Sequence[ScoredText]:
         """The score of each text."""
@@ -37,8 +49,24 @@ class LanguageEngine(Protocol):
         """The likeliest words after `context` with their probabilities, the likeliest first."""
         ...
 
-    def generate(self, prompt: str, **settings: Any) -> Iterator[str]:
-        """Pieces of text that go on from `prompt`."""
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """The ids of `text` alone; with `special`, names of special tokens in it are those tokens."""
+        ...
+
+    def count(self, text: str) -> int:
+        """The tokens of `text`."""
+        ...
+
+    def write(self, prompt: str | Sequence[int], settings: Generation) -> Iterator[Piece]:
+        """What goes on from a text, or from ids, a piece for each token."""
+        ...
+
+    def generate(self, prompt: str | Sequence[int], **settings: Any) -> Iterator[str]:
+        """Pieces of text that go on from `prompt`; settings are those of `Generation`."""
+        ...
+
+    def best(self, prompt: str | Sequence[int], n: int, settings: Generation) -> list[Continuation]:
+        """At most `n` different texts that go on from `prompt`, best first."""
         ...
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.engines._sampling import Sampling, choose
+from halfpint.engines._constraint import Constraint, Grammars
+from halfpint.engines._generation import Continuation, Generation, Piece, TokenScore
+from halfpint.engines._sampling import choose, likeliest
+from halfpint.engines._text import Text
+from halfpint.errors import HalfpintError
 
 Logits = npt.NDArray[np.float32]
 _WORD_PIECES = 6
@@ -24,9 +30,14 @@ class Writer:
 
     context: int
     ends: Collection[int]
+    _grammars: Grammars | None = None
 
     def start(self, text: str) -> list[int]:
         """The ids to go on from after `text`: one at least, the context's at most."""
+        raise NotImplementedError
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """The ids of `text` alone; with `special`, names of special tokens in it are those tokens."""
         raise NotImplementedError
 
     def after(self, ids: list[int]) -> Logits:
@@ -37,92 +48,163 @@ class Writer:
         """The text of ids."""
         raise NotImplementedError
 
+    def token(self, number: int) -> bytes:
+        """The bytes that a token stands for; of a special one its name's."""
+        raise NotImplementedError
+
+    def grammars(self) -> Grammars:
+        """What makes constraints over this vocabulary.
+
+        Raises:
+            HalfpintError: its tokens do not stand for bytes, or llguidance is not installed.
+        """
+        raise NotImplementedError
+
     def check_writes(self, what: str) -> None:
         """Refuse `what` where the model cannot write."""
+
+    def count(self, text: str) -> int:
+        """The tokens of `text`."""
+        return len(self.encode(text))
 
     def next_words(self, context: str, top: int = 5) -> list[tuple[str, float]]:
         """The likeliest next words after `context`, each with its probability, likeliest first (see `likely_words`)."""
         self.check_writes("next_words")
         return likely_words(self.start(context), self.after, self.decode, ends=self.ends, context=self.context, top=top)
 
-    def generate(
-        self,
-        prompt: str,
-        max_tokens: int = 128,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-    ) -> Iterator[str]:
-        """What the model writes after `prompt`, piece by piece as it comes; it ends at a document's or a turn's end.
+    def write(self, prompt: str | Sequence[int], settings: Generation) -> Iterator[Piece]:
+        """What the model writes after `prompt`, a piece for each token; it ends at a document's or a turn's end.
 
         Args:
-            prompt: the text to go on from; empty starts a document.
-            max_tokens: most tokens written.
-            temperature, top_k, top_p, min_p, repetition_penalty: as in `_sampling.Sampling`.
-            seed: the same seed writes the same text.
-            stop: texts at which it ends; they are not given.
+            prompt: the text to go on from, empty for the start of a document; or ids, taken as they are.
 
-        Once the context is full, the older half of it is forgotten.
+        Once the context is full, the older half of it is forgotten. Iterators may take turns: each writes what it
+        would alone. Nothing is computed before the first piece is asked for.
+
+        Raises:
+            HalfpintError: a model that cannot write, or a schema that cannot be kept to.
         """
-        self.check_writes("generate")
-        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-        return write_on(
-            self.start(prompt), self.after, self.decode, ends=self.ends, context=self.context, max_tokens=max_tokens,
-            sampling=sampling, seed=seed, stop=tuple(stop),
-        )  # fmt: skip
+        ids, constraint = self.prepare(prompt, settings, "generate")
+        return write_on(self, ids, settings, constraint)
+
+    def prepare(
+        self, prompt: str | Sequence[int], settings: Generation, what: str
+    ) -> tuple[list[int], Constraint | None]:
+        """The ids to go on from, and what the text must keep to; refuses as `write` does, for `what`."""
+        self.check_writes(what)
+        if not isinstance(prompt, str) and not len(prompt):
+            raise HalfpintError("prompt", wanted="one token or more", got="none")
+        ids = self.start(prompt) if isinstance(prompt, str) else list(prompt)
+        if settings.schema is None:
+            return ids, None
+        if self._grammars is None:
+            self._grammars = self.grammars()
+        return ids, self._grammars.constraint(settings.schema)
+
+    def generate(self, prompt: str | Sequence[int], max_tokens: int = 128, **settings: Any) -> Iterator[str]:
+        """The text alone of `write`, piece by piece; settings are those of `Generation`."""
+        pieces = self.write(prompt, Generation.of(max_tokens=max_tokens, **settings))
+        return (piece.text for piece in pieces if piece.text)
+
+    def best(self, prompt: str | Sequence[int], n: int, settings: Generation) -> list[Continuation]:
+        """The best of what the model writes after `prompt`: at most `n` texts, all different, best first.
+
+        With a temperature of 0 they are found by beam search, `n` wide: about the likeliest there are. Else `n` are
+        drawn, with the seeds `seed`, `seed` + 1, and so on, each as `write` writes it. Best is the highest mean
+        log-probability per token.
+
+        Raises:
+            HalfpintError: as `write`; n below 1; a repetition penalty in beam search.
+        """
+        from halfpint.engines._beams import beams
+
+        if n < 1:
+            raise HalfpintError("n", wanted="1 or more", got=str(n))
+        scored = replace(settings, logprobs=settings.logprobs or 0)
+        if settings.temperature == 0 and n > 1:
+            found = beams(self, *self.prepare(prompt, scored, "best"), scored, n)
+        else:
+            found = [
+                gather(self.write(prompt, replace(scored, seed=seed))) for seed in range(scored.seed, scored.seed + n)
+            ]
+        different = {one.text: one for one in sorted(found, key=lambda one: one.mean_log_probability)}
+        return sorted(different.values(), key=lambda one: -one.mean_log_probability)[:n]
+
+
+def gather(pieces: Iterator[Piece]) -> Continuation:
+    """The whole of a text that comes in pieces; figures are of use where they hold scores."""
+    text, tokens, last = [], list[TokenScore](), Piece("", (), "", 0)
+    for last in pieces:
+        text.append(last.text)
+        tokens += last.tokens
+    ended = last.written + (last.finish == "stop")
+    mean = last.log_probability / max(1, ended)
+    return Continuation("".join(text), tuple(tokens), last.finish, last.log_probability, mean)
 
 
 def write_on(
-    start: Sequence[int],
-    after: Callable[[list[int]], Logits],
-    decode: Callable[[list[int]], str],
-    *,
-    ends: Collection[int],
-    context: int,
-    max_tokens: int,
-    sampling: Sampling,
-    seed: int,
-    stop: Sequence[str],
-) -> Iterator[str]:
-    """Pieces of the text that goes on from the ids `start`.
+    writer: Writer, start: Sequence[int], settings: Generation, constraint: Constraint | None = None
+) -> Iterator[Piece]:
+    """Pieces of the text that goes on from the ids `start`, as `Writer.write` gives them.
 
     Args:
-        after: gives the logits of the token after some ids, float32 of shape (vocabulary,).
-        decode: gives the text of ids.
-        ends: ids at which it ends.
-        context: tokens seen at once; when they are full, the older half is forgotten.
-        max_tokens: most tokens written.
-        seed: of what is drawn.
-        stop: texts at which it ends; they are not given.
+        writer: gives logits, and the text of ids.
+        constraint: what the text must keep to.
     """
-    random = np.random.default_rng(seed)
-    ids, made, told = list(start), list[int](), ""
-    longest = max((len(text) for text in stop), default=1) - 1
-    for _ in range(max_tokens):
-        if len(ids) >= context:
-            ids = ids[-max(1, context // 2) :]
-        token = choose(after(ids), sampling, ids, random)
-        if token in ends:
-            break
-        made.append(token)
-        ids.append(token)
-        text = decode(made)
-        found = [place for one in stop if (place := text.find(one)) >= 0]
-        if found:
-            yield text[len(told) : max(len(told), min(found))]
+    random = np.random.default_rng(settings.seed)
+    ids, text, scores = list(start), Text(writer.decode, start, settings.stop), _Scores(writer, settings.logprobs)
+    for written in range(settings.max_tokens):
+        if len(ids) >= writer.context:
+            ids = ids[-max(1, writer.context // 2) :]
+        logits = writer.after(ids)
+        token = choose(logits if constraint is None else constraint.mask(logits), settings, ids, random)
+        scores.add(token, logits, ended=token in writer.ends, place=text.length)
+        if token in writer.ends:
+            yield Piece(text.rest(), scores.told(), "stop", written, scores.total)
             return
-        # An unfinished character, or what may become a stop text, is held back.
-        ready = text[: len(text) - longest] if longest else text
-        if not text.endswith("\ufffd") and len(ready) > len(told):
-            yield ready[len(told) :]
-            told = ready
-    text = decode(made)
-    if len(text) > len(told):
-        yield text[len(told) :]
+        ids.append(token)
+        new = text.add(token)
+        if constraint is not None:
+            constraint.take(token)
+        whole = constraint is not None and constraint.ended
+        if text.stopped or whole or written + 1 == settings.max_tokens:
+            new += "" if text.stopped else text.rest()
+            finish = "stop" if text.stopped or whole else "length"
+            yield Piece(new, scores.told(text.told if text.stopped else None), finish, written + 1, scores.total)
+            return
+        yield Piece(new, scores.told(text.told) if new else (), "", written + 1, scores.total)
+
+
+class _Scores:
+    """Scores of tokens, held back until their text is given."""
+
+    def __init__(self, writer: Writer, top: int | None) -> None:
+        self._writer, self._top = writer, top
+        self._held: list[tuple[int, TokenScore]] = []
+        self.total = 0.0
+
+    def add(self, token: int, logits: Logits, *, ended: bool, place: int) -> None:
+        if self._top is None:
+            return
+        score = score_token(self._writer, token, logits, self._top)
+        self.total += score.log_probability
+        if not ended:
+            self._held.append((place, score))
+
+    def told(self, end: int | None = None) -> tuple[TokenScore, ...]:
+        """Those whose text begins before the character `end`, or all; each is given once."""
+        given = [score for place, score in self._held if end is None or place < end]
+        self._held = self._held[len(given) :]
+        return tuple(given)
+
+
+def score_token(writer: Writer, token: int, logits: Logits, top: int) -> TokenScore:
+    """The score of `token`, and those of the `top` likeliest."""
+    logs = log_softmax(logits)
+    best = likeliest(logs, top).tolist()
+    others = tuple((writer.token(number).decode("utf-8", "replace"), float(logs[number])) for number in best)
+    raw = writer.token(token)
+    return TokenScore(raw.decode("utf-8", "replace"), float(logs[token]), others, raw)
 
 
 def likely_words(
@@ -134,14 +216,20 @@ def likely_words(
     context: int,
     top: int,
 ) -> list[tuple[str, float]]:
-    """The likeliest words after the ids `start`, each with its probability, likeliest first; arguments as `write_on`.
+    """The likeliest words after the ids `start`, each with its probability, likeliest first.
+
+    Args:
+        after: gives the logits of the token after some ids, float32 of shape (vocabulary,).
+        decode: gives the text of ids.
+        ends: ids at which a text ends.
+        context: tokens seen at once.
 
     Each of the likeliest next tokens is carried on greedily to the end of its word; the probability is the product of
     the tokens'.
     """
     logs = log_softmax(after(list(start)))
     words: dict[str, float] = {}
-    for first in np.argsort(-logs, kind="stable")[: 4 * top].tolist():
+    for first in likeliest(logs, 4 * top).tolist():
         if first in ends:
             continue
         pieces, total = [first], float(logs[first])

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from halfpint.bundle import Bundle
+from halfpint.engines._constraint import Grammars
+from halfpint.engines._generation import Generation, Piece
 from halfpint.engines._scored import ScoredText
+from halfpint.engines._writing import Writer
 from halfpint.errors import HalfpintError
 from halfpint.models.ngram import NgramModel
 
 _CHUNK = 20_000  # texts scored at once
-_NOT_HERE = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+_UNKNOWN, _START, _END = range(3)  # the first words of every vocabulary (`models.ngram.NgramModel.tables.words`)
 
 
-class NgramEngine:
-    """Scores texts, tells the likeliest next words, goes on with a line."""
+class NgramEngine(Writer):
+    """Scores texts, tells the likeliest next words, goes on with a line. Its tokens are words.
+
+    Attributes:
+        context: words that are kept of a line; the model looks at fewer.
+    """
+
+    context = 1 << 16
+    ends = frozenset({_END})
 
     def __init__(self, bundle: Bundle) -> None:
         self.model = NgramModel.load(bundle.path)
@@ -40,35 +52,53 @@ class NgramEngine:
         """The `top` likeliest words to go on with after `context`, with their probabilities."""
         return self.model.next_words(context, top)
 
-    def generate(
-        self,
-        prompt: str = "",
-        max_tokens: int = 100,
-        temperature: float = 1.0,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        **settings: Any,
-    ) -> Iterator[str]:
-        """Words to go on with after `prompt`, one at a time, to the end of the line or `max_tokens` of them.
+    def start(self, text: str) -> list[int]:
+        """The numbers of the words of the last line of `text`, after that of its start."""
+        return [_START, *self.encode(text.rpartition("\n")[2])]
 
-        Raises:
-            HalfpintError: a setting of `_NOT_HERE` that counts have no use for.
-        """
-        for name, value in settings.items():
-            if value != _NOT_HERE.get(name):
-                flag = f"--{name.replace('_', '-')}"
-                raise HalfpintError(flag, wanted="a language model of another kind", got="one of counted n-grams")
-        words = self.model.sample(prompt, seed=seed, tokens=max_tokens, temperature=temperature)
-        return _pieces(words, spaced=bool(prompt) and not prompt[-1].isspace(), stop=tuple(stop))
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """The numbers of the words of `text`; there are no special ones among them."""
+        return [self.model.tables.numbers[word] for word in text.encode("utf-8", "replace").split()]
+
+    def after(self, ids: list[int]) -> npt.NDArray[np.float32]:
+        """Log-probabilities of the word after `ids`; the unknown word, being none, has none."""
+        chances = self.model.tables.after(ids[-max(1, self.model.tables.order - 1) :])
+        chances[_UNKNOWN] = 0
+        if not chances.any():  # counts alone, and nothing ever came after these words: the line ends
+            chances[_END] = 1
+        with np.errstate(divide="ignore"):
+            found: npt.NDArray[np.float32] = np.log(chances).astype(np.float32)
+        return found
+
+    def decode(self, ids: list[int]) -> str:
+        """The words, a space before each."""
+        return "".join(f" {self.model.tables.words[number]}" for number in ids if number > _END)
+
+    def token(self, number: int) -> bytes:
+        """The bytes of a word."""
+        return self.model.tables.words[number].encode("utf-8")
+
+    def grammars(self) -> Grammars:
+        """There are none."""
+        raise HalfpintError("schema", wanted="a language model of another kind", got="one that writes whole words")
+
+    def write(self, prompt: str | Sequence[int], settings: Generation) -> Iterator[Piece]:
+        """Words to go on with after `prompt`, to the end of the line; the first after a space where it needs one."""
+        pieces = super().write(prompt, settings)
+        spaced = isinstance(prompt, str) and bool(prompt) and not prompt[-1].isspace()
+        return pieces if spaced else _without_first_space(pieces)
+
+    def generate(self, prompt: str | Sequence[int] = "", max_tokens: int = 100, **settings: Any) -> Iterator[str]:
+        """The text alone of `write`, piece by piece, by the model's own chances unless a temperature is given."""
+        return super().generate(prompt, max_tokens, **{"temperature": 1.0, **settings})
 
 
-def _pieces(words: Iterator[str], *, spaced: bool, stop: tuple[str, ...]) -> Iterator[str]:
-    """The words with spaces between them, up to one that holds a text of `stop`."""
-    for word in words:
-        if any(end in word for end in stop):
-            return
-        yield f" {word}" if spaced else word
-        spaced = True
+def _without_first_space(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    for piece in pieces:
+        yield replace(piece, text=piece.text[1:])
+        if piece.text:
+            break
+    yield from pieces
 
 
 def load(bundle: Bundle, threads: int | None = None) -> NgramEngine:

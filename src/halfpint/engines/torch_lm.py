@@ -14,12 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle
+from halfpint.engines._constraint import Grammars
+from halfpint.engines._prefix_cache import PrefixCache
 from halfpint.engines._scored import ScoredText
 from halfpint.engines._writing import Writer
 from halfpint.errors import HalfpintError, need
 from halfpint.models.sizes import CAUSAL, MASKED, resolve
 from halfpint.tokenizers.batching import length_batches, pad
 from halfpint.tokenizers.load import open_tokenizer
+from halfpint.tokenizers.token_bytes import token_bytes
 
 MASK = "[MASK]"
 """What stands for a gap in the texts of `fill`, whatever the model's own token is called."""
@@ -52,15 +55,15 @@ class TorchLanguageEngine(Writer):
             import torch
 
             torch.set_num_threads(threads)
-        self._tokenizer = open_tokenizer(bundle.path)
+        self._folder, self._tokenizer = bundle.path, open_tokenizer(bundle.path)
         config = self._model.config
         skipped = int(config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
         self.context = int(getattr(config, "max_position_embeddings", None) or 1024) - skipped
         first = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
         self._first = first[0] if isinstance(first, list) else first
-        ends = config.eos_token_id
-        self.ends = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
-        self._seen: tuple[list[int], Any] = [], None  # the ids of the last call of `after`, and what is kept of them
+        self.ends = _ends(config) | _ends(getattr(self._model, "generation_config", None))
+        self._read = PrefixCache(self._model)
+        self._pieces: list[bytes] | None = None
         self._mask_id = _mask_id(bundle.path, self._tokenizer) if self.objective == MASKED else None
 
     def score(self, texts: Sequence[str]) -> list[ScoredText]:
@@ -105,23 +108,44 @@ class TorchLanguageEngine(Writer):
         ]
 
     def start(self, text: str) -> list[int]:
-        """The ids to go on from after `text`: those of the start of a document, then its own."""
-        before = [] if self._first is None else [int(self._first)]
-        return [*before, *self._tokenizer.encode(text, add_special_tokens=False).ids][-self.context :] or [0]
+        """The ids to go on from after `text`: those of the start of a document, then its own.
+
+        Where the text begins with the name of the start token, as those of chat templates do, there is no second one.
+        """
+        ids = self.encode(text)
+        before = [] if self._first is None or ids[:1] == [self._first] else [int(self._first)]
+        return [*before, *ids][-self.context :] or [0]
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """The ids of `text` alone; with `special`, names of special tokens in it are those tokens."""
+        self._tokenizer.encode_special_tokens = not special
+        whole = text.encode("utf-8", "replace").decode("utf-8")  # halves of characters are no text
+        ids: list[int] = self._tokenizer.encode(whole, add_special_tokens=False).ids
+        self._tokenizer.encode_special_tokens = False
+        return ids
 
     def after(self, ids: list[int]) -> npt.NDArray[np.float32]:
-        """Logits of the token after `ids`; where they go on from those of the last call, what is new alone is read."""
-        torch = need("torch", "a language model")
-        seen, cache = self._seen
-        goes_on = 0 < len(seen) < len(ids) and ids[: len(seen)] == seen
-        with torch.inference_mode():
-            out = self._model(
-                input_ids=torch.tensor([ids[len(seen) :] if goes_on else ids]),
-                past_key_values=cache if goes_on else None, use_cache=True,
+        """Logits of the token after `ids`; of a beginning that was read before, what is new alone is read."""
+        return self._read.logits(ids)
+
+    def token(self, number: int) -> bytes:
+        """The bytes that a token stands for; of a special one its name's."""
+        if self._pieces is None:
+            named = [self._tokenizer.id_to_token(other) or "" for other in range(self._tokenizer.get_vocab_size())]
+            self._pieces = token_bytes(self._folder) or [name.encode("utf-8", "replace") for name in named]
+        return self._pieces[number] if number < len(self._pieces) else b""
+
+    def grammars(self) -> Grammars:
+        """What makes constraints over the tokenizer's vocabulary."""
+        pieces = token_bytes(self._folder)
+        if pieces is None:
+            raise HalfpintError(
+                "schema", wanted="a model whose tokens stand for bytes", got="one whose tokenizer gives no text back",
+                todo="Train one with a tokenizer of the kind bpe.",
             )  # fmt: skip
-        self._seen = list(ids), out.past_key_values
-        last: npt.NDArray[np.float32] = out.logits[0, -1].float().numpy()
-        return last
+        added = self._tokenizer.get_added_tokens_decoder()
+        control = [number for number, token in added.items() if token.special]
+        return Grammars(pieces, control, self.ends, lambda raw: self.encode(raw.decode("utf-8", "replace"), False))
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids."""
@@ -196,6 +220,12 @@ class TorchLanguageEngine(Writer):
 def load(bundle: Bundle, threads: int | None = None) -> TorchLanguageEngine:
     """Load a language model."""
     return TorchLanguageEngine(bundle, threads)
+
+
+def _ends(config: Any) -> set[int]:
+    """Ids that end a text, of a configuration; it has none, one or several."""
+    held = getattr(config, "eos_token_id", None)
+    return set(held if isinstance(held, list) else [] if held is None else [held])
 
 
 def _mask_id(folder: Path, tokenizer: Any) -> int:
