@@ -23,7 +23,7 @@ from halfpint.errors import HalfpintError
 from halfpint.pipeline import stage_class
 
 HERE = Path(__file__).resolve().parent
-ROOMS = ("models", "train", "compress", "export")
+ROOMS = ("models", "train", "compress", "distil", "export")
 NOTE = "<!-- Made by docs/generate.py from the code: change the code, then run it again. -->"
 
 CODES = {

@@ -19,6 +19,8 @@ from halfpint.errors import HalfpintError
 from halfpint.progress import plain
 
 CARD = "card.json"
+REPORTS = ("report.json", "report.html")
+"""The report of the run that made a bundle may lie in its folder: it is no part of the bundle."""
 _PREFIX = ".halfpint-"
 
 
@@ -50,8 +52,9 @@ class Bundle:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files in the folder."""
-        return folder_bytes(self.path)
+        """Bytes of all files in the folder, those of a report aside."""
+        reports = [self.path / name for name in REPORTS]
+        return folder_bytes(self.path) - sum(file.stat().st_size for file in reports if file.is_file())
 
     @property
     def fingerprint(self) -> str:
@@ -154,6 +157,8 @@ def new_bundle(target: Path, parent: Bundle | None = None) -> Iterator[tuple[Pat
     }
     try:
         yield folder, card
+        for name in REPORTS:  # copied from the parent: its own run is another one
+            (folder / name).unlink(missing_ok=True)
         write_text(folder / "README.md", model_card(card))
         card["files"] = {
             str(file.relative_to(folder)): file_sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()

@@ -8,15 +8,12 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from halfpint import cli_language
 from halfpint.errors import EXIT_BAD_INPUT, EXIT_INFEASIBLE, EXIT_INTERRUPTED, HalfpintError
-
-if TYPE_CHECKING:
-    from halfpint.bundle import Bundle
 
 app = typer.Typer(
     name="halfpint",
@@ -160,6 +157,9 @@ def evaluate(
     text: Text = "",
     label: Label = "",
     metric: Annotated[str, typer.Option(help="The metric that `interval` is of.")] = "accuracy",
+    reference: Annotated[
+        str, typer.Option(help="A bundle or base model that a language model comes from: what it kept.")
+    ] = "",
     json_: AsJson = False,
 ) -> None:
     """Judge a bundle: a classifier on labelled texts, a language model on running text; each figure has an interval."""
@@ -174,8 +174,10 @@ def evaluate(
     check_metric(metric, "--metric")
     opened = open_bundle(bundle)
     if opened.card.get("task") in ("predict", "chat"):
-        _evaluate_text(opened, data, text, json_)
+        cli_language.evaluate_text(opened, data, text, reference, json_)
         return
+    if reference:
+        raise HalfpintError("--reference", wanted="a language model for it", got=f"the classifier {bundle}")
     need_task(opened, "classify")
     table = read_table(data)
     columns = find_columns(table, text=text or None, label=label or None)
@@ -186,16 +188,6 @@ def evaluate(
     from halfpint.report.terminal import evaluation
 
     print(evaluation(result))
-
-
-def _evaluate_text(bundle: Bundle, data: str, text: str, json_: bool) -> None:
-    from halfpint.data.corpus import CorpusData
-    from halfpint.language import evaluate_text
-    from halfpint.progress import Log, plain
-    from halfpint.report.terminal import language
-
-    figures = evaluate_text(bundle, CorpusData(sources=(data,), text=text), Log(quiet=json_))
-    print(json.dumps(plain(figures), ensure_ascii=False) if json_ else language(figures))
 
 
 @app.command()
@@ -226,7 +218,7 @@ def predict(
         )
     opened = open_bundle(bundle)
     if opened.card.get("task") in ("predict", "chat") and texts:
-        _predict_words(opened, texts, top, json_)
+        cli_language.predict_words(opened, texts, top, json_)
         return
     need_task(opened, "classify")
     engine = open_engine(opened)
@@ -240,19 +232,6 @@ def predict(
         else:
             scores = "  ".join(f"{one['label']} {one['probability']:.3f}" for one in answer["scores"])
             print(f"{scores}  |  {given}")
-
-
-def _predict_words(bundle: Bundle, texts: list[str], top: int, json_: bool) -> None:
-    from halfpint.engines import open_language_engine
-
-    engine = open_language_engine(bundle)
-    for given in texts:
-        words = engine.next_words(given, top)
-        if json_:
-            found = [{"word": word, "probability": round(chance, 6)} for word, chance in words]
-            print(json.dumps({"text": given, "words": found}, ensure_ascii=False))
-        else:
-            print("  ".join(f"{word} {chance:.3f}" for word, chance in words) + f"  |  {given}")
 
 
 @app.command()
@@ -333,10 +312,10 @@ def pull(name: Annotated[str, typer.Argument(metavar="NAME", help="A model of th
 
 @app.command()
 def report(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that `halfpint fit` wrote.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that fit, run, pretrain or finetune wrote.")],
     json_: AsJson = False,
 ) -> None:
-    """Print the report of a finished `halfpint fit`, and write its page anew."""
+    """Print the report of what fit, run, pretrain or finetune made, and write its page anew."""
     from halfpint.bundle import read_json
     from halfpint.report.html import write_report
     from halfpint.report.terminal import summary

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from halfpint import cli_chat, cli_compress
+
+if TYPE_CHECKING:
+    from halfpint.bundle import Bundle
 
 Texts = Annotated[
     list[str],
@@ -62,9 +68,12 @@ def pretrain(
     tokens: Annotated[str, typer.Option(help="Tokens to train on, such as 50M, instead of --minutes.")] = "",
     vocab: Annotated[int, typer.Option(help="Tokens in the vocabulary; 0 takes it from the size.")] = 0,
     context: Annotated[int, typer.Option(help="Tokens in a sequence.")] = 256,
-    order: Annotated[int, typer.Option(help="Words in the longest sequence counted (ngram).")] = 5,
+    order: Annotated[int, typer.Option(help="Words in the longest sequence counted (ngram, --counts).")] = 5,
     smoothing: Annotated[str, typer.Option(help="kneser-ney, or none for plain counts (ngram).")] = "kneser-ney",
     prune: Annotated[str, typer.Option(help='Counts up to which sequences are dropped, such as "0 0 1" (ngram).')] = "",
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Let counts of its tokens foretell along: better, in halfpint alone.")
+    ] = False,
     validation: Annotated[str, typer.Option(help="Text to choose by; else a share of TEXT is kept.")] = "",
     text: Column = "",
     language: Annotated[str, typer.Option(help="Keep documents of this language only, such as en.")] = "",
@@ -81,25 +90,31 @@ def pretrain(
     from halfpint.progress import Log, plain
     from halfpint.report.terminal import pretrained
     from halfpint.stage import Stage
+    from halfpint.train import ranks
+    from halfpint.train.mix import Mix
     from halfpint.train.ngram import Ngram
     from halfpint.train.pretrain import Pretrain
 
-    stage: Stage
+    stages: list[Stage]
     if arch == "ngram":  # counts want every line, as it is
         data = CorpusData(
             sources=tuple(texts), text=text, validation=validation, validation_share=0.0, clean=False, seed=seed
         )
-        stage = Ngram(order=order, smoothing=smoothing, prune=prune)
+        stages = [Ngram(order=order, smoothing=smoothing, prune=prune)]
     else:
         data = CorpusData(
             sources=tuple(texts), text=text, validation=validation, clean=not as_it_is, language=language, seed=seed
         )
-        total = parse_parameters(tokens) if tokens else 0
-        stage = Pretrain(
+        total = parse_parameters(tokens, "--tokens") if tokens else 0
+        trained = Pretrain(
             arch=arch, objective=objective, size=size, minutes=minutes, tokens=total, vocabulary=vocab, context=context,
             seed=seed,
         )  # fmt: skip
-    result = make(data, [stage], out, Log(quiet=quiet or json_), force=force)
+        stages = [trained, Mix(order=order)] if counts else [trained]
+    command = shlex.join(["halfpint", *sys.argv[1:]])
+    result = make(data, stages, out, Log(quiet=quiet or json_), force=force, command=command)
+    if not ranks.is_first():
+        return
     print(json.dumps(plain(result), ensure_ascii=False) if json_ else pretrained(result))
 
 
@@ -160,7 +175,8 @@ def finetune(
         raise HalfpintError("--task", wanted="chat or predict", got=repr(task), todo=todo)
     if out is None:
         raise HalfpintError("--out", wanted="a folder to write to", got="none")
-    result = teach(base, settings, stage, out, Log(quiet=quiet or json_), force=force)
+    command = shlex.join(["halfpint", *sys.argv[1:]])
+    result = teach(base, settings, stage, out, Log(quiet=quiet or json_), force=force, command=command)
     print(json.dumps(plain(result), ensure_ascii=False) if json_ else pretrained(result))
 
 
@@ -195,33 +211,36 @@ def export(
     print(json.dumps(plain(result), ensure_ascii=False) if json_ else pretrained(result))
 
 
-def generate(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a language model.")],
-    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="Text to go on from.")] = "",
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to write.")] = 200,
-    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 0.8,
-    top_k: Annotated[int, typer.Option(min=0, help="Choose among so many of the likeliest; 0 among all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Choose among the likeliest that have this probability together.")] = 1.0,
-    min_p: Annotated[float, typer.Option(help="Leave out what is less likely than this share of the likeliest.")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1: what was written is less likely again.")] = 1.0,
-    stop: Annotated[list[str] | None, typer.Option(help="Text at which to end; repeatable.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
-) -> None:
-    """Let a language model go on with a text, piece by piece as it comes."""
-    from halfpint.bundle import open_bundle
+def evaluate_text(bundle: Bundle, data: str, text: str, reference: str, json_: bool) -> None:
+    """What `evaluate` does with a language model: its figures, and with a reference what it kept of that."""
+    from halfpint.data.corpus import CorpusData
+    from halfpint.language import evaluate_text as judge
+    from halfpint.progress import Log, plain
+    from halfpint.report.compressed import kept_of
+    from halfpint.report.terminal import language
+
+    figures = judge(bundle, CorpusData(sources=(data,), text=text), Log(quiet=json_), reference=reference)
+    told = kept_of if reference else language
+    print(json.dumps(plain(figures), ensure_ascii=False) if json_ else told(figures))
+
+
+def predict_words(bundle: Bundle, texts: list[str], top: int, json_: bool) -> None:
+    """What `predict` does with a language model: the likeliest next words after each text."""
     from halfpint.engines import open_language_engine
 
-    pieces = open_language_engine(open_bundle(bundle)).generate(
-        prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-        repetition_penalty=repetition_penalty, seed=seed, stop=tuple(stop or ()),
-    )  # fmt: skip
-    print(prompt, end="", flush=True)
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
+    engine = open_language_engine(bundle)
+    for given in texts:
+        words = engine.next_words(given, top)
+        if json_:
+            found = [{"word": word, "probability": round(chance, 6)} for word, chance in words]
+            print(json.dumps({"text": given, "words": found}, ensure_ascii=False))
+        else:
+            print("  ".join(f"{word} {chance:.3f}" for word, chance in words) + f"  |  {given}")
 
 
 def add(app: typer.Typer) -> None:
     """Put the commands into the program."""
-    for command in (tokenizer, pretrain, finetune, export, generate):
+    for command in (tokenizer, pretrain, finetune, export):
         app.command()(command)
+    cli_chat.add(app)
+    cli_compress.add(app)

@@ -7,12 +7,15 @@ import os
 import re
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
 from halfpint.errors import HalfpintError
 from halfpint.machine import cpu_model, peak_memory_bytes
+from halfpint.progress import Log
 
 CARBON_VARIABLE = "HALFPINT_CARBON_G_PER_KWH"
 WORLD_G_PER_KWH = 473.0
@@ -138,6 +141,16 @@ class EnergyMeter:
             method = "energy counters (RAPL) of the whole processor and its memory, whatever else ran on it"
         wh = joules / 3600
         return Energy(wh=wh, co2e_g=wh / 1000 * carbon_intensity(), source=source, seconds=seconds, method=method)
+
+
+@contextmanager
+def metered(log: Log) -> Iterator[None]:
+    """Tell in the events, as "energy", what the body took; also where it is interrupted."""
+    with EnergyMeter() as meter:
+        try:
+            yield
+        finally:
+            log.event("energy", **vars(meter.energy))
 
 
 def thread_watts(model: str) -> tuple[float, str]:

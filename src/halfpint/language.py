@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,22 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from halfpint.bundle import CARD, Bundle, new_bundle, open_bundle, replace_folder, write_json
+from halfpint.bundle import CARD, Bundle, open_bundle, replace_folder, write_json
 from halfpint.data.conversations import ChatData, Conversations, prepare_chat
 from halfpint.data.corpus import Corpus, CorpusData, prepare_corpus
+from halfpint.energy import metered
 from halfpint.engines import open_language_engine
 from halfpint.errors import HalfpintError
+from halfpint.evaluate.kept import kept
 from halfpint.evaluate.perplexity import perplexity_of
 from halfpint.machine import describe
-from halfpint.models.sources import locate
+from halfpint.models.pull_language import PullLanguage, pull_language
 from halfpint.pipeline import Pipeline
 from halfpint.progress import Log
+from halfpint.recipe import Recipe
 from halfpint.report.mask import show_mask
-from halfpint.search.output import disk_errors
+from halfpint.search.language_report import write_language_report
+from halfpint.search.output import disk_errors, refuse_other_files
 from halfpint.stage import Stage
 from halfpint.tasks import chat, predict
 from halfpint.tokenizers.train import TokenizerReport, TokenizerSettings, train_tokenizer
+from halfpint.train import ranks
 from halfpint.train.chat import masked_tokens
+from halfpint.train.pretrain import Pretrain
 
 TOKENIZER = "tokenizer.json"
 _UNFINISHED = ".unfinished"
@@ -73,7 +78,9 @@ def make_tokenizer(
     return report
 
 
-def pretrain(data: CorpusData, stages: Sequence[Stage], out: Path, log: Log, *, force: bool = False) -> dict[str, Any]:
+def pretrain(
+    data: CorpusData, stages: Sequence[Stage], out: Path, log: Log, *, force: bool = False, command: str = ""
+) -> dict[str, Any]:
     """Make a language model from text: the bundle goes to `out`; gives its figures on the validation documents.
 
     What is unfinished is kept beside `out` (its name with ".unfinished"), and the same call goes on from there.
@@ -81,11 +88,11 @@ def pretrain(data: CorpusData, stages: Sequence[Stage], out: Path, log: Log, *, 
     Raises:
         HalfpintError: no text to learn from, settings that do not fit, or an `out` that holds something else.
     """
-    return _learn("", data, stages, out, log, force=force)
+    return _learn("", data, stages, out, log, force=force, command=command)
 
 
 def finetune(
-    base: str, data: ChatData | CorpusData, stage: Stage, out: Path, log: Log, *, force: bool = False
+    base: str, data: ChatData | CorpusData, stage: Stage, out: Path, log: Log, *, force: bool = False, command: str = ""
 ) -> dict[str, Any]:
     """Teach a language model on conversations or on the text of a domain: the bundle goes to `out`.
 
@@ -99,41 +106,62 @@ def finetune(
     Raises:
         HalfpintError: no such base or data, settings that do not fit, or an `out` that holds something else.
     """
-    return _learn(base, data, [stage], out, log, force=force)
+    return _learn(base, data, [stage], out, log, force=force, command=command)
 
 
 def _learn(
-    base: str, data: ChatData | CorpusData, stages: Sequence[Stage], out: Path, log: Log, *, force: bool
+    base: str, data: ChatData | CorpusData, stages: Sequence[Stage], out: Path, log: Log, *, force: bool, command: str
 ) -> dict[str, Any]:
-    _refuse_other_files(out, force=force)
-    for stage in stages:
-        stage.check()
+    rank, processes = ranks.join()
+    log = Log(quiet=True) if rank else log  # of several processes one tells, and writes
+    alone = next((stage.use for stage in stages if processes > 1 and not isinstance(stage, Pretrain)), "")
+    if alone:
+        raise HalfpintError(alone, wanted="one process", got=f"{processes}", todo="Run it without torchrun.")
     started = time.monotonic()
     work = out.with_name(out.name + _UNFINISHED)
-    fresh = not work.exists()
+    figures: dict[str, Any] = {}
     with disk_errors(out):
         before = log.events
-        try:
-            learned = (
-                prepare_chat(data, log) if isinstance(data, ChatData) else prepare_corpus(data, work / "corpus", log)
-            )
-            start = base_bundle(base, work / "base", log) if base else None
-        except HalfpintError:
-            if fresh:
-                shutil.rmtree(work, ignore_errors=True)
-            raise
+        with ranks.after_first():
+            refuse_other_files(out, force=force)
+            for stage in stages:
+                stage.check()
+            fresh = not work.exists()
+            try:
+                texts = work / "corpus"
+                learned = prepare_chat(data, log) if isinstance(data, ChatData) else prepare_corpus(data, texts, log)
+                start = base_bundle(base, work / "base", log) if base else None
+            except HalfpintError:
+                if fresh:
+                    shutil.rmtree(work, ignore_errors=True)
+                raise
         try:
             work.mkdir(parents=True, exist_ok=True)
-            log.events = work / "events.jsonl"
-            made = _pipeline(learned, work, log).make(stages, start=start, kind=_kind(start)).bundle
-            texts = learned.validation if isinstance(learned, Corpus) else ()
-            figures = judge(made, texts, log) if len(texts) else {}
+            log.events = work / "events.jsonl" if ranks.is_first() else None
+            with metered(log):
+                made = _pipeline(learned, work, log).make(stages, start=start, kind=_kind(start)).bundle
+            ranks.wait()  # until all have opened it: it is moved now
+            with ranks.after_first() as first:
+                if first:
+                    held = learned.validation if isinstance(learned, Corpus) else ()
+                    figures = judge(made, held, log) if len(held) else {}
+                    told = {"validation": figures, "data": learned.summary(), "machine": describe()["cpu"]}
+                    write_json(made.path / CARD, {**made.card, "figures": told})
+                    task = chat if isinstance(data, ChatData) else predict
+                    again = Recipe(data, task, "", (PullLanguage(base=base), *stages) if base else tuple(stages))
+                    write_language_report(
+                        made, learned, figures, out=out, into=made.path, events=work / "events.jsonl",
+                        recipe=again.toml(), command=command, seconds=time.monotonic() - started, log=log,
+                    )  # fmt: skip
+                    replace_folder(made.path, out)
+        except HalfpintError:
+            if fresh and isinstance(learned, Conversations) and not any(work.rglob("checkpoint")):
+                shutil.rmtree(work, ignore_errors=True)  # nothing that took long: a corpus is kept
+            raise
         finally:
             log.events = before  # the folder goes
-        told = {"validation": figures, "data": learned.summary(), "machine": describe()["cpu"]}
-        write_json(made.path / CARD, {**made.card, "figures": told})
-        replace_folder(made.path, out)
-        shutil.rmtree(work, ignore_errors=True)
+        if ranks.is_first():
+            shutil.rmtree(work, ignore_errors=True)
     return _done(out, started, data=learned.summary(), validation=figures)
 
 
@@ -186,22 +214,8 @@ def base_bundle(name: str, folder: Path, log: Log) -> Bundle:
     if (Path(name) / CARD).is_file():
         return open_bundle(name)
     if not (folder / CARD).is_file():
-        source = locate(name, log)
-        with new_bundle(folder) as (made, card):
-            for file in source.iterdir():
-                if file.is_file() and file.name not in (CARD, "README.md"):
-                    _linked(file, made / file.name)
-            card.update(task=predict.NAME, engine="torch_lm")
-            card["stages"].append({"use": "models/pull", "settings": {"base": name}, "seconds": 0.0})
+        pull_language(name, folder, log)
     return open_bundle(folder)
-
-
-def _linked(source: Path, target: Path) -> None:
-    """The same file under another name: weights are large, and nobody writes into the files of a bundle."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another device
-        shutil.copyfile(source, target)
 
 
 def export(name: str, stage: Stage, out: Path, log: Log, *, force: bool = False) -> dict[str, Any]:
@@ -211,7 +225,7 @@ def export(name: str, stage: Stage, out: Path, log: Log, *, force: bool = False)
         HalfpintError: no such model, a stage that does not fit it, or an `out` that holds something else.
         RefusedError: the export does not say what the model says.
     """
-    _refuse_other_files(out, force=force)
+    refuse_other_files(out, force=force)
     stage.check()
     started = time.monotonic()
     work = out.with_name(out.name + _UNFINISHED)
@@ -225,23 +239,22 @@ def export(name: str, stage: Stage, out: Path, log: Log, *, force: bool = False)
     return _done(out, started, validation=None)
 
 
-def _refuse_other_files(out: Path, *, force: bool) -> None:
-    """Refuse a folder that holds anything, unless it is a bundle and `force` is given."""
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (force and (out / CARD).is_file()))):
-        todo = "Give another --out, or --force." if (out / CARD).is_file() else "Give another --out."
-        got = "a bundle that is there" if (out / CARD).is_file() else "other files"
-        raise HalfpintError(f"--out {out}", wanted="a new or empty folder", got=got, todo=todo)
-
-
-def evaluate_text(bundle: Bundle, data: CorpusData, log: Log) -> dict[str, Any]:
+def evaluate_text(bundle: Bundle, data: CorpusData, log: Log, reference: str = "") -> dict[str, Any]:
     """The figures of a language model on text, which is taken as it is.
 
+    Args:
+        reference: a bundle or base model that it was made from; the figures of `evaluate.kept` then come first.
+
     Raises:
-        HalfpintError: no such text, or a bundle that is no language model.
+        HalfpintError: no such text, a bundle that is no language model, or a reference of another vocabulary.
     """
     with TemporaryDirectory(prefix="halfpint-text-") as folder:
         corpus = prepare_corpus(replace(data, clean=False, validation="", validation_share=0.0), Path(folder), log)
-        return judge(bundle, corpus.train, log)
+        if not reference:
+            return judge(bundle, corpus.train, log)
+        figures = kept(base_bundle(reference, Path(folder) / "base", log), bundle, corpus.train, log=log)
+    log.event("kept", bundle=bundle.path, reference=reference, **figures)
+    return figures
 
 
 def judge(bundle: Bundle, documents: Sequence[str], log: Log) -> dict[str, Any]:

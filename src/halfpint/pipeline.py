@@ -20,6 +20,7 @@ from halfpint.bundle import CARD, Bundle, open_bundle, read_json, write_json
 from halfpint.data.conversations import Conversations
 from halfpint.data.corpus import Corpus
 from halfpint.data.examples import Example
+from halfpint.data.prepare import Texts
 from halfpint.engines import open_engine
 from halfpint.errors import HalfpintError
 from halfpint.evaluate import classification
@@ -71,8 +72,8 @@ class Learnable(Protocol):
         """Examples to choose by."""
 
     @property
-    def corpus(self) -> Corpus | Conversations | None:
-        """Documents or conversations of both kinds, where the data is no labelled texts."""
+    def corpus(self) -> Corpus | Conversations | Texts | None:
+        """Documents or conversations of both kinds; of labelled texts what they say."""
 
     @property
     def key(self) -> str:
@@ -211,7 +212,7 @@ def stage_class(use: str, place: str) -> type[Stage]:
     Raises:
         HalfpintError: there is none; the message has the nearest name.
     """
-    rooms = ("models", "train", "compress", "export")
+    rooms = ("models", "train", "compress", "distil", "export")
     known = {f"{room}/{name}": (room, name) for room in rooms for name in registry.variants(room)}
     if use not in known:
         from halfpint.errors import nearest

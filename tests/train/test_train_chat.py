@@ -6,20 +6,18 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from halfpint.bundle import Bundle, new_bundle, open_bundle
+from halfpint.bundle import Bundle
 from halfpint.data.conversations import ChatData, Conversations, prepare_chat
 from halfpint.data.packing import IGNORED
 from halfpint.errors import HalfpintError, RefusedError
-from halfpint.models import sizes
-from halfpint.progress import SILENT, Log
-from halfpint.stage import Work
+from halfpint.progress import SILENT
 from halfpint.tasks import chat as chat_task
-from halfpint.tokenizers.train import CHAT_TEMPLATE, TokenizerSettings, train_tokenizer
+from halfpint.tokenizers.train import CHAT_TEMPLATE
 from halfpint.train._chat_rows import ChatRows, within
 from halfpint.train._chat_tokens import ChatTokenizer, Rendered
 from halfpint.train.chat import Chat
@@ -50,83 +48,36 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Conversations:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, data: Conversations) -> Bundle:
-    """A random Llama with a tokenizer as `train/pretrain` makes it, and no template."""
-    folder = tmp_path_factory.mktemp("bases")
-    texts = [message.content for one in data.train for message in one.messages] * 20
-    wanted = TokenizerSettings(vocab_size=330)
-    train_tokenizer(texts, wanted, folder / "tokenizer", SILENT)
-    (folder / "tokenizer" / "chat_template.jinja").unlink()
-    model_type, _ = sizes.resolve("llama")
-    size, _ = sizes.size_dial("llama", 60_000, 330, 96)
-    torch.manual_seed(0)
-    model = sizes.new_model(model_type, {**size, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1})
-    with new_bundle(folder / "base") as (made, card):
-        model.save_pretrained(made)
-        for file in (folder / "tokenizer").iterdir():
-            (made / file.name).write_bytes(file.read_bytes())
-        card.update(task="predict", engine="torch_lm")
-        card["stages"].append({"use": "train/pretrain", "settings": {}, "seconds": 0.0})
-    return open_bundle(folder / "base")
-
-
-class Interrupting(Log):
-    """Keeps the losses of the steps, what was said and the plan, and raises KeyboardInterrupt after a step."""
-
-    def __init__(self, after: int = 0) -> None:
-        super().__init__(quiet=True)
-        self.after = after
-        self.losses: dict[int, float] = {}
-        self.lines: list[str] = []
-        self.plan: dict[str, Any] = {}
-
-    def say(self, text: str, kind: str = "said", **fields: Any) -> None:
-        self.lines.append(text)
-        super().say(text, kind, **fields)
-
-    def event(self, kind: str, **fields: Any) -> None:
-        super().event(kind, **fields)
-        if kind == "plan":
-            self.plan = fields
-        if kind == "step":
-            self.losses[fields["step"]] = fields["loss"]
-            if fields["step"] == self.after:
-                raise KeyboardInterrupt
+def base(random_llama: Callable[..., Bundle], data: Conversations) -> Bundle:
+    """A random Llama with the words, and no template."""
+    return random_llama([message.content for one in data.train for message in one.messages] * 20, template=False)
 
 
 @pytest.fixture(scope="module")
-def run(
-    tmp_path_factory: pytest.TempPathFactory, data: Conversations, base: Bundle
-) -> Callable[..., tuple[Bundle, Interrupting]]:
-    """Runs a stage: gives the bundle and what was logged."""
+def run(run_stage: Callable[..., Any], data: Conversations, base: Bundle) -> Callable[..., tuple[Bundle, Any]]:
+    """Runs a stage on the base and the conversations: gives the bundle and what was logged."""
 
-    def go(
-        stage: Chat, folder: Path | None = None, after: int = 0, parent: Bundle = base, corpus: Any = data
-    ) -> tuple[Bundle, Interrupting]:
-        folder, log = folder or tmp_path_factory.mktemp("tuned"), Interrupting(after)
-        work = Work(
-            target=folder / "made", scratch=folder / "unfinished", task=chat_task, train=(), validation=(), labels=(),
-            log=log, corpus=corpus,
-        )  # fmt: skip
-        return open_bundle(stage.run(parent, work).path), log
+    def go(stage: Chat, folder: Path | None = None, after: int = 0, **changes: Any) -> tuple[Bundle, Any]:
+        wanted = {"parent": base, "corpus": data, "task": chat_task, **changes}
+        return cast("tuple[Bundle, Any]", run_stage(stage, folder, after, **wanted))
 
     return go
 
 
 @pytest.fixture(scope="module")
-def tuned(run: Callable[..., tuple[Bundle, Interrupting]]) -> tuple[Bundle, Interrupting]:
+def tuned(run: Callable[..., tuple[Bundle, Any]]) -> tuple[Bundle, Any]:
     """What TINY makes."""
     return run(TINY)
 
 
 @pytest.fixture(scope="module")
-def adapted(run: Callable[..., tuple[Bundle, Interrupting]]) -> tuple[Bundle, Interrupting]:
+def adapted(run: Callable[..., tuple[Bundle, Any]]) -> tuple[Bundle, Any]:
     """What LORA makes."""
     return run(replace(LORA, merge=False))
 
 
 def test_without_a_template(base: Bundle, run: Callable[..., Any], tmp_path: Path) -> None:
-    with pytest.raises(HalfpintError, match=r"a chat template, got none\. Set template to chatml"):
+    with pytest.raises(HalfpintError, match=r"^random: wanted .*a chat template, got none\. Set template to chatml"):
         run(replace(TINY, template=""), tmp_path)
     with pytest.raises(HalfpintError, match=r"template: .*Did you mean 'chatml'"):
         run(replace(TINY, template="chat-ml"), tmp_path)
@@ -163,8 +114,8 @@ def test_rows_keep_conversations_whole(packing: bool) -> None:
         assert parts[0].share == pytest.approx(len(parts) / labels)
 
 
-def test_what_is_too_long_is_cut_behind_an_answer_or_dropped() -> None:
-    log = Interrupting()
+def test_what_is_too_long_is_cut_behind_an_answer_or_dropped(interrupting: Any) -> None:
+    log = interrupting()
     two = Rendered(np.arange(20), np.isin(np.arange(20), [5, 6, 7, 14, 15]), 11)
     kept = within([*rendered(8, 18), two], 12, "train", log)
     assert [len(one.ids) for one in kept] == [8, 8]
@@ -191,7 +142,7 @@ def test_a_plain_bundle_that_answers(which: str, request: pytest.FixtureRequest,
     assert entry["end_of_turn"] == [end]
 
 
-def test_the_score_is_of_the_answers_alone(tuned: tuple[Bundle, Interrupting], data: Conversations) -> None:
+def test_the_score_is_of_the_answers_alone(tuned: tuple[Bundle, Any], data: Conversations) -> None:
     """The figure in the card, computed again with transformers alone, one conversation at a time."""
     bundle, _ = tuned
     model = transformers.AutoModelForCausalLM.from_pretrained(bundle.path).eval()
@@ -207,7 +158,7 @@ def test_the_score_is_of_the_answers_alone(tuned: tuple[Bundle, Interrupting], d
     assert nats / count == pytest.approx(bundle.card["stages"][-1]["nats_per_assistant_token"], abs=1e-4)
 
 
-def test_it_learned_to_answer_and_to_stop(tuned: tuple[Bundle, Interrupting], run: Callable[..., Any]) -> None:
+def test_it_learned_to_answer_and_to_stop(tuned: tuple[Bundle, Any], run: Callable[..., Any]) -> None:
     bundle, _ = run(replace(TINY, epochs=12, evaluations=1))
     model = transformers.AutoModelForCausalLM.from_pretrained(bundle.path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(bundle.path)
@@ -221,7 +172,7 @@ def test_it_learned_to_answer_and_to_stop(tuned: tuple[Bundle, Interrupting], ru
 
 
 def test_adapters_merge_exactly_and_are_kept_apart(
-    adapted: tuple[Bundle, Interrupting], base: Bundle, run: Callable[..., Any]
+    adapted: tuple[Bundle, Any], base: Bundle, run: Callable[..., Any]
 ) -> None:
     from peft import PeftModel
 
@@ -244,9 +195,8 @@ def test_a_merge_that_answers_otherwise_is_refused(base: Bundle, monkeypatch: py
     from halfpint.train import _lora
 
     model = transformers.AutoModelForCausalLM.from_pretrained(base.path)
-    wrapped = _lora.add_adapters(
-        model, "here", rank=2, alpha=4, dropout=0.0, targets="q_proj,up_proj", embeddings=False
-    )
+    settings = Chat(lora=True, lora_rank=2, lora_alpha=4, lora_dropout=0.0, lora_targets="q_proj,up_proj")
+    wrapped = _lora.add_adapters(model, settings, "here")
     trained = {name for name, tensor in model.named_parameters() if tensor.requires_grad}
     assert trained and all("lora_" in name and ("q_proj" in name or "up_proj" in name) for name in trained)
     with torch.no_grad():
@@ -257,7 +207,7 @@ def test_a_merge_that_answers_otherwise_is_refused(base: Bundle, monkeypatch: py
     with pytest.raises(RefusedError, match="merge: wanted logits within"):
         _lora.merge(wrapped, [[5, 6, 7, 8]], "here")
     with pytest.raises(HalfpintError, match=r"lora_targets: .*Did you mean 'q_proj'"):
-        _lora.add_adapters(model, "here", rank=2, alpha=4, dropout=0.0, targets="q_prj", embeddings=False)
+        _lora.add_adapters(model, replace(settings, lora_targets="q_prj"), "here")
 
 
 @pytest.mark.parametrize("stage", [LORA, replace(TINY, packing=False)], ids=["lora", "padded"])
@@ -292,12 +242,12 @@ def test_a_plan_by_time_is_kept(run: Callable[..., Any], tmp_path: Path) -> None
     path = tmp_path / "unfinished" / "plan.json"
     plan = json.loads(path.read_text(encoding="utf-8"))
     assert plan["total"] > 1 and 0 < plan["seconds"] <= 30
-    path.write_text(json.dumps({"total": 5, "seconds": 0.01}), encoding="utf-8")
+    path.write_text(json.dumps({"total": 5, "seconds": 0.01, "evaluations": 1}), encoding="utf-8")
     _, log = run(stage, tmp_path)
     assert log.plan["total"] == 5 and 2 <= max(log.losses) <= 5
 
 
-def test_its_own_template_is_used_again(tuned: tuple[Bundle, Interrupting], run: Callable[..., Any]) -> None:
+def test_its_own_template_is_used_again(tuned: tuple[Bundle, Any], run: Callable[..., Any]) -> None:
     bundle, _ = tuned
     again, _ = run(replace(LORA, template="", epochs=1), parent=bundle)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
@@ -306,8 +256,20 @@ def test_its_own_template_is_used_again(tuned: tuple[Bundle, Interrupting], run:
     assert not (again.path / "adapter").exists()
 
 
+def test_lora_teaches_what_text_alone_did_not(run: Callable[..., Any], random_llama: Callable[..., Bundle]) -> None:
+    """The tokens of the template mean nothing after pre-training, though the bundle has a template."""
+    stage = replace(LORA, template="", stop_after_steps=1)
+    made = {use: run(stage, parent=random_llama(use=use))[0] for use in ("train/pretrain", "models/pull")}
+    trained = {use: bundle.card["stages"][-1]["trained_parameters"] for use, bundle in made.items()}
+    bundle = made["train/pretrain"]
+    again, _ = run(stage, parent=bundle)
+    assert again.card["stages"][-1]["trained_parameters"] == trained["models/pull"]
+    embeddings = bundle.config["vocab_size"] * bundle.config["hidden_size"]
+    assert trained["train/pretrain"] == trained["models/pull"] + embeddings
+
+
 def test_the_same_loss_packed_padded_and_checkpointed(
-    tuned: tuple[Bundle, Interrupting], run: Callable[..., Any]
+    tuned: tuple[Bundle, Any], run: Callable[..., Any]
 ) -> None:  # fmt: skip
     bundle, log = tuned
     before = bundle.card["stages"][-1]["nats_before"]

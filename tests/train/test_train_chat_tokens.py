@@ -72,6 +72,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     train_tokenizer(texts, TokenizerSettings(vocab_size=330, special_tokens=SPECIAL), folder, SILENT)
     (folder / "chat_template.jinja").unlink()
     (folder / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    (folder / "card.json").write_text("{}", encoding="utf-8")
     return Bundle(folder)
 
 

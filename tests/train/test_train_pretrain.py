@@ -8,17 +8,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from halfpint.bundle import Bundle, open_bundle
+from halfpint.bundle import Bundle
 from halfpint.data.prepare import Prepared
 from halfpint.errors import HalfpintError
 from halfpint.models import sizes
-from halfpint.progress import Log
-from halfpint.stage import Work
+from halfpint.tokenizers.train import CHAT_TEMPLATE
 from halfpint.train import _budget
 from halfpint.train._masking import IGNORED, Masking, mask_tokens
 from halfpint.train.plan import Plan
@@ -34,25 +33,6 @@ TINY = Pretrain(
 ENCODER = replace(TINY, arch="bert", tokens=512 * 4, evaluations=1)
 
 
-class Interrupting(Log):
-    """Keeps the losses of the steps and the plan, and raises KeyboardInterrupt after a step."""
-
-    def __init__(self, after: int = 0) -> None:
-        super().__init__(quiet=True)
-        self.after = after
-        self.losses: dict[int, float] = {}
-        self.plan: dict[str, Any] = {}
-
-    def event(self, kind: str, **fields: Any) -> None:
-        super().event(kind, **fields)
-        if kind == "plan":
-            self.plan = fields
-        if kind == "step":
-            self.losses[fields["step"]] = fields["loss"]
-            if fields["step"] == self.after:
-                raise KeyboardInterrupt
-
-
 @pytest.fixture(scope="module")
 def documents(prepared: Prepared) -> Any:
     """The tickets as documents."""
@@ -61,28 +41,23 @@ def documents(prepared: Prepared) -> Any:
 
 
 @pytest.fixture(scope="module")
-def run(
-    tmp_path_factory: pytest.TempPathFactory, work: Callable[..., Work], documents: Any
-) -> Callable[..., tuple[Bundle, Interrupting]]:
-    """Runs a stage: gives the bundle and what was logged."""
+def run(run_stage: Callable[..., Any], documents: Any) -> Callable[..., tuple[Bundle, Any]]:
+    """Runs a stage on the documents: gives the bundle and what was logged."""
 
-    def go(stage: Pretrain, folder: Path | None = None, after: int = 0, **changes: Any) -> tuple[Bundle, Interrupting]:
-        folder = folder or tmp_path_factory.mktemp("pretrained")
-        log = Interrupting(after)
-        made = stage.run(None, work(folder / "made", **{"corpus": documents, "log": log, **changes}))
-        return open_bundle(made.path), log
+    def go(stage: Pretrain, folder: Path | None = None, after: int = 0, **changes: Any) -> tuple[Bundle, Any]:
+        return cast("tuple[Bundle, Any]", run_stage(stage, folder, after, **{"corpus": documents, **changes}))
 
     return go
 
 
 @pytest.fixture(scope="module")
-def causal(run: Callable[..., tuple[Bundle, Interrupting]]) -> tuple[Bundle, Interrupting]:
+def causal(run: Callable[..., tuple[Bundle, Any]]) -> tuple[Bundle, Any]:
     """What TINY makes."""
     return run(TINY)
 
 
 @pytest.fixture(scope="module")
-def masked(run: Callable[..., tuple[Bundle, Interrupting]]) -> tuple[Bundle, Interrupting]:
+def masked(run: Callable[..., tuple[Bundle, Any]]) -> tuple[Bundle, Any]:
     """What ENCODER makes."""
     return run(ENCODER)
 
@@ -143,6 +118,34 @@ def test_chunked_cross_entropy_is_cross_entropy(with_bias: bool, ignored: float)
         mean = chunked_cross_entropy(*start[:2], None, labels, rows=50)
     assert float(total) == pytest.approx(float(mean) * int((labels != IGNORED).sum()), rel=1e-5)
     assert float(chunked_cross_entropy(*start[:2], None, torch.full_like(labels, IGNORED))) == 0.0
+
+
+@pytest.mark.parametrize("trained", [(True, False), (False, True), (False, False)])
+def test_chunked_cross_entropy_of_what_is_frozen(trained: tuple[bool, bool]) -> None:
+    """The gradients that are asked for are torch's, and no product is made for the others."""
+    from halfpint.train._cross_entropy import chunked_cross_entropy
+
+    random = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 211, (40,), generator=random)
+    start = [torch.randn(*shape, generator=random) for shape in ((40, 16), (211, 16), (211,))]
+    wanted = (*trained, True)
+
+    def gradients(chunked: bool) -> list[Any]:
+        given = [tensor.clone().requires_grad_(asked) for tensor, asked in zip(start, wanted, strict=True)]
+        if chunked:
+            chunked_cross_entropy(*given, labels, rows=7).backward()
+        else:
+            torch.nn.functional.cross_entropy(torch.nn.functional.linear(*given), labels).backward()
+        return [tensor.grad for tensor in given]
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        ours = gradients(True)
+    for one, other in zip(ours, gradients(False), strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    products = sum(row.count for row in profile.key_averages() if row.key in ("aten::mm", "aten::addmm_"))
+    assert products == 6 * (1 + sum(trained))  # in six chunks: the logits, and what each gradient takes
 
 
 @pytest.mark.parametrize(("arch", "replaced"), [("llama", 2), ("gemma3", 2), ("gpt2", 0)])
@@ -244,7 +247,7 @@ def test_masks_are_drawn_as_in_bert() -> None:
     assert (again == inputs).all()
 
 
-def test_a_causal_model(causal: tuple[Bundle, Interrupting]) -> None:
+def test_a_causal_model(causal: tuple[Bundle, Any]) -> None:
     bundle, log = causal
     entry = bundle.card["stages"][-1]
     assert (bundle.card["task"], bundle.card["engine"], entry["objective"]) == ("predict", "torch_lm", "causal")
@@ -260,26 +263,25 @@ def test_a_causal_model(causal: tuple[Bundle, Interrupting]) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(bundle.path)
     ids = torch.tensor([tokenizer("the invoice was wrong")["input_ids"]])
     assert ids[0, 0] == model.config.bos_token_id == tokenizer.bos_token_id
+    assert tokenizer.chat_template == CHAT_TEMPLATE
     with torch.no_grad():
         made = model.generate(ids, max_new_tokens=3, do_sample=False)
     assert made.shape[1] <= ids.shape[1] + 3
 
 
-def test_a_masked_model(masked: tuple[Bundle, Interrupting]) -> None:
+def test_a_masked_model(masked: tuple[Bundle, Any]) -> None:
     bundle, log = masked
     assert bundle.card["stages"][-1]["objective"] == "masked"
     model = transformers.AutoModelForMaskedLM.from_pretrained(bundle.path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(bundle.path)
     ids = tokenizer("a [MASK] b")["input_ids"]
     assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id and tokenizer.mask_token_id in ids
-    assert model.config.pad_token_id == tokenizer.pad_token_id
+    assert model.config.pad_token_id == tokenizer.pad_token_id and tokenizer.chat_template is None
     assert log.losses[4] < log.losses[1]
 
 
 @pytest.mark.parametrize("stops", [[5], [2, 9]])
-def test_resume_is_exact(
-    stops: list[int], run: Callable[..., Any], causal: tuple[Bundle, Interrupting], tmp_path: Path
-) -> None:
+def test_resume_is_exact(stops: list[int], run: Callable[..., Any], causal: tuple[Bundle, Any], tmp_path: Path) -> None:
     bundle, whole = causal
     for stop in stops:
         with pytest.raises(KeyboardInterrupt):
@@ -297,10 +299,10 @@ def test_a_plan_by_time_is_kept(run: Callable[..., Any], tmp_path: Path) -> None
     stage = replace(TINY, tokens=0, minutes=0.5)
     with pytest.raises(KeyboardInterrupt):
         run(stage, tmp_path, after=1)
-    path = tmp_path / "unfinished-made" / "plan.json"
+    path = tmp_path / "unfinished" / "plan.json"
     plan = json.loads(path.read_text(encoding="utf-8"))
     assert plan["total"] > 1 and 0 < plan["seconds"] <= 30
-    path.write_text(json.dumps({"total": 5, "seconds": 0.01}), encoding="utf-8")
+    path.write_text(json.dumps({"total": 5, "seconds": 0.01, "evaluations": 1}), encoding="utf-8")
     _, log = run(stage, tmp_path)
     assert (log.plan["total"], log.plan["seconds"]) == (5, 0.01)
     assert 2 <= max(log.losses) <= 5  # its time is over, so what is left is one step
@@ -318,7 +320,7 @@ def test_steps_follow_the_speed() -> None:
 
 @pytest.mark.parametrize("change", [{"batch_tokens": 256, "accumulate": 2}, {"gradient_checkpointing": True}])
 def test_the_same_step_in_other_ways(
-    change: dict[str, Any], run: Callable[..., Any], causal: tuple[Bundle, Interrupting]
+    change: dict[str, Any], run: Callable[..., Any], causal: tuple[Bundle, Any]
 ) -> None:
     _, log = run(replace(TINY, stop_after_steps=3, **change))
     assert [log.losses[step] for step in (1, 2, 3)] == pytest.approx(
@@ -327,7 +329,7 @@ def test_the_same_step_in_other_ways(
 
 
 def test_parts_of_a_batch_are_the_batch(
-    run: Callable[..., Any], causal: tuple[Bundle, Interrupting], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Any], causal: tuple[Bundle, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("halfpint.train._rows._CACHED_TOKENS", 160)
     _, log = run(replace(TINY, stop_after_steps=3))

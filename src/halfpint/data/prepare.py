@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, ClassVar
+from typing import Any
 
 from halfpint.data.check import Finding, check, clean, raise_if_unusable
 from halfpint.data.columns import Columns, find_columns
@@ -45,6 +45,15 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """Texts without their labels, for stages that learn from running text: each is a document; `key` is their hash."""
+
+    train: list[str]
+    validation: list[str]
+    key: str
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Examples ready for training, and what happened to the rest."""
 
@@ -57,7 +66,12 @@ class Prepared:
     dropped: list[Finding]
     settings: Data
     key: str = field(default="")
-    corpus: ClassVar[None] = None
+
+    @property
+    def corpus(self) -> Texts:
+        """The texts of both sides as running text; those kept for the end are not among them."""
+        train, validation = ([example.text for example in side] for side in (self.train, self.validation))
+        return Texts(train, validation, self.key)
 
     def summary(self) -> dict[str, Any]:
         """What a report tells of the data."""

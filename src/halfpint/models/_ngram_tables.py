@@ -100,6 +100,27 @@ class Tables:
             ending[at] = found
         return scores
 
+    def known_before(self, ids: Ids) -> npt.NDArray[np.int64]:
+        """How many of the tokens before each one, in its line, are the longest n-gram known there.
+
+        Args:
+            ids: int32 (tokens,), as for `score`.
+
+        Returns:
+            int64 (tokens,), 0 to the order less one; the values at BOS mean nothing.
+        """
+        length = np.zeros(len(ids), dtype=np.int64)
+        ending, inside = ids, ids[1:] != BOS
+        length[1:][inside & (ids[:-1] != UNKNOWN)] = self.order > 1
+        for order in range(2, self.order):
+            at = np.flatnonzero((ending[:-1] >= 0) & inside) + 1
+            found = self.find(order, ending[at - 1], ids[at])
+            ending = np.full(len(ids), -1, dtype=np.int32)
+            ending[at] = found
+            after = np.flatnonzero((ending[:-1] >= 0) & inside) + 1
+            length[after] = order
+        return length
+
     def after(self, history: Sequence[int]) -> npt.NDArray[np.float64]:
         """Probabilities of every word after `history`, the last numbers of a line so far (from BOS, where it is near).
 

@@ -32,7 +32,7 @@ _SHARED_HEADS = 512  # up to this width each head has keys and values of its own
 _MOST_EMBEDDED = 0.85  # share of the parameters that embeddings may take
 
 
-def parse_parameters(size: str) -> int:
+def parse_parameters(size: str, place: str = "size") -> int:
     """The number in "10M", "1.5m", "135M", "0.6B", "500k" or "8_300_000".
 
     Raises:
@@ -42,8 +42,8 @@ def parse_parameters(size: str) -> int:
     number = round(float(re.sub("[_,]", "", found[1])) * _UNITS[found[2]]) if found else 0
     if number < 10_000:
         raise HalfpintError(
-            "size",
-            wanted="a number of parameters of 10k or more",
+            place,
+            wanted="a number of 10k or more",
             got=repr(size),
             todo='Write "10M", "1.5M" or "500k".',
         )

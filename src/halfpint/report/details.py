@@ -100,16 +100,19 @@ def _labels(data: dict[str, Any]) -> str:
     return f"<details><summary>{words}</summary>{shown}</details>"
 
 
-def _facts(facts: list[tuple[str, str]]) -> str:
+def facts_shown(facts: list[tuple[str, str]]) -> str:
+    """Names with their values (HTML); those without a value are left out."""
     kept = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts if value)
     return f'<dl class="facts">{kept}</dl>' if kept else ""
 
 
-def _plain(value: object) -> str:
+def said(value: object) -> str:
+    """Text that is safe in HTML, or nothing where there is none."""
     return units.text(value) if value not in (None, "") else ""
 
 
-def _counted(value: object) -> str:
+def counted(value: object) -> str:
+    """A count, or nothing where there is none."""
     return units.count(value) if units.number(value) is not None else ""
 
 
@@ -118,16 +121,18 @@ def data_found(report: dict[str, Any]) -> Part:
     data = units.mapping(report.get("data"))
     columns = units.mapping(data.get("columns"))
     facts = [
-        ("Source", _plain(data.get("source"))),
-        ("Test source", _plain(data.get("test_source"))),
-        ("Columns", " → ".join(_plain(columns[key]) for key in ("text", "label") if columns.get(key))),
-        ("Rows", _counted(data.get("rows"))),
-        ("Training", _counted(data.get("train"))),
-        ("Validation", _counted(data.get("validation"))),
-        ("Test", _counted(data.get("test"))),
-        ("Fingerprint", f"<code>{_plain(data.get('fingerprint'))}</code>" if data.get("fingerprint") else ""),
+        ("Source", said(data.get("source"))),
+        ("Test source", said(data.get("test_source"))),
+        ("Columns", " → ".join(said(columns[key]) for key in ("text", "label") if columns.get(key))),
+        ("Rows", counted(data.get("rows"))),
+        ("Training", counted(data.get("train"))),
+        ("Validation", counted(data.get("validation"))),
+        ("Test", counted(data.get("test"))),
+        ("Fingerprint", f"<code>{said(data.get('fingerprint'))}</code>" if data.get("fingerprint") else ""),
     ]
-    return section("data", "The data", _facts(facts) + _findings(data) + _dropped(data) + _labels(data), short="Data")
+    return section(
+        "data", "The data", facts_shown(facts) + _findings(data) + _dropped(data) + _labels(data), short="Data"
+    )
 
 
 def energy(report: dict[str, Any]) -> Part:
@@ -138,31 +143,31 @@ def energy(report: dict[str, Any]) -> Part:
         ("Energy", units.watt_hours(spent.get("wh")) if units.number(spent.get("wh")) is not None else ""),
         ("CO₂e", units.grams(spent.get("co2e_g")) if units.number(spent.get("co2e_g")) is not None else ""),
         ("Over", units.seconds(spent.get("seconds")) if units.number(spent.get("seconds")) is not None else ""),
-        ("Source", _plain(source)),
+        ("Source", said(source)),
     ]
     lead = "What the whole run took, every candidate counted." + (f" {_MODELLED}" if "modelled" in source else "")
-    return section("energy", "Energy of this run", _facts(facts), lead, "Energy")
+    return section("energy", "Energy of this run", facts_shown(facts), lead, "Energy")
 
 
 def machine(report: dict[str, Any]) -> Part:
     """Where the figures were taken."""
     found = units.mapping(report.get("machine"))
     facts = [
-        ("Processor", _plain(found.get("cpu"))),
-        ("Cores", _counted(found.get("cores"))),
+        ("Processor", said(found.get("cpu"))),
+        ("Cores", counted(found.get("cores"))),
         (
             "Memory",
             units.size(found.get("memory_bytes")) if units.number(found.get("memory_bytes")) is not None else "",
         ),
-        ("System", _plain(found.get("os"))),
-        ("Python", _plain(found.get("python"))),
+        ("System", said(found.get("os"))),
+        ("Python", said(found.get("python"))),
     ]
     packages = units.mapping(found.get("packages"))
     lines = [[units.text(name), cell(units.text(packages[name]))] for name in sorted(packages, key=str)]
     shown = table("Packages", [("Package", False), ("Version", False)], lines) if lines else ""
     folded = f"<details><summary>{len(lines)} packages</summary>{shown}</details>" if lines else ""
     lead = "Latency, throughput and energy hold for this machine; quality and size hold anywhere."
-    return section("machine", "The machine", _facts(facts) + folded, lead, "Machine")
+    return section("machine", "The machine", facts_shown(facts) + folded, lead, "Machine")
 
 
 def recipe(report: dict[str, Any]) -> Part:

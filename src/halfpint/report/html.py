@@ -7,12 +7,16 @@ import hashlib
 import json
 import os
 import shlex
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from halfpint.errors import HalfpintError
-from halfpint.report import details, sections, units
+from halfpint.report import details, language_page, sections, units
+from halfpint.report.language import KIND
+from halfpint.report.learning import learning
+from halfpint.report.sections import Part
 
 # Their keys come from the data or the machine, not from the layout of a report: sorted, two reports compare well.
 _SORTED = ("labels", "metrics", "packages", "test")
@@ -20,6 +24,7 @@ _ORDER = (
     sections.verdict,
     sections.commands,
     sections.picture,
+    learning,
     sections.candidates,
     sections.results,
     details.confused,
@@ -68,6 +73,15 @@ def as_json(report: dict[str, Any]) -> str:
     return json.dumps(plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def _layout(
+    report: dict[str, Any],
+) -> tuple[Callable[[dict[str, Any]], str], tuple[Callable[[dict[str, Any]], Part], ...]]:
+    """What the title and the parts of the page are made by: of a language model, or of a choice among candidates."""
+    if report.get("kind") == KIND:
+        return language_page.headline, language_page.ORDER
+    return sections.headline, _ORDER
+
+
 def _file(name: str) -> str:
     return files(__package__).joinpath(name).read_text("utf-8")
 
@@ -82,7 +96,8 @@ def render(report: dict[str, Any]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # Even a text that slipped through unescaped could neither run nor load anything.
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
-    parts = [part for part in (build(report) for build in _ORDER) if part.html]
+    headline, order = _layout(report)
+    parts = [part for part in (build(report) for build in order) if part.html]
     links = "".join(f'<li><a href="#{part.key}">{part.short}</a></li>' for part in parts if part.short)
     task = units.text(report.get("task") or "run")
     return (
@@ -90,7 +105,7 @@ def render(report: dict[str, Any]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{units.text(policy)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f'<link rel="icon" href="data:,"><title>{sections.headline(report)} · halfpint {task}</title>'
+        f'<link rel="icon" href="data:,"><title>{headline(report)} · halfpint {task}</title>'
         f"<style>{_file('page.css')}</style></head><body>"
         '<a class="skip" href="#main">Skip to the report</a>'
         '<header class="top"><p class="mark">halfpint</p>'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -87,7 +87,8 @@ def headline(report: dict[str, Any]) -> str:
     return "No candidate meets the limits" if limits(report) else "No candidate was chosen"
 
 
-def _tile(title: str, figure: str, *notes: str) -> str:
+def tile(title: str, figure: str, *notes: str) -> str:
+    """One of the figures at the top of the page, with what is said below it; all of it HTML."""
     below = "".join(f"<span>{note}</span>" for note in notes if note)
     return f"<div><dt>{title}</dt><dd><b>{figure}</b>{below}</dd></div>"
 
@@ -112,26 +113,26 @@ def _tiles(report: dict[str, Any]) -> str:
     value = units.quality(metric, units.mapping(found.get("metrics")).get(metric))
     source = units.text(row["energy_source"]) if row.get("energy_source") else ""
     tiles = [
-        _tile(f"{units.text(units.metric_name(metric))} {where}", value, f"interval {ends}" if ends else ""),
-        _tile(
+        tile(f"{units.text(units.metric_name(metric))} {where}", value, f"interval {ends}" if ends else ""),
+        tile(
             "Size",
             units.size(row.get("size_bytes")),
             units.trim(_named(asked, "max_size_bytes", units.size, "limit {}")),
             _named(row, "peak_memory_bytes", units.size, "memory {}"),
         ),
-        _tile(
+        tile(
             "Latency, p50",
             units.milliseconds(row.get("latency_p50_ms")),
             units.trim(_named(asked, "max_latency_ms", units.milliseconds, "limit {}")),
             _named(row, "latency_p95_ms", units.milliseconds, "p95 {}"),
         ),
-        _tile(
+        tile(
             "Throughput",
             units.rate(row.get("throughput_per_s")),
             "texts a second",
             _named(row, "cold_start_ms", units.milliseconds, "cold start {}"),
         ),
-        _tile(
+        tile(
             "Energy, 1,000 texts",
             units.watt_hours(row.get("energy_wh_per_1000")),
             ", ".join(filter(None, (_named(row, "co2e_g_per_1000", units.grams, "{} CO₂e"), source))),
@@ -168,22 +169,32 @@ def commands(report: dict[str, Any]) -> Part:
     judged = data.get("test_source")  # never the source: it was trained on
     if judged:
         steps.append(("Judge it again on labelled texts", f"halfpint evaluate {folder} {shlex.quote(str(judged))}"))
-    body = "".join(f"<li><span>{title}</span><pre><code>{units.text(line)}</code></pre></li>" for title, line in steps)
-    return section("next", "What to type next", f'<ol class="steps">{body}</ol>', short="Next")
+    return steps_shown(steps)
+
+
+def steps_shown(steps: Sequence[tuple[str, str]]) -> Part:
+    """What to type next: what each command is for (HTML), and the command; empty where there is none."""
+    lines = "".join(f"<li><span>{title}</span><pre><code>{units.text(line)}</code></pre></li>" for title, line in steps)
+    return section("next", "What to type next", f'<ol class="steps">{lines}</ol>' if lines else "", short="Next")
+
+
+def figure(wide: str, narrow: str, caption: str) -> str:
+    """A picture (SVG) in a form for wide screens and one for phones, with words below (HTML)."""
+    # The namespace is needed in a file of its own only; inside HTML it would be the page's one outside address.
+    wide, narrow = (one.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1) for one in (wide, narrow))
+    return (
+        f'<figure class="pareto"><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
 
 
 def picture(report: dict[str, Any]) -> Part:
-    """Size against quality, in a form for wide screens and one for phones."""
-    if not all_candidates(report):
+    """Size against quality, in a form for wide screens and one for phones; one candidate alone makes no picture."""
+    if len(all_candidates(report)) < 2:
         return Part(html="")
-    # The namespace is needed in a file of its own only; inside HTML it would be the page's one outside address.
-    wide, narrow = (
-        pareto_svg(report, at).replace(' xmlns="http://www.w3.org/2000/svg"', "", 1) for at in (WIDE, NARROW)
-    )
     lead = "Up is better, left is smaller. A point off the front is beaten by one that is both smaller and better."
     caption = "Every point shows its figures under the pointer; all of them are in the table below."
-    body = f'<figure class="pareto"><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
-    body += f"<figcaption>{caption}</figcaption></figure>"
+    body = figure(pareto_svg(report, WIDE), pareto_svg(report, NARROW), caption)
     return section("picture", "Size against quality", body, lead, "Picture")
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from halfpint.report.units import size
+from halfpint.bundle import REPORTS
+from halfpint.report.language import KIND, taught
+from halfpint.report.language_page import commands_of
+from halfpint.report.units import grams, size, watt_hours
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """What `fit` prints at its end."""
+    """What `fit` prints at its end; of a language model its report in short."""
+    if report.get("kind") == KIND:
+        return _language_summary(report)
     primary = report["primary_metric"]
     rows = [("", "candidate", primary, "95% interval", "size", "p50 ms", "texts/s", "Wh/1000", "train s", "")]
     for one in report["candidates"]:
@@ -31,10 +37,26 @@ def summary(report: Mapping[str, Any]) -> str:
     if report["chosen"]:
         best = f"{out}/best"
         lines += ["", "next:", f'  halfpint predict {best} "a text of yours"', f"  halfpint serve {best}"]
-        lines.append(f"  open {out}/report.html; repeat it with halfpint run {out}/recipe.toml")
+        lines.append(
+            f"  open {out}/report.html; repeat it with halfpint run {out}/{report.get('recipe_file', 'recipe.toml')}"
+        )
     else:
         lines += ["", f"Everything tried is kept in {out}; see {out}/report.html."]
     return "\n".join(lines)
+
+
+def _language_summary(report: Mapping[str, Any]) -> str:
+    out = shlex.quote(str(report.get("out", "OUT")))
+    lines = [str(report["verdict"])]
+    trained = next(reversed(report.get("training") or []), None)
+    if trained and trained.get("tokens_per_s"):
+        share = f", {trained['share_of_peak']:.0%} of the machine's peak" if trained.get("share_of_peak") else ""
+        lines.append(f"trained at {trained['tokens_per_s']:,.0f} tokens/s{share}")
+    if report.get("energy"):
+        spent = report["energy"]
+        lines.append(f"{watt_hours(spent['wh'])}, {grams(spent['co2e_g'])} CO2e ({spent['source']})")
+    lines += ["", "next:", *(f"  {command}" for _, command in commands_of(dict(report)))]
+    return "\n".join([*lines, f"  open {out}/report.html"])
 
 
 def evaluation(result: Mapping[str, Any]) -> str:
@@ -74,12 +96,24 @@ def table(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
 
 def ran(result: Mapping[str, Any]) -> str:
     """What `run` prints at its end."""
+    page = f"open {shlex.quote(str(Path(str(result['bundle'])).parent / REPORTS[-1]))}"
     if "test" in result:
-        return f"{result['bundle']}, on {result['test']['rows']:,} test texts:\n{evaluation(result['test'])}"
+        return f"{result['bundle']}, on {result['test']['rows']:,} test texts:\n{evaluation(result['test'])}\n{page}"
     if not result["validation"]:
-        return f"{result['bundle']}; no text was kept to judge it on"
+        return f"{result['bundle']}; no text was kept to judge it on\n{page}"
     figures = result["validation"]
-    return f"{result['bundle']}, on {figures['documents']:,} validation documents:\n{language(figures)}"
+    if "documents" not in figures:  # of conversations
+        return f"{result['bundle']}\n{answers(figures)}\n{page}"
+    return f"{result['bundle']}, on {figures['documents']:,} validation documents:\n{language(figures)}\n{page}"
+
+
+def answers(figures: Mapping[str, Any]) -> str:
+    """What teaching on conversations came to."""
+    rows = [("", "after", "before")]
+    for name, words in (("nats", "nats per token of an answer"), ("perplexity", "perplexity per token of an answer")):
+        key = f"{name}_per_assistant_token"
+        rows.append((words, f"{figures[key]:.4g}", f"{figures[f'{key}_before']:.4g}"))
+    return table(rows, left=(0,))
 
 
 def pretrained(result: Mapping[str, Any]) -> str:
@@ -92,8 +126,13 @@ def pretrained(result: Mapping[str, Any]) -> str:
     if result["validation"]:
         lines.append(f"on {result['validation']['documents']:,} validation documents:")
         lines.append(language(result["validation"]))
+    if found := taught({"stages": result["stages"][-1:]}):
+        lines.append(answers(found))
     lines += ["", "next:", f'  halfpint predict {out} "the beginning of"', f'  halfpint generate {out} "Once"']
-    return "\n".join([*lines, f"  halfpint evaluate {out} TEXT"])
+    lines.append(f"  halfpint evaluate {out} TEXT")
+    if (Path(str(result["bundle"])) / REPORTS[-1]).is_file():
+        lines.append(f"  open {out}/{REPORTS[-1]}")
+    return "\n".join(lines)
 
 
 def language(figures: Mapping[str, Any]) -> str:

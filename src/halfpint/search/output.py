@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from halfpint.bundle import write_json
+from halfpint.bundle import CARD, write_json
 from halfpint.errors import HalfpintError
 from halfpint.machine import available_disk_bytes
 
@@ -59,6 +59,18 @@ def check_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_
             todo="Make room or give another --out.",
         )  # fmt: skip
     return resume
+
+
+def refuse_other_files(out: Path, *, force: bool) -> None:
+    """Refuse a folder to write a bundle to that holds anything, unless that is a bundle and `force` is given.
+
+    Raises:
+        HalfpintError: with what is there.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (force and (out / CARD).is_file()))):
+        todo = "Give another --out, or --force." if (out / CARD).is_file() else "Give another --out."
+        got = "a bundle that is there" if (out / CARD).is_file() else "other files"
+        raise HalfpintError(f"--out {out}", wanted="a new or empty folder", got=got, todo=todo)
 
 
 def open_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_bytes: int = _LEAST_FREE) -> bool:

@@ -24,7 +24,8 @@ EXPORTS_S = 80.0  # what the exports of one training take with their measurement
 _COMMON_TOKENS = 8000
 _STORED = OnnxInt8(compute="fp32")  # weights stored in 8 bits, products in fp32
 _BLEND_BYTES = 6000  # of a TF-IDF classifier in int8, for each label
-_MANY_TEXTS, _MANY_RATE = 20_000, 1e-4  # many texts bear a larger rate, and two epochs at a small one under-fit
+# Many texts bear a larger rate (two epochs at a small one under-fit), and teach something to most embeddings.
+_MANY_TEXTS, _MANY_RATE = 20_000, 1e-4
 _HEAL_HEAD_RATE = 5e-4  # the head is trained already; only what it reads has changed
 _HEAL_SHARE = 0.6  # of the epochs, when layers were taken out
 _FIT_HEAD_S = 20.0  # on features that are there
@@ -131,8 +132,11 @@ def tuned_groups(
         return []
     epochs, heal, train_texts, taken = plan
     epoch_s *= train_texts / texts if train_texts else 1.0
-    rate = _MANY_RATE if (train_texts or texts) >= _MANY_TEXTS else Finetune.learning_rate
-    tuning = Finetune(epochs=epochs, learning_rate=rate, train_texts=train_texts, seed=seed)
+    many = (train_texts or texts) >= _MANY_TEXTS
+    rate = _MANY_RATE if many else Finetune.learning_rate
+    tuning = Finetune(
+        epochs=epochs, learning_rate=rate, train_embeddings=many, train_texts=train_texts, seed=seed
+    )  # fmt: skip
     trained = (Pull(base=encoder.base), tuning)
     variants = _variants(encoder, "finetuned", encoder.layers, labels, used_tokens)
     groups = [Group("finetuned", "fine-tuned encoder", trained, variants, epochs * epoch_s + finish_s, finish_s)]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from halfpint.data.packing import IGNORED, PADDING, Packed
 from halfpint.progress import Log
 from halfpint.train._chat_tokens import Rendered
-from halfpint.train._rows import Part, part_rows
+from halfpint.train._rows import HeldOut, Part, part_rows
 from halfpint.train.batches import epoch_batches
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class ChatRows:
             )
         self._epoch = lru_cache(maxsize=_EPOCHS_HELD)(self._batches_of)
         self.batches_per_epoch = len(self._packed) if self._packed else len(self._epoch(0))
+        self.tokens_a_step = self.tokens // self.steps_per_epoch
 
     def _batches_of(self, epoch: int) -> list[npt.NDArray[np.int64]]:
         stage = self._stage
@@ -138,26 +139,22 @@ class ChatRows:
         return len(part.arrays["input_ids"]), int((part.arrays["sequence_ids"] >= 0).sum())
 
 
-class ChatJudge:
+class ChatJudge(HeldOut):
     """The validation score as the loop asks for it: minus the nats a token of the assistant's, and an answer."""
 
     def __init__(self, stage: Chat, learner: Any, rows: ChatRows, tokenizer: Any, prompt: str) -> None:
-        self._learner, self._tokenizer, self._prompt = learner, tokenizer, prompt
+        self._tokenizer, self._prompt = tokenizer, prompt
         tokens_a_batch = max(1, rows.tokens // rows.batches_per_epoch)
         number = max(1, min(rows.batches_per_epoch, stage.evaluation_tokens // tokens_a_batch))
-        self._batches = [rows.batch(place) for place in range(number)]
-
-    def nats(self) -> float:
-        """The mean loss over the assistant's tokens of the validation conversations, their turns' ends included."""
-        nats, count = self._learner.held_out(self._batches)
-        return float(nats / max(count, 1))
+        super().__init__(learner, [rows.batch(place) for place in range(number)], "assistant token")
 
     def __call__(self) -> tuple[float, dict[str, Any]]:
-        mean = self.nats()
+        nats, count = self.loss()
+        mean = nats / max(count, 1)
         answer = self._answer()
         found: dict[str, Any] = {"nats_per_assistant_token": mean, "sample": answer}
         shown = json.dumps(answer[:_SHOWN_CHARS], ensure_ascii=False)
-        found["said"] = f"validation {mean:.4f} nats per assistant token (perplexity {math.exp(mean):.4g}): {shown}"
+        found["said"] = f"validation {mean:.4f} nats per {self.of} (perplexity {math.exp(mean):.4g}): {shown}"
         return -mean, found
 
     def _answer(self) -> str:

@@ -51,6 +51,7 @@ class ChatTokenizer:
     Args:
         folder: the bundle's folder.
         template: a name in `TEMPLATES`; empty takes the bundle's own.
+        name: what errors call the bundle; empty takes its folder.
 
     Attributes:
         template: the text of the template.
@@ -60,7 +61,7 @@ class ChatTokenizer:
         HalfpintError: no template, an unknown name, or a tokenizer without the template's tokens.
     """
 
-    def __init__(self, folder: Path, template: str = "") -> None:
+    def __init__(self, folder: Path, template: str = "", name: str = "") -> None:
         transformers = need("transformers", "chat templates")
         self.tokenizer = open_tokenizer(folder)
         self.tokenizer.post_processor = None  # templates write all there is; it would also move offsets
@@ -69,12 +70,12 @@ class ChatTokenizer:
         names = sorted((added[number].content for number in self._special), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, names)) or "(?!)")
         self._loaded = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.template = self._template(folder, template)
+        self.template = self._template(name or str(folder), template)
         asked = [{"role": USER, "content": "?"}]
         self._prompts = self._render([(asked, True)], [0]) != self._render([(asked, False)], [0])
         self.ends: set[int] = set()
 
-    def _template(self, folder: Path, name: str) -> str:
+    def _template(self, place: str, name: str) -> str:
         has_chatml = all(self.tokenizer.token_to_id(token) in self._special for token in _CHATML_TOKENS)
         if name and name not in TEMPLATES:
             raise HalfpintError(
@@ -92,7 +93,7 @@ class ChatTokenizer:
             return str(self._loaded.get_chat_template())
         except ValueError:
             raise HalfpintError(
-                str(folder), wanted="a model with a chat template", got="none",
+                place, wanted="a model with a chat template", got="none",
                 todo="Set template to chatml: the tokenizer has its tokens."
                 if has_chatml
                 else "Take a base model that has one; an Instruct or Chat model mostly does.",

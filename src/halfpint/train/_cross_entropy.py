@@ -70,13 +70,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> torch.Tensor:
         kind = hidden.device.type
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-        wants = any(ctx.needs_input_grad[:3])
+        for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
         with torch.autocast(kind, enabled=False):
             narrow, matrix = hidden.to(low), weight.to(low)
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-            d_hidden = torch.empty_like(narrow) if wants else None
-            d_weight = torch.zeros_like(weight, dtype=torch.float32) if wants else None
-            d_bias = torch.zeros_like(bias, dtype=torch.float32) if wants and bias is not None else None
+            d_hidden = torch.empty_like(narrow) if for_hidden else None
+            d_weight = torch.zeros_like(weight, dtype=torch.float32) if for_weight else None
+            d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and for_bias else None
             held = torch.empty(min(rows, len(labels)), len(weight), dtype=low, device=hidden.device)
             other = torch.empty_like(held, dtype=torch.float32)
             for start in range(0, len(labels), rows):
@@ -87,7 +87,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     logits.add_(bias.to(low))
                 torch.log_softmax(logits, 1, torch.float32, out=logs)
                 total -= logs.gather(1, wanted).sum()
-                if d_hidden is None or d_weight is None:
+                if d_hidden is None and d_weight is None and d_bias is None:
                     continue
                 # softmax less one at the label: the gradient of the logits
                 slope = torch.exp(logs, out=logits if low == torch.float32 else logs)
@@ -95,10 +95,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 if d_bias is not None:
                     d_bias += slope.sum(0)
                 slope = slope.to(low)
-                torch.mm(slope, matrix, out=d_hidden[start : start + rows])
-                if low == torch.float32:
+                if d_hidden is not None:
+                    torch.mm(slope, matrix, out=d_hidden[start : start + rows])
+                if d_weight is not None and low == torch.float32:
                     d_weight.addmm_(slope.t(), part)
-                else:
+                elif d_weight is not None:
                     d_weight += slope.t() @ part
         ctx.gradients = (d_hidden, d_weight, d_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)

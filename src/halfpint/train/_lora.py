@@ -7,12 +7,51 @@ blocks as in Dettmers et al. 2023, "QLoRA", section 4. The layers are those of `
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from halfpint.errors import HalfpintError, RefusedError, nearest, need
+from halfpint.errors import HalfpintError, RefusedError, nearest, need, need_installed
 
 _SAME = 1e-3  # share of the largest logit by which a merged model may differ in fp32
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """Settings of a stage that trains adapters, or all weights.
+
+    Args:
+        lora: train low-rank adapters on a frozen model instead of all weights.
+        lora_rank, lora_alpha, lora_dropout: of the adapters; their product counts alpha / rank times.
+        lora_targets: last names of the layers that get one, with commas (q_proj,v_proj); empty takes all linear layers
+            of the blocks.
+    """
+
+    lora: bool = False
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.05
+    lora_targets: str = ""
+
+    def check_lora(self, place: str) -> None:
+        """Raise a HalfpintError for the first setting that cannot be."""
+        for name, fits, wanted in (
+            ("lora_rank", self.lora_rank >= 1, "1 or more"),
+            ("lora_alpha", self.lora_alpha > 0, "a number above 0"),
+            ("lora_dropout", 0 <= self.lora_dropout < 1, "a share below 1"),
+            ("lora_targets", self.lora or not self.lora_targets, "lora = true for it"),
+        ):
+            if not fits:
+                raise HalfpintError(f"{place}: {name}", wanted=wanted, got=str(getattr(self, name)))
+
+    def check(self) -> None:
+        """Refuse LoRA without `peft`."""
+        if self.lora:
+            need_installed("peft", "LoRA")
+
+    def with_adapters(self, model: Any, place: str, *, embeddings: bool = False) -> Any:
+        """As `add_adapters`; None, and the model as it was, where all of it is trained."""
+        return add_adapters(model, self, place, embeddings=embeddings) if self.lora else None
 
 
 def linear_names(model: Any) -> list[str]:
@@ -30,15 +69,11 @@ def linear_names(model: Any) -> list[str]:
     )
 
 
-def add_adapters(
-    model: Any, place: str, *, rank: int, alpha: float, dropout: float, targets: str, embeddings: bool
-) -> Any:
+def add_adapters(model: Any, settings: LoRA, place: str, *, embeddings: bool = False) -> Any:
     """The `peft` model around `model`, which has adapters in it now and trains nothing else.
 
     Args:
         place: what errors name.
-        rank, alpha, dropout: of the adapters; their product counts alpha / rank times.
-        targets: last names of linear layers, with commas; empty takes all.
         embeddings: also train the token embeddings.
 
     Raises:
@@ -48,7 +83,7 @@ def add_adapters(
 
     peft = need("peft", "LoRA")
     known = linear_names(model)
-    names = [name.strip() for name in targets.split(",") if name.strip()]
+    names = [name.strip() for name in settings.lora_targets.split(",") if name.strip()]
     for name in names:
         if name not in known:
             raise HalfpintError(
@@ -58,8 +93,9 @@ def add_adapters(
                 todo=nearest(name, known),
             )
     config = peft.LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names or known, bias="none",
-        task_type="CAUSAL_LM", fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
+        target_modules=names or known, bias="none", task_type="CAUSAL_LM",
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )  # fmt: skip
     adapted = peft.get_peft_model(model, config)
     if embeddings:

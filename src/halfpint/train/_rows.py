@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from halfpint.bundle import read_json, write_json
 from halfpint.data.packing import Packed
 from halfpint.data.token_store import TokenStore
 from halfpint.errors import HalfpintError
 from halfpint.models import sizes
-from halfpint.train import _ranks
+from halfpint.stage import Work
+from halfpint.train import ranks
 from halfpint.train._language_tokens import Special
 from halfpint.train._masking import counted, masked
 from halfpint.train.loop import device
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from halfpint.train.pretrain import Pretrain
 
 _CACHED_TOKENS = 1024  # on a CPU
+_BEFORE = "before.json"
+_BEFORE_SHARE = 0.1  # of the time, for the score of the base
 
 
 class Part(NamedTuple):
@@ -46,7 +50,7 @@ class Batches:
         self._packed = Packed(
             store, length=stage.context, batch_size=rows, mode=stage.packing, seed=stage.seed, pad=special.pad
         )
-        self._rank, self._world = _ranks.join()
+        self._rank, self._world = ranks.join()
         if rows < self._world:
             raise HalfpintError(
                 f"{stage.use}: batch_tokens", wanted=f"a sequence for each of the {self._world} processes",
@@ -80,20 +84,66 @@ class Batches:
         return len(part.arrays["input_ids"]) * self._world, tokens * self._world
 
 
-class Judge:
+class HeldOut:
+    """Validation rows and a model's loss on them.
+
+    Args:
+        batches: arrays of packed rows.
+        of: what the loss is told for, in words.
+    """
+
+    def __init__(self, learner: Any, batches: Sequence[dict[str, Any]], of: str) -> None:
+        self._learner, self._batches, self.of = learner, list(batches), of
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the rows, padding included."""
+        return sum(int(arrays["input_ids"].size) for arrays in self._batches)
+
+    def loss(self) -> tuple[float, int]:
+        """The summed loss in nats over the labels, and how many there are."""
+        found: tuple[float, int] = self._learner.held_out(self._batches)
+        return found
+
+    def before(self, work: Work, seconds: float) -> float:
+        """Nats a label of the base, kept in scratch. `seconds` is what all of the training may take.
+
+        What there is no time for is left out, here and in what follows.
+        """
+        path = work.scratch / _BEFORE
+        if not path.is_file():
+            until = time.monotonic() + _BEFORE_SHARE * seconds
+            nats, count, done = 0.0, 0, 0
+            while done < len(self._batches) and (not done or time.monotonic() < until):
+                more = self._learner.held_out(self._batches[done : done + 1])
+                nats, count, done = nats + more[0], count + more[1], done + 1
+            mean = nats / max(count, 1)
+            write_json(path, {"nats": mean, "batches": done})
+            less = f" (on {done} of {len(self._batches)} batches: there is no time for more)"
+            work.log.say(
+                f"  before: validation {mean:.4f} nats per {self.of}" + (less if done < len(self._batches) else ""),
+                kind="before", nats=mean, batches=done,
+            )  # fmt: skip
+        found = read_json(path)
+        self._batches = self._batches[: int(found["batches"])]
+        return float(found["nats"])
+
+
+class Judge(HeldOut):
     """The validation score as the loop asks for it: minus the nats a token, and what else there is to tell."""
 
     def __init__(self, stage: Pretrain, learner: Any, store: TokenStore, special: Special, tokenizer: Any) -> None:
-        self._learner, self._tokenizer = learner, tokenizer
+        self._tokenizer = tokenizer
         packed = Packed(
             store, length=stage.context, batch_size=stage.rows(), mode=stage.packing, pad=special.pad,
             shuffle=len(store.tokens) > stage.evaluation_tokens,
         )  # fmt: skip
         steps = max(1, min(len(packed), stage.evaluation_tokens // (stage.rows() * stage.context)))
-        self._batches = [packed.batch(step)._asdict() for step in range(steps)]
+        batches = [packed.batch(step)._asdict() for step in range(steps)]
         if learner.objective == sizes.MASKED:
             masking, random = special.masking(stage.mask_share), np.random.default_rng([0, 2])
-            self._batches = [masked(arrays, masking, random) for arrays in self._batches]
+            batches = [masked(arrays, masking, random) for arrays in batches]
+        super().__init__(learner, batches, "masked token" if learner.objective == sizes.MASKED else "token")
         self._tokens_per_byte = len(store.tokens) / max(store.text_bytes, 1)
         self._done, self._since = 0, time.monotonic()
 
@@ -111,12 +161,11 @@ class Judge:
         from halfpint.train._language import bits_per_byte
 
         speed = self._done / max(time.monotonic() - self._since, 1e-9)
-        nats, count = self._learner.held_out(self._batches)
+        nats, count = self.loss()
         mean = nats / max(count, 1)
         bits = bits_per_byte(nats, count, self._tokens_per_byte)
-        of = "masked token" if self._learner.objective == sizes.MASKED else "token"
         found: dict[str, Any] = {"nats_per_token": mean, "bits_per_byte": bits, "tokens_per_s": round(speed, 1)}
-        found["said"] = f"validation {mean:.4f} nats per {of}, {bits:.4f} bits per byte"
+        found["said"] = f"validation {mean:.4f} nats per {self.of}, {bits:.4f} bits per byte"
         if self._learner.objective == sizes.CAUSAL:
             found["sample"] = self._learner.sample(self._tokenizer)
             found["said"] += f": {json.dumps(found['sample'][:80], ensure_ascii=False)}"

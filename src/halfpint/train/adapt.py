@@ -5,46 +5,43 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle, read_json, write_json
+from halfpint.bundle import Bundle, new_bundle
 from halfpint.data.conversations import Conversations
 from halfpint.data.corpus import Corpus
 from halfpint.data.token_store import TokenStore, write_tokens
 from halfpint.engines.torch_lm import load_model
-from halfpint.errors import HalfpintError, need, need_installed
-from halfpint.models.sizes import CAUSAL, parameters_of, resolve, shown_parameters
+from halfpint.errors import HalfpintError, need
+from halfpint.models.sizes import CAUSAL, resolve, shown_parameters
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.load import open_tokenizer
-from halfpint.train import _budget, _lora, _ranks, checkpoint
+from halfpint.train import _budget, _lora, checkpoint, ranks
 from halfpint.train._language_tokens import special_tokens
 from halfpint.train._rows import Batches, Judge, Part, part_rows
 from halfpint.train.loop import Training, check_settings, device, train, use_bf16
 from halfpint.train.pretrain import Pretrain
 
-_BEFORE = "before.json"
 _LORA_RATE, _FULL_RATE = 2e-4, 5e-5
 _MOST_CONTEXT = 1024
 _COMPARED = 4  # documents that a merged model is compared on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapt(Training, Stage):
+class Adapt(_lora.LoRA, Training, Stage):
     """Train a language model further on a corpus, with the tokenizer that it has.
 
-    Packing, loss and validation are those of `train/pretrain`; the card tells the loss before as well. Source:
-    Gururangan et al. 2020, "Don't Stop Pretraining", section 3.
+    Packing, loss and validation are those of `train/pretrain`; the card tells the loss before as well. Adapters are
+    merged in the end. Source: Gururangan et al. 2020, "Don't Stop Pretraining", section 3.
 
     Args:
-        lora: train low-rank adapters on a frozen model instead of all weights; they are merged in the end.
-        lora_rank, lora_alpha, lora_dropout: of the adapters; their product counts alpha / rank times.
-        lora_targets: last names of the layers that get one, with commas; empty takes all linear layers of the blocks.
         context: tokens of a sequence; 0 takes the model's, at most 1,024.
         packing: fit keeps documents whole where they fit into a sequence, stream cuts them wherever one is full.
         tokens: tokens to train on in all; 0 goes by `minutes`.
         minutes: time for all of it where `tokens` is 0; with 0 too it goes by `epochs`.
-        evaluations: how often the validation documents are looked at.
+        evaluations: how often the validation documents are looked at; less often where that would take more than a
+            fifth of `minutes`.
         evaluation_tokens: how many tokens of them, at most.
         gradient_checkpointing: keep less for the backward pass and compute it again: a third slower, much less memory.
         learning_rate: peak rate of AdamW; 0 takes 2e-4 with LoRA, 5e-5 without.
@@ -53,11 +50,6 @@ class Adapt(Training, Stage):
     needs: ClassVar[tuple[str, ...]] = ("language",)
     gives: ClassVar[str] = "language"
 
-    lora: bool = False
-    lora_rank: int = 16
-    lora_alpha: float = 32.0
-    lora_dropout: float = 0.05
-    lora_targets: str = ""
     context: int = 0
     packing: str = "fit"
     tokens: int = 0
@@ -74,21 +66,10 @@ class Adapt(Training, Stage):
 
     def __post_init__(self) -> None:
         check_settings(self, self.use, may_be_zero=("learning_rate",))
-        for name, fits, wanted in (
-            ("lora_rank", self.lora_rank >= 1, "1 or more"),
-            ("lora_alpha", self.lora_alpha > 0, "a number above 0"),
-            ("lora_dropout", 0 <= self.lora_dropout < 1, "a share below 1"),
-            ("lora_targets", self.lora or not self.lora_targets, "lora = true for it"),
-            ("context", self.context == 0 or self.context >= 8, "8 tokens or more, or 0"),
-        ):
-            if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+        self.check_lora(self.use)
+        if 0 != self.context < 8:
+            raise HalfpintError(f"{self.use}: context", wanted="8 tokens or more, or 0", got=str(self.context))
         self._rows_of(self.context or _MOST_CONTEXT)  # refuses what they refuse
-
-    def check(self) -> None:
-        """Refuse LoRA without `peft`."""
-        if self.lora:
-            need_installed("peft", "LoRA")
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Train on `work.corpus`; keep the best evaluation on its validation documents."""
@@ -110,12 +91,7 @@ class Adapt(Training, Stage):
             )
         context = self.context or min(most, _MOST_CONTEXT)
         learn, held = self._stores(corpus, tokenizer, model.config.eos_token_id, context, work)
-        adapted = None
-        if self.lora:
-            adapted = _lora.add_adapters(
-                model, self.use, rank=self.lora_rank, alpha=self.lora_alpha, dropout=self.lora_dropout,
-                targets=self.lora_targets, embeddings=False,
-            )  # fmt: skip
+        adapted = self.with_adapters(model, self.use)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         learner = Learner(model, CAUSAL, device())
@@ -130,12 +106,12 @@ class Adapt(Training, Stage):
             return learner.loss(part.arrays, "sum") * part.share
 
         with quick_passes(model):
-            before = self._before(judge, work)
-            plan = rows._plan(batches, batch_loss, model, learner, work, started)
-            settings = Training(**{item.name: getattr(rows, item.name) for item in fields(Training)})
+            seconds = math.inf if self.tokens else _budget.seconds_left(self, work, started)
+            before = judge.before(work, seconds)
+            plan = rows.plan(batches, judge, batch_loss, learner, work, started)
             outcome = train(
-                model, plan, batch_loss, judge, settings, work, guess=math.log(model.config.vocab_size),
-                on_step=judge.count(plan),
+                model, plan, batch_loss, judge, rows.with_rate(rows.learning_rate), work, on_step=judge.count(plan),
+                guess=math.log(model.config.vocab_size),
             )  # fmt: skip
         figures = {key: value for key, value in vars(outcome).items() if key not in ("seconds", "texts_per_s")}
         figures |= {
@@ -166,7 +142,7 @@ class Adapt(Training, Stage):
             raise HalfpintError(
                 str(bundle.path), wanted="a model that writes from left to right", got=f"a {model_type}, which does not"
             )
-        if _ranks.join()[1] > 1:
+        if ranks.join()[1] > 1:
             raise HalfpintError(self.use, wanted="one process", got="several", todo="Start it without torchrun.")
         found: Corpus = corpus
         return found
@@ -192,10 +168,9 @@ class Adapt(Training, Stage):
 
     def _rows_of(self, context: int) -> Pretrain:
         """What pre-training would do with these settings: its rows, its plan and its way to judge."""
-        own = {item.name: getattr(self, item.name) for item in fields(Training)}
         rate = self.learning_rate or (_LORA_RATE if self.lora else _FULL_RATE)
         return Pretrain(
-            **{**own, "learning_rate": rate}, context=context, packing=self.packing, tokens=self.tokens,
+            **vars(self.with_rate(rate)), context=context, packing=self.packing, tokens=self.tokens,
             minutes=self.minutes, evaluations=self.evaluations, evaluation_tokens=self.evaluation_tokens,
         )  # fmt: skip
 
@@ -204,21 +179,12 @@ class Adapt(Training, Stage):
         needed = _budget.memory_needed(
             model, part_rows(rows.rows(), rows.context), rows.context, chunked=learner.chunked,
             checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision),
-        ) - 12 * (parameters_of(model) - trained)  # fmt: skip  # what is frozen has no gradient and no moments
+        )  # fmt: skip
         _budget.check_memory(needed, device(), self.use)
         work.log.say(
             f"{_budget.shown_shape(model)}; {shown_parameters(trained)} of them are trained; learning rate "
             f"{rows.learning_rate:.3g}; about {needed / 2**30:.1f} GiB of memory", kind="model", trained=trained,
         )  # fmt: skip
-
-    def _before(self, judge: Judge, work: Work) -> float:
-        """The base's score, kept in scratch."""
-        path = work.scratch / _BEFORE
-        if not path.is_file():
-            score, figures = judge()
-            write_json(path, {"nats": -score})
-            work.log.say(f"  before: {figures.pop('said')}", kind="before", **figures)
-        return float(read_json(path)["nats"])
 
 
 def _without_weights(folder: str, names: list[str]) -> set[str]:

@@ -5,28 +5,24 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, new_bundle, read_json, write_json, write_text
 from halfpint.data.conversations import ASSISTANT, Conversation, Conversations
 from halfpint.engines.torch_lm import load_model
-from halfpint.errors import HalfpintError, need, need_installed
+from halfpint.errors import HalfpintError, need
 from halfpint.models.sizes import CAUSAL, parameters_of, resolve, shown_parameters
 from halfpint.stage import Stage, Work
-from halfpint.train import _budget, _lora, _ranks, checkpoint
+from halfpint.train import _budget, _lora, checkpoint, ranks
 from halfpint.train._chat_rows import ChatJudge, ChatRows, within
 from halfpint.train._chat_tokens import ChatTokenizer, Rendered
 from halfpint.train._rows import Part, part_rows
 from halfpint.train.loop import Training, check_settings, device, train, use_bf16
-from halfpint.train.plan import Plan
 
-_PLAN = "plan.json"
-_BEFORE = "before.json"  # the score of the base
 _LORA_RATE, _FULL_RATE = 2e-4, 2e-5
-_EVALUATIONS = 8  # of a run that goes by time
 _CONTEXT_STEP = 8
 _COMPARED, _COMPARED_TOKENS = 4, 256  # texts, and tokens of each, that a merged model is compared on
 _TEMPLATE = "chat_template.jinja"
@@ -37,7 +33,7 @@ _TOKENIZER_FILES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chat(Training, Stage):
+class Chat(_lora.LoRA, Training, Stage):
     """Train a causal language model on conversations, rendered by its own chat template.
 
     The loss counts what the assistant says and the token that ends its turn, and nothing else. The result is a plain
@@ -45,18 +41,15 @@ class Chat(Training, Stage):
 
     Args:
         template: empty takes the model's own chat template; chatml is for models without one whose tokenizer has
-            `<|im_start|>` and `<|im_end|>`, as those of `train/pretrain` have (with LoRA the token embeddings are then
-            trained too, as these tokens mean nothing yet).
-        lora: train low-rank adapters on a frozen model instead of all weights.
-        lora_rank, lora_alpha, lora_dropout: of the adapters; their product counts alpha / rank times.
-        lora_targets: last names of the layers that get one, with commas (q_proj,v_proj); empty takes all linear layers
-            of the blocks.
+            `<|im_start|>` and `<|im_end|>`. Where these tokens mean nothing yet, as with chatml and after
+            `train/pretrain`, the token embeddings are trained with LoRA too.
         merge: the bundle holds the model with the adapters merged into its weights, checked to answer as before;
             without `merge` it holds the adapters apart as well, in adapter/, as `peft` reads them.
         context: tokens of a sequence; 0 takes those of the longest conversation, at most the model's.
         packing: several conversations in a sequence, which do not see each other; without it one each, padded.
         minutes: time for all of it; 0 goes by `epochs`.
-        evaluations: how often validation is looked at; 0 once an epoch, or 8 times where it goes by `minutes`.
+        evaluations: how often validation is looked at; 0 once an epoch, or 8 times where it goes by `minutes`, and less
+            often where that would take more than a fifth of them.
         evaluation_tokens: how many tokens of it, at most, about.
         gradient_checkpointing: keep less for the backward pass and compute it again: a third slower, much less memory.
         learning_rate: peak rate of AdamW; 0 takes 2e-4 with LoRA, 2e-5 without.
@@ -66,11 +59,6 @@ class Chat(Training, Stage):
     gives: ClassVar[str] = "language"
 
     template: str = ""
-    lora: bool = False
-    lora_rank: int = 16
-    lora_alpha: float = 32.0
-    lora_dropout: float = 0.05
-    lora_targets: str = ""
     merge: bool = True
     context: int = 0
     packing: bool = True
@@ -88,11 +76,8 @@ class Chat(Training, Stage):
 
     def __post_init__(self) -> None:
         check_settings(self, self.use, may_be_zero=("learning_rate",))
+        self.check_lora(self.use)
         for name, fits, wanted in (
-            ("lora_rank", self.lora_rank >= 1, "1 or more"),
-            ("lora_alpha", self.lora_alpha > 0, "a number above 0"),
-            ("lora_dropout", 0 <= self.lora_dropout < 1, "a share below 1"),
-            ("lora_targets", self.lora or not self.lora_targets, "lora = true for it"),
             ("merge", self.lora or self.merge, "lora = true for adapters of their own"),
             ("context", self.context == 0 or self.context >= 8, "8 tokens or more, or 0"),
             ("minutes", self.minutes >= 0, "0 or more"),
@@ -101,11 +86,6 @@ class Chat(Training, Stage):
         ):
             if not fits:
                 raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
-
-    def check(self) -> None:
-        """Refuse LoRA without `peft`."""
-        if self.lora:
-            need_installed("peft", "LoRA")
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Train on the conversations of `work.corpus`; keep the best evaluation on validation."""
@@ -118,12 +98,13 @@ class Chat(Training, Stage):
         self.check()
         data: Any = work.corpus
         self._refuse_others(bundle, data)
-        tokenizer = ChatTokenizer(bundle.path, self.template)
+        tokenizer = ChatTokenizer(bundle.path, self.template, _name(bundle))
         learn, held, context = self._rendered(tokenizer, data, bundle, work)
         torch.manual_seed(self.seed)
         model = load_model(bundle.path, CAUSAL).to(device())
         ends = _ends(model, tokenizer)
-        adapted = self._adapted(model)
+        untaught = bool(self.template) or _untaught(bundle)
+        adapted = self.with_adapters(model, self.use, embeddings=untaught)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         pad = int(model.config.pad_token_id or 0)
@@ -141,11 +122,16 @@ class Chat(Training, Stage):
             return learner.loss(part.arrays, "sum") * part.share
 
         with quick_passes(model):
-            before = self._before(judge, work)
-            plan = self._plan(rows, batch_loss, model, work, started)
+            before = judge.before(work, _budget.seconds_left(self, work, started))
+            plan = _budget.planned(
+                self, rows, model, batch_loss, work, started, what="the conversations",
+                steps=0 if self.minutes else self.epochs * rows.steps_per_epoch, evaluation_tokens=judge.tokens,
+                told=_budget.speed_told(model, CAUSAL, context, self.precision, work.log),
+            )  # fmt: skip
             outcome = train(
-                model, plan, batch_loss, judge, self._with_rate(), work, guess=math.log(model.config.vocab_size)
-            )
+                model, plan, batch_loss, judge, self.with_rate(self._rate()), work,
+                guess=math.log(model.config.vocab_size),
+            )  # fmt: skip
         figures = {key: value for key, value in vars(outcome).items() if key not in ("seconds", "texts_per_s")}
         figures |= {
             "nats_before": before, "nats_per_assistant_token": -outcome.best_score, "score_of": "assistant tokens",
@@ -161,7 +147,7 @@ class Chat(Training, Stage):
         with new_bundle(work.target, bundle) as (folder, card):
             if adapted is not None:
                 if not self.merge:
-                    _lora.write_adapter(adapted, folder / "adapter", embeddings=bool(self.template))
+                    _lora.write_adapter(adapted, folder / "adapter", embeddings=untaught)
                 some = [one.ids[:_COMPARED_TOKENS].tolist() for one in held[:_COMPARED]]
                 model, figures["merge_difference"] = _lora.merge(adapted, some, self.use)
             self._write(model.to("cpu").eval(), folder, bundle.path, tokenizer.template, ends)
@@ -181,7 +167,7 @@ class Chat(Training, Stage):
             raise HalfpintError(
                 str(bundle.path), wanted="a model that writes from left to right", got=f"a {model_type}, which does not"
             )
-        if _ranks.join()[1] > 1:
+        if ranks.join()[1] > 1:
             raise HalfpintError(self.use, wanted="one process", got="several", todo="Start it without torchrun.")
 
     def _rendered(
@@ -212,15 +198,6 @@ class Chat(Training, Stage):
             )  # fmt: skip
         return kept[0], kept[1], context
 
-    def _adapted(self, model: Any) -> Any:
-        """The model with adapters, which alone are trained; None where all of it is."""
-        if not self.lora:
-            return None
-        return _lora.add_adapters(
-            model, self.use, rank=self.lora_rank, alpha=self.lora_alpha, dropout=self.lora_dropout,
-            targets=self.lora_targets, embeddings=bool(self.template),
-        )  # fmt: skip
-
     def _check_apart(self, learner: Any) -> None:
         try:
             learner.check_apart(self.use)
@@ -232,81 +209,20 @@ class Chat(Training, Stage):
 
     def _check_memory(self, model: Any, learner: Any, rows: ChatRows, context: int, work: Work) -> None:
         trained = sum(tensor.numel() for tensor in checkpoint.trainable(model).values())
-        everything = parameters_of(model)
         needed = _budget.memory_needed(
             model, part_rows(rows.rows, context), context, chunked=learner.chunked,
             checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision),
-        ) - 12 * (everything - trained)  # fmt: skip  # what is frozen has no gradient and no moments
+        )  # fmt: skip
         _budget.check_memory(needed, device(), self.use)
         work.log.say(
             f"{_budget.shown_shape(model)}; {shown_parameters(trained)} of them are trained; {rows.tokens:,} tokens, "
             f"{rows.counted:,} of them count; learning rate {self._rate():.3g}; "
             f"about {needed / 2**30:.1f} GiB of memory",
-            kind="model", parameters=everything, trained=trained,
+            kind="model", parameters=parameters_of(model), trained=trained,
         )  # fmt: skip
 
     def _rate(self) -> float:
         return self.learning_rate or (_LORA_RATE if self.lora else _FULL_RATE)
-
-    def _with_rate(self) -> Training:
-        held = {item.name: getattr(self, item.name) for item in fields(Training)}
-        return Training(**{**held, "learning_rate": self._rate()})
-
-    def _before(self, judge: ChatJudge, work: Work) -> float:
-        """The base's score, kept in scratch."""
-        path = work.scratch / _BEFORE
-        if not path.is_file():
-            nats = judge.nats()
-            write_json(path, {"nats": nats})
-            work.log.say(f"  before: validation {nats:.4f} nats per assistant token", kind="before", nats=nats)
-        return float(read_json(path)["nats"])
-
-    def _plan(
-        self, rows: ChatRows, batch_loss: Callable[[Part], Any], model: Any, work: Work, started: float
-    ) -> Plan:  # fmt: skip
-        """How many steps there are, kept in scratch: an interrupted run goes on with its own plan."""
-        path = work.scratch / _PLAN
-        if path.is_file():
-            found = read_json(path)
-        elif not self.minutes:
-            found = {"total": self.epochs * rows.steps_per_epoch, "seconds": None}
-        else:
-            seconds = min(self.minutes * 60 - (time.monotonic() - started), work.seconds_left())
-            pace = self._pace(rows, batch_loss, model, seconds)
-            seconds -= 3 * pace  # about what was spent on measuring
-            found = {"total": max(1, int(seconds / (1.05 * pace))), "seconds": seconds}  # evaluations take their part
-        write_json(path, found)
-        total, seconds = int(found["total"]), found["seconds"]
-        often = self.evaluations or (_EVALUATIONS if self.minutes else 0)
-        length = f"in {seconds / 60:.1f} minutes" if seconds else "in all"
-        passes = total / rows.steps_per_epoch
-        work.log.say(
-            f"plan: {total:,} steps of about {rows.tokens // rows.steps_per_epoch:,} tokens {length}, {passes:.2g} "
-            "times the conversations", kind="plan", **found, passes=passes,
-        )  # fmt: skip
-        return Plan(
-            total=total, step=rows.step, size=rows.size, evaluate_every=max(1, total // often) if often else 0,
-            seconds=math.inf if seconds is None else float(seconds), told=lambda speed: f"{speed:,.0f} tokens/s",
-        )  # fmt: skip
-
-    def _pace(self, rows: ChatRows, batch_loss: Callable[[Part], Any], model: Any, seconds: float) -> float:
-        """Seconds of a step, measured with a learning rate of 0: the weights stay as they are."""
-        import torch
-
-        model.train()
-        weights = list(checkpoint.trainable(model).values())
-        optimiser = torch.optim.AdamW(weights, lr=0.0, weight_decay=0.0, fused=True)
-
-        def step(number: int) -> None:
-            for part in rows.step(number)[1]:
-                with torch.autocast(device().type, torch.bfloat16, enabled=use_bf16(self.precision)):
-                    loss = batch_loss(part)
-                loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-
-        return _budget.seconds_a_step(step, device(), seconds)
 
     def _write(self, model: Any, folder: Path, base: Path, template: str, ends: int | list[int]) -> None:
         """The model, its tokenizer as it was, and the chat template; generation stops at the end of a turn."""
@@ -348,11 +264,23 @@ def masked_tokens(bundle: Bundle, conversation: Conversation, template: str = ""
     """
     from tokenizers.decoders import DecodeStream
 
-    tokenizer = ChatTokenizer(bundle.path, template)
+    tokenizer = ChatTokenizer(bundle.path, template, _name(bundle))
     rendered = next(iter(tokenizer.tokens([conversation])))
     stream = DecodeStream(skip_special_tokens=False)
     pieces = [stream.step(tokenizer.tokenizer, int(token)) or "" for token in rendered.ids]
     return pieces, rendered.counted.tolist()
+
+
+def _name(bundle: Bundle) -> str:
+    """What a person calls the bundle: the base model that it is, as it was given, or its folder."""
+    last = (bundle.card.get("stages") or [{"use": ""}])[-1]
+    return str(last["settings"]["base"] if last["use"] == "models/pull" else bundle.path)
+
+
+def _untaught(bundle: Bundle) -> bool:
+    """Whether the model has the tokens of a chat template and has not seen them in training: it knows text alone."""
+    uses = [entry["use"] for entry in bundle.card.get("stages", [])]
+    return "train/pretrain" in uses and "train/chat" not in uses
 
 
 def _question(conversation: Conversation) -> Sequence[dict[str, str]]:

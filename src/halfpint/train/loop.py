@@ -6,13 +6,13 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from halfpint.errors import HalfpintError, TrainingStoppedError, nearest
 from halfpint.machine import describe
 from halfpint.stage import Work
-from halfpint.train import _ranks, checkpoint
+from halfpint.train import checkpoint, ranks
 from halfpint.train.plan import Plan, epochs
 from halfpint.train.schedule import SCHEDULES, factor
 
@@ -59,13 +59,18 @@ class Training:
     patience: int = 0
     seed: int = 0
 
+    def with_rate(self, learning_rate: float) -> Training:
+        """These settings alone, without what a stage has besides, and with the peak rate that was chosen."""
+        held = {item.name: getattr(self, item.name) for item in fields(Training)}
+        return Training(**{**held, "learning_rate": learning_rate})
+
 
 @dataclass(frozen=True)
 class Outcome:
     """What a training run came to.
 
-    `history` has one row an evaluation: step, epoch, loss (mean since the last one, nats), score, rate, and what else
-    the score came with. `total_steps` is what the schedule was made for.
+    `history` has one row an evaluation: step, epoch, tokens read so far, loss (mean since the last one, nats), score,
+    rate, and what else the score came with. `total_steps` is what the schedule was made for.
     """
 
     steps: int
@@ -180,7 +185,7 @@ def train(
 
     def keep() -> None:
         state["seconds"] = before + time.monotonic() - started
-        if not _ranks.is_first():
+        if not ranks.is_first():
             return
         checkpoint.save(work.scratch, model, optimiser, state)
 
@@ -198,8 +203,8 @@ def train(
                     part = batch_loss(batch) / len(batches)
                 part.backward()  # type: ignore[no-untyped-call]
                 loss += float(part.detach())
-            loss = _ranks.mean(loss, device())
-            _ranks.average(p for g in optimiser.param_groups for p in g["params"])
+            loss = ranks.mean(loss, device())
+            ranks.average(p for g in optimiser.param_groups for p in g["params"])
             _check_loss(loss, state["recent"], guess, step, settings, work)
             norm = torch.nn.utils.clip_grad_norm_(
                 [p for g in optimiser.param_groups for p in g["params"]], settings.clip_norm or math.inf
@@ -217,11 +222,12 @@ def train(
             seconds = max(before + time.monotonic() - started, 1e-9)
             speed = plan.told(state["tokens"] / seconds) or f"{state['texts'] / seconds:.0f} texts/s"
             bar.advance(1, f"loss {loss:.3f}  {speed}")
-            work.log.event("step", step=state["step"], loss=loss, learning_rate=optimiser.param_groups[0]["lr"])
+            rate = optimiser.param_groups[0]["lr"]
+            work.log.event("step", step=state["step"], loss=loss, learning_rate=rate, tokens=state["tokens"])
             if on_step:
                 on_step(state["step"], loss)
             last = state["step"] == total or state["step"] == settings.stop_after_steps
-            out_of_time = work.deadline is not None and _ranks.decided(work.seconds_left() <= 0)
+            out_of_time = work.deadline is not None and ranks.decided(work.seconds_left() <= 0)
             if last or out_of_time or plan.evaluates(state["step"]):
                 _evaluate(model, score, state, epoch, best_path, optimiser.param_groups[0]["lr"], work, plan)
                 if out_of_time and not last:
@@ -232,18 +238,17 @@ def train(
                     state["ended"] = f"no better score in {settings.patience} evaluations"
                 elif not last and _cannot_win(state["history"], total, work.bar_to_beat):
                     state["ended"] = "it cannot reach the best candidate any more"
-                if not last and not state["ended"]:
-                    spent = before + time.monotonic() - started
-                    fitting = plan.refitted(settings.schedule, state["step"], total, spent)
-                    total = state["total"] = _ranks.decided(fitting)
-                    bar.total = total
+            if not last and not state["ended"] and plan.refits(state["step"], total):
+                spent = before + time.monotonic() - started
+                total = state["total"] = ranks.decided(plan.refitted(settings.schedule, state["step"], total, spent))
+                bar.total = total
             if time.monotonic() - saved >= checkpoint_every_s or (
                 state["history"][-1:] and (state["history"][-1]["step"] == state["step"])
             ):
                 keep()
                 saved = time.monotonic()
     seconds = before + time.monotonic() - started
-    _ranks.wait()
+    ranks.wait()
     checkpoint.load_weights(best_path, model)
     return Outcome(
         steps=state["step"], total_steps=total, best_step=state["best_step"], best_score=state["best_score"],
@@ -278,6 +283,7 @@ def _evaluate(
     value, figures = found if isinstance(found, tuple) else (found, {})
     mean = sum(state["since"]) / max(len(state["since"]), 1)
     row = {"step": state["step"], "epoch": epoch + 1, "loss": mean, "score": value, "learning_rate": rate}
+    row["tokens"] = state["tokens"]
     said = figures.pop("said", f"validation {value:.4f}")
     state["history"].append({**row, **figures})
     state["since"] = []
@@ -285,7 +291,7 @@ def _evaluate(
     work.log.say(f"  {when}: loss {mean:.4f}, {said}", kind="evaluation", **row, **figures)
     if value > state["best_score"]:
         state.update(best_score=value, best_step=state["step"], worse=0)
-        if _ranks.is_first():
+        if ranks.is_first():
             checkpoint.save_weights(best_path, model)
     else:
         state["worse"] += 1

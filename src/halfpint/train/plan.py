@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from halfpint.train.batches import epoch_batches
 from halfpint.train.schedule import WSD_DECAY
 
+_FIRST_LOOK = 64  # a step of so many tells of the speed
 _LEAST_CHANGE = 0.02  # of the steps: less is within what a machine's speed varies by
 
 
@@ -23,8 +24,8 @@ class Plan:
             so that an interrupted run goes on exactly.
         size: texts (or rows) and tokens in a batch.
         evaluate_every: steps between evaluations; 0 evaluates at the end of each epoch.
-        seconds: time that the whole run should take: at each evaluation the steps are counted anew from the speed so
-            far. Infinite keeps `total`.
+        seconds: time that the whole run should take: the steps are counted anew from the speed so far, at each
+            evaluation and a few times before the first. Infinite keeps `total`.
         told: the speed as it stands in the progress line, from tokens a second; empty tells texts a second.
     """
 
@@ -40,6 +41,11 @@ class Plan:
         if self.evaluate_every:
             return done % self.evaluate_every == 0
         return done < self.total and self.step(done)[0] != self.step(done - 1)[0]
+
+    def refits(self, done: int, total: int) -> bool:
+        """Whether the steps are counted anew when so many of so many are done."""
+        early = done & (done - 1) == 0 and done * _FIRST_LOOK >= total
+        return math.isfinite(self.seconds) and (early or self.evaluates(done))
 
     def refitted(self, schedule: str, done: int, total: int, spent: float) -> int:
         """The steps that fit into the time when `done` of `total` took `spent` seconds.

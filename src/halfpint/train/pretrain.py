@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, new_bundle, read_json, write_json, write_text
@@ -18,7 +18,7 @@ from halfpint.progress import Log
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.load import open_tokenizer
 from halfpint.tokenizers.train import KINDS, TokenizerSettings, train_tokenizer
-from halfpint.train import _budget, _ranks
+from halfpint.train import _budget, ranks
 from halfpint.train._language_tokens import begin_documents, special_tokens
 from halfpint.train._rows import Batches, Judge, Part, part_rows
 from halfpint.train.loop import Training, check_settings, device, train, use_bf16
@@ -26,7 +26,7 @@ from halfpint.train.plan import Plan
 
 _READY = "ready.json"  # the tokenizer is whole
 _SMALLEST_VOCABULARY = 512
-_PLAN = "plan.json"
+_TEMPLATE = "chat_template.jinja"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,8 @@ class Pretrain(Training, Stage):
         tokens: tokens to train on in all; 0 goes by `minutes`.
         minutes: time for all of it where `tokens` is 0; with 0 too it goes by `epochs`.
         mask_share: share of the tokens that a masked objective hides.
-        evaluations: how often the validation documents are looked at.
+        evaluations: how often the validation documents are looked at; less often where that would take more than a
+            fifth of `minutes`.
         evaluation_tokens: how many tokens of them, at most.
         gradient_checkpointing: keep less for the backward pass and compute it again: a third slower, much less memory.
         beta1, beta2: decay of AdamW's two moments.
@@ -118,7 +119,7 @@ class Pretrain(Training, Stage):
         from halfpint.train._fused import quick_passes
 
         need("transformers", "pre-training").utils.logging.disable_progress_bar()
-        rank, _ = _ranks.join()
+        rank, _ = ranks.join()
         work = replace(work, log=Log(quiet=True)) if rank else work
         model_type, objective = sizes.resolve(self.arch, self.objective)
         if work.corpus is None:
@@ -127,13 +128,10 @@ class Pretrain(Training, Stage):
                 todo="Give running text: `halfpint pretrain TEXT...`, or [data] with sources in a recipe.",
             )  # fmt: skip
         parameters = sizes.parse_parameters(self.size)
-        if rank:
-            _ranks.wait()  # for the first process, which makes what the others find made
-        tokenizer = self._tokenizer(work.corpus.train, work, parameters, objective)
+        with ranks.after_first():
+            tokenizer = self._tokenizer(work.corpus.train, work, parameters, objective)
+            learn, held = self._stores(work.corpus, work, tokenizer)
         special = special_tokens(tokenizer)
-        learn, held = self._stores(work.corpus, work, tokenizer)
-        if not rank:
-            _ranks.wait()
         vocabulary = tokenizer.get_vocab_size()
         settings, _ = sizes.size_dial(self.arch, parameters, vocabulary, self.context)
         torch.manual_seed(self.seed)
@@ -157,9 +155,9 @@ class Pretrain(Training, Stage):
             return learner.loss(part.arrays, "sum") * part.share
 
         with quick_passes(model):
-            plan = self._plan(batches, batch_loss, model, learner, work, started)
+            plan = self.plan(batches, judge, batch_loss, learner, work, started)
             outcome = train(
-                model, plan, batch_loss, judge, _with_rate(self, rate), work,
+                model, plan, batch_loss, judge, self.with_rate(rate), work,
                 betas=(self.beta1, self.beta2), guess=math.log(vocabulary), on_step=judge.count(plan),
             )  # fmt: skip
         if not rank:
@@ -169,7 +167,7 @@ class Pretrain(Training, Stage):
                 learning_rate=rate, train_tokens=len(learn.tokens),
             )  # fmt: skip
             self._write(model.to("cpu").eval(), entry, work)
-        _ranks.wait()
+        ranks.wait()
         return Bundle(work.target)
 
     def _write(self, model: Any, entry: dict[str, Any], work: Work) -> None:
@@ -179,6 +177,8 @@ class Pretrain(Training, Stage):
             shutil.copyfile(work.scratch / "tokenizer" / "tokenizer.json", folder / "tokenizer.json")
             config = read_json(work.scratch / "tokenizer" / "tokenizer_config.json")
             write_json(folder / "tokenizer_config.json", {**config, "model_max_length": self.context})
+            if (work.scratch / "tokenizer" / _TEMPLATE).is_file():
+                shutil.copyfile(work.scratch / "tokenizer" / _TEMPLATE, folder / _TEMPLATE)
             card.update(task="predict", engine="torch_lm")
             card["stages"].append(entry)
         shutil.rmtree(work.scratch, ignore_errors=True)
@@ -242,61 +242,17 @@ class Pretrain(Training, Stage):
         """Sequences of a batch."""
         return max(1, min(self.batch_size, self.batch_tokens // self.context))
 
-    def _plan(
-        self, batches: Batches, batch_loss: Callable[[Part], Any], model: Any, learner: Any, work: Work, started: float
-    ) -> Plan:
-        """How many steps there are, kept in scratch: an interrupted run goes on with its own plan."""
-        path = work.scratch / _PLAN
-        tokens = batches.tokens_a_step
-        if path.is_file():
-            found = read_json(path)
-        elif self.tokens or not self.minutes:
-            steps = self.tokens / tokens if self.tokens else self.epochs * batches.steps_per_epoch
-            found = {"total": max(1, math.ceil(steps)), "seconds": None}
-        else:
-            seconds = min(self.minutes * 60 - (time.monotonic() - started), work.seconds_left())
-            pace = self._pace(batches, batch_loss, model, seconds)
-            seconds -= 3 * pace  # about what was spent on measuring
-            found = {"total": max(1, int(seconds / (1.05 * pace))), "seconds": seconds}  # evaluations take their part
-        found = _ranks.decided(found)
-        if _ranks.is_first():
-            write_json(path, found)
-        total, seconds = int(found["total"]), found["seconds"]
-        passes = total * tokens / max(1, batches.steps_per_epoch * tokens)
-        length = f"in {seconds / 60:.1f} minutes" if seconds else "in all"
-        work.log.say(
-            f"plan: {total:,} steps of {tokens:,} tokens {length}, {passes:.2g} times the text",
-            kind="plan", **found, passes=passes,
+    def plan(
+        self, batches: Batches, judge: Judge, batch_loss: Callable[[Part], Any], learner: Any, work: Work,
+        started: float,
+    ) -> Plan:  # fmt: skip
+        """The steps: for so many tokens, in so many minutes, or in so many epochs."""
+        steps = self.tokens / batches.tokens_a_step if self.tokens else self.epochs * batches.steps_per_epoch
+        told = _budget.speed_told(
+            learner.model, learner.objective, self.context, self.precision, work.log, self.mask_share
+        )
+        return _budget.planned(
+            self, batches, learner.model, batch_loss, work, started, what="the text",
+            steps=max(1, math.ceil(steps)) if self.tokens or not self.minutes else 0,
+            evaluation_tokens=judge.tokens, told=told,
         )  # fmt: skip
-        cost = _budget.flops_per_token(model, learner.objective, self.context, self.mask_share)
-        peak = _budget.measured_peak(device(), use_bf16(self.precision)) * _ranks.join()[1]
-        return Plan(
-            total=total, step=batches.step, size=batches.size, evaluate_every=max(1, total // self.evaluations),
-            seconds=math.inf if seconds is None else float(seconds),
-            told=lambda speed: f"{speed:,.0f} tokens/s  {speed * cost / peak:.0%} of peak",
-        )  # fmt: skip
-
-    def _pace(self, batches: Batches, batch_loss: Callable[[Part], Any], model: Any, seconds: float) -> float:
-        """Seconds of a step, measured with a learning rate of 0: the weights stay as they are."""
-        import torch
-
-        model.train()
-        weights = [tensor for tensor in model.parameters() if tensor.requires_grad]
-        optimiser = torch.optim.AdamW(weights, lr=0.0, weight_decay=0.0, fused=True)
-
-        def step(number: int) -> None:
-            for part in batches.step(number)[1]:
-                with torch.autocast(device().type, torch.bfloat16, enabled=use_bf16(self.precision)):
-                    loss = batch_loss(part)
-                loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-
-        return _budget.seconds_a_step(step, device(), seconds)
-
-
-def _with_rate(stage: Pretrain, rate: float) -> Training:
-    """The loop's settings with the learning rate that was chosen."""
-    held = {item.name: getattr(stage, item.name) for item in fields(Training)}
-    return Training(**{**held, "learning_rate": rate})

@@ -7,13 +7,18 @@ The first one writes, and decides what depends on the time.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+
+from halfpint.errors import HalfpintError
 
 if TYPE_CHECKING:
     import torch
 
 _BUCKET = 1 << 24  # values that are sent at once
+_PATIENCE = timedelta(days=1)  # the others wait as long as the first one reads and cleans text
 
 
 def join() -> tuple[int, int]:
@@ -27,21 +32,41 @@ def join() -> tuple[int, int]:
         gpu = torch.cuda.is_available()
         if gpu:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        torch.distributed.init_process_group("nccl" if gpu else "gloo")
+        torch.distributed.init_process_group("nccl" if gpu else "gloo", timeout=_PATIENCE)
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def is_first() -> bool:
-    """Whether this process writes."""
+    """Whether this process writes and tells."""
     return _rank() == 0
 
 
+@contextmanager
+def after_first() -> Iterator[bool]:
+    """Let the first process do the body alone, then the others: they find made what it made. Gives `is_first()`."""
+    if not is_first():
+        wait()
+    yield is_first()
+    if is_first():
+        wait()
+
+
 def wait() -> None:
-    """Until all have come here."""
+    """Until all have come here.
+
+    Raises:
+        HalfpintError: another one has ended.
+    """
     if _world() > 1:
         import torch
 
-        torch.distributed.barrier()
+        try:
+            torch.distributed.barrier()
+        except RuntimeError as error:
+            raise HalfpintError(
+                f"process {_rank()} of torchrun", wanted="all processes to go on", got="one that has ended",
+                todo="It says why.",
+            ) from error  # fmt: skip
 
 
 def decided(value: Any) -> Any:

@@ -1,0 +1,72 @@
+"""Stage: take a language model from the catalogue, the Hub or a folder, as a bundle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from halfpint.bundle import CARD, REPORTS, Bundle, new_bundle, open_bundle, read_json
+from halfpint.errors import HalfpintError
+from halfpint.models.sources import locate
+from halfpint.progress import Log
+from halfpint.stage import Stage, Work
+
+_OWN = (CARD, "README.md", *REPORTS)  # what a bundle has of its own
+_WRITES = ("LM", "Generation")  # in the names of architectures with an output layer over the vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class PullLanguage(Stage):
+    """A language model to go on from.
+
+    Args:
+        base: a name in the catalogue, a Hub name (owner/model), a folder in Hugging Face layout, or a bundle's folder.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("nothing",)
+    gives: ClassVar[str] = "language"
+    uses_data: ClassVar[bool] = False
+
+    base: str = "smollm2-135m-instruct"
+
+    def run(self, bundle: Bundle | None, work: Work) -> Bundle:
+        """Put its files into a bundle."""
+        return pull_language(self.base, work.target, work.log)
+
+
+def pull_language(base: str, target: Path, log: Log) -> Bundle:
+    """The language model `base` as a new bundle at `target`; of a bundle the lineage goes on.
+
+    Raises:
+        HalfpintError: there is no such model, it cannot be had, or it is no Transformer with an output layer.
+    """
+    started = time.monotonic()
+    folder = locate(base, log)
+    parent = open_bundle(folder) if (folder / CARD).is_file() else None
+    engine = parent.card.get("engine") if parent else "torch_lm"
+    kinds = [str(name) for name in read_json(folder / "config.json").get("architectures") or []]
+    if engine != "torch_lm" or (kinds and not any(part in name for name in kinds for part in _WRITES)):
+        raise HalfpintError(
+            str(base), wanted="a Transformer language model",
+            got=f"a bundle of the engine {engine}" if engine != "torch_lm" else ", ".join(kinds),
+            todo="Give one with an output layer, such as a LlamaForCausalLM.",
+        )  # fmt: skip
+    with new_bundle(target, parent) as (made, card):
+        for file in sorted(folder.iterdir()):
+            if file.is_file() and file.name not in _OWN:
+                _linked(file, made / file.name)
+        card.update(task=card["task"] or "predict", engine="torch_lm")
+        card["stages"].append(PullLanguage(base=base).entry(started))
+    return Bundle(target)
+
+
+def _linked(source: Path, target: Path) -> None:
+    """The same file under another name: weights are large, and nobody writes into the files of a bundle."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another device
+        shutil.copyfile(source, target)

@@ -1,0 +1,181 @@
+"""The report of a language model: what its page and report.json hold, put together from what was recorded."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from halfpint import __version__
+from halfpint.bundle import Bundle
+from halfpint.machine import describe
+from halfpint.report import units
+from halfpint.report.learning import energy_spent, trainings
+
+KIND = "language"
+_ANSWERS = "nats_per_assistant_token"
+
+
+def taught(card: Mapping[str, Any]) -> dict[str, float]:
+    """What teaching on conversations came to, of a card's last such stage; empty where there is none.
+
+    Gives nats (and perplexity) per token of what the assistant says on the validation conversations, after and before.
+    """
+    for entry in reversed(card.get("stages", [])):
+        after, before = units.number(entry.get(_ANSWERS)), units.number(entry.get("nats_before"))
+        if after is not None and before is not None:
+            return {
+                _ANSWERS: after, f"{_ANSWERS}_before": before, "perplexity_per_assistant_token": math.exp(after),
+                "perplexity_per_assistant_token_before": math.exp(before),
+            }  # fmt: skip
+    return {}
+
+
+def language_report(
+    bundle: Bundle,
+    *,
+    place: Path,
+    out: Path,
+    figures: Mapping[str, Any] | None,
+    data: Mapping[str, Any],
+    baseline: Mapping[str, Any] | None = None,
+    samples: Sequence[Mapping[str, Any]] = (),
+    asked: str = "",
+    events: Path | None = None,
+    recipe: str = "",
+    command: str = "",
+    seconds: float = 0.0,
+) -> dict[str, Any]:
+    """The report of a language model, as `html.write_report` takes it.
+
+    Args:
+        bundle: the model.
+        place: where it stays.
+        out: the folder of the report: the bundle's own, or the one that holds it.
+        figures: those of `language.judge` on the validation documents; None or empty where there were none.
+        data: `summary()` of the corpus or the conversations.
+        baseline: `evaluate.counted_baseline`'s figures.
+        samples: `evaluate.samples`' samples.
+        asked: the question that it answered at each look at validation.
+        events: the run's events.jsonl, for the loss of each step, the speed and the energy.
+        recipe: a recipe (TOML) that does it again.
+        command: what was typed.
+        seconds: how long all of it took.
+    """
+    last: dict[str, Any] = next(
+        (one for one in reversed(bundle.card["stages"]) if "history" in one or "ngrams" in one), {}
+    )
+    training = trainings(bundle.card, events)
+    counted = dict(baseline or {})
+    if training and counted:
+        words = "each token by its frequency" if counted.get("order") == 1 else "counting"
+        training[-1]["lines"].append([counted.get("nats_per_token"), words])
+    report: dict[str, Any] = {
+        "halfpint": __version__,
+        "kind": KIND,
+        "task": bundle.card.get("task"),
+        "objective": "counted" if bundle.card.get("engine") == "ngram" else last.get("objective") or "causal",
+        "out": str(out),
+        "bundle": str(place),
+        "verdict": "",
+        "model": _model(bundle, last),
+        "validation": dict(figures or {}) or None,
+        "taught": taught(bundle.card) or None,
+        "baseline": counted or None,
+        "training": training,
+        "samples": [dict(one) for one in samples],
+        "asked": asked,
+        "data": dict(data),
+        "stages": [{"use": one["use"], "seconds": one.get("seconds")} for one in bundle.card["stages"]],
+        "energy": energy_spent(events) or None,
+        "machine": describe(),
+        "recipe": recipe,
+        "command": command,
+        "seconds": round(seconds, 1),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    report["verdict"] = verdict(report)
+    return report
+
+
+def _model(bundle: Bundle, last: Mapping[str, Any]) -> dict[str, Any]:
+    config = bundle.config
+    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "order", "smoothing")
+    shape = {name: config.get(name, config.get({"num_hidden_layers": "n_layer", "hidden_size": "n_embd"}.get(name, "")))
+             for name in names}  # fmt: skip
+    return {
+        "architecture": config.get("model_type"),
+        "parameters": None if bundle.card.get("engine") == "ngram" else _parameters(bundle.path),
+        "vocabulary": config.get("vocab_size", config.get("vocabulary_size")),
+        "context": last.get("context") or units.mapping(last.get("settings")).get("context"),
+        **{name: value for name, value in shape.items() if value is not None},
+        "ngrams": last.get("ngrams"),
+        "size_bytes": bundle.size_bytes,
+    }
+
+
+def _parameters(folder: Path) -> int | None:
+    """Numbers in model.safetensors, by its header (eight bytes of length, then JSON); None where there is no file."""
+    try:
+        with (folder / "model.safetensors").open("rb") as file:
+            header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except (OSError, ValueError):
+        return None
+    return sum(int(math.prod(held["shape"])) for name, held in header.items() if name != "__metadata__")
+
+
+def figure(value: object) -> str:
+    """A figure with four significant digits: 1.924, 14.13, 56,819."""
+    got = units.number(value)
+    if got is None:
+        return units.MISSING
+    return f"{got:.3e}" if abs(got) >= 1e6 else f"{got:,.0f}" if abs(got) >= 1000 else f"{got:.4g}"
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """What it came to, in words: which figure of what, on how much text, and beside what."""
+    answers, found = units.mapping(report.get("taught")), units.mapping(report.get("validation"))
+    if answers:
+        return _taught_words(answers)
+    bits = units.number(found.get("bits_per_byte"))
+    if bits is None:
+        return "No text was kept to judge it on."
+    ends = units.pair(found.get("bits_per_byte_interval"))
+    said = f"{bits:.3f} bits per byte on {units.count(found.get('documents'))} validation documents"
+    said += f" (95% interval {ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
+    counted = units.mapping(report.get("baseline"))
+    perplexity = f"Perplexity {_shown(found, 'per_token')} per token, {_shown(found, 'per_word')} per word."
+    if report.get("objective") == "masked":
+        said = f"{_nats(found)} nats per hidden token on {units.count(found.get('documents'))} validation documents"
+        rest = f"{_nats(counted)} by the token's frequency alone. " if counted else ""
+        return (
+            f"{said}{f', against {rest}' if rest else '. '}It sees both sides of a gap: compare it with masked models."
+        )
+    beside = units.number(counted.get("bits_per_byte"))
+    if beside is None:
+        return f"{said}. {perplexity}"
+    less = beside - bits
+    how = f"{abs(less):.3f} {'better' if less >= 0 else 'worse'} than counting ({beside:.3f}"
+    return f"{said}: {how}, {counted.get('order')}-grams of the same tokens). {perplexity}"
+
+
+def _taught_words(found: Mapping[str, Any]) -> str:
+    after, before = found[_ANSWERS], found[f"{_ANSWERS}_before"]
+    change = f"{abs(before - after):.3f} {'better' if after <= before else 'worse'} than before ({before:.3f})"
+    ppl = found["perplexity_per_assistant_token"], found["perplexity_per_assistant_token_before"]
+    return (
+        f"{after:.3f} nats per token of the assistant's on the validation conversations: {change}. Perplexity per "
+        f"token of the assistant's {ppl[0]:.4g}, before {ppl[1]:.4g}."
+    )
+
+
+def _nats(figures: Mapping[str, Any]) -> str:
+    found = units.number(figures.get("nats_per_token"))
+    return units.MISSING if found is None else f"{found:.3f}"
+
+
+def _shown(figures: Mapping[str, Any], name: str) -> str:
+    return figure(figures.get(f"perplexity_{name}"))

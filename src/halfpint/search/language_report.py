@@ -1,0 +1,67 @@
+"""The report of a language model from end to end: what is measured for it, what was recorded, the page written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from halfpint.bundle import Bundle
+from halfpint.data.conversations import ASSISTANT, Conversations
+from halfpint.data.corpus import Corpus
+from halfpint.evaluate.counted_baseline import counted_baseline
+from halfpint.evaluate.samples import samples
+from halfpint.progress import Log
+from halfpint.report.html import write_report
+from halfpint.report.language import language_report
+
+
+def write_language_report(
+    bundle: Bundle,
+    learned: Corpus | Conversations,
+    figures: Mapping[str, Any] | None,
+    *,
+    out: Path,
+    into: Path | None = None,
+    events: Path | None,
+    recipe: str = "",
+    command: str = "",
+    seconds: float = 0.0,
+    log: Log,
+) -> dict[str, Any]:
+    """Measure what the report needs besides, write report.json and report.html, and give the report.
+
+    Counting what there is to beat takes two or three seconds a million tokens, of which it takes four at most.
+
+    Args:
+        bundle: the model.
+        learned: what it learned from.
+        figures: those of `language.judge` on the validation documents.
+        out: the folder that the report stays in: the bundle's own, or the one that holds it.
+        into: where it is written, if that is not `out` yet: the bundle's folder, which becomes `out`.
+        events: the run's events.jsonl: the loss of each step, the speed and the energy.
+        recipe: a recipe (TOML) that does it again.
+        command: what to type to do it again.
+        seconds: how long it took so far.
+    """
+    baseline, written, asked = None, list[dict[str, Any]](), ""
+    if isinstance(learned, Conversations):
+        asked = _question(learned)
+    elif len(learned.validation):
+        masked = any(entry.get("objective") == "masked" for entry in bundle.card["stages"])
+        if bundle.card.get("engine") != "ngram":
+            baseline = counted_baseline(bundle, learned.train, learned.validation, log, masked=masked)
+        written = samples(bundle, learned.validation)
+    report = language_report(
+        bundle, place=out if into else bundle.path, out=out, figures=figures, data=learned.summary(),
+        baseline=baseline, samples=written, asked=asked, events=events, recipe=recipe, command=command, seconds=seconds,
+    )  # fmt: skip
+    write_report(report, into or out)
+    return report
+
+
+def _question(conversations: Conversations) -> str:
+    """What the model answers at each look at validation: the messages before the first answer."""
+    messages = conversations.validation[0].messages
+    first = next(place for place, message in enumerate(messages) if message.role == ASSISTANT)
+    return "\n\n".join(message.content for message in messages[:first])

@@ -1,0 +1,85 @@
+"""The plan of fine-tuning: its rates, the order of its candidates, and what a training has to come near to."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from halfpint.data.prepare import Data
+from halfpint.progress import SILENT
+from halfpint.search.fit import Request, _bar, _Run
+from halfpint.search.limits import Limits
+from halfpint.search.space import Encoder, Group, frozen_group, tuned_groups
+from halfpint.train.blend import Blend
+from halfpint.train.finetune import Finetune
+
+ENCODER = Encoder(
+    base="some-encoder", layers=6, hidden=384, embedding_weights=30522 * 384, layer_weights=1_770_000,
+    other_weights=200_000, tokenizer_bytes=466_000, wordpiece=True, texts_per_s=100.0,
+)  # fmt: skip
+HOUR = 3600.0
+
+
+def tuning(groups: list[Group]) -> list[Finetune]:
+    return [stage for group in groups for stage in group.train if isinstance(stage, Finetune)]
+
+
+@pytest.mark.parametrize(("texts", "rate"), [(19_999, 5e-5), (20_000, 1e-4), (150_000, 1e-4)])
+def test_many_texts_bear_a_larger_rate(texts: int, rate: float) -> None:
+    stages = tuning(tuned_groups(ENCODER, texts, 2, 3000, 10 * HOUR, 0))
+    assert len(stages) > 1 and {stage.learning_rate for stage in stages} == {rate}
+    assert Finetune.learning_rate == 5e-5
+
+
+def test_the_rate_goes_by_the_texts_that_are_used() -> None:
+    """Many texts of which there is time to read few are few."""
+    (stage,) = tuning(tuned_groups(ENCODER, 60_000, 2, 3000, 400.0, 0))
+    assert 0 < stage.train_texts < 20_000 and stage.learning_rate == Finetune.learning_rate
+
+
+@pytest.mark.parametrize("used_tokens", [3000, 12_000])
+def test_the_likeliest_are_finished_first(used_tokens: int) -> None:
+    """Blends with a small vocabulary, then what they are made of, then the whole vocabulary; fp32 last of each."""
+    groups = [frozen_group(ENCODER, 9000, 77, used_tokens), *tuned_groups(ENCODER, 9000, 77, used_tokens, 2 * HOUR, 0)]
+    assert len(groups) == 4
+    for group in groups:
+        blends = [any(isinstance(stage, Blend) for stage in variant.finish) for variant in group.variants]
+        assert any(blends) and blends == sorted(blends, reverse=True)
+        names = [variant.name.removeprefix(f"{group.name}-") for variant in group.variants]
+        few = ["vocab-min-w8+tfidf", "vocab-w8+tfidf", "vocab-min-w8", "vocab-w8", "vocab-int8", "vocab-fp32"]
+        most = [name for name in few if "min" not in name]
+        assert names == [*(few if used_tokens < 8000 else most), "int8", "fp32"]
+    whole = frozen_group(replace(ENCODER, wordpiece=False), 9000, 77, used_tokens).variants
+    assert [variant.name for variant in whole] == ["frozen-w8+tfidf", "frozen-int8", "frozen-fp32"]
+
+
+def run_with(candidates: list[dict[str, Any]], tmp_path: Path, **limits: Any) -> _Run:
+    request = Request(data=Data(source="none"), limits=Limits(**limits), out=tmp_path)
+    return _Run(request, SimpleNamespace(), "accuracy", SILENT, time.monotonic(), candidates)  # type: ignore[arg-type]
+
+
+def candidate(family: str, score: float, status: str = "measured") -> dict[str, Any]:
+    return {
+        "family": family,
+        "status": status,
+        "metrics": {"accuracy": score},
+        "interval": [score - 0.02, score + 0.02],
+    }
+
+
+def test_the_bar_leaves_blends_out(tmp_path: Path) -> None:
+    """A training is judged unblended: a blend's score would stop one that could win."""
+    found = [
+        candidate("tfidf", 0.80), candidate("frozen encoder", 0.90), candidate("blend", 0.95),
+        candidate("pruned vocabulary", 0.99, "refused"),
+    ]  # fmt: skip
+    assert _bar(run_with(found, tmp_path)) == pytest.approx(0.88)
+    assert _bar(run_with(found[2:], tmp_path)) is None
+    assert _bar(run_with([], tmp_path)) is None
+    for limits in ({"floor": {"accuracy": 0.9}}, {"keep": 0.99}):  # then the smallest that is enough is looked for
+        assert _bar(run_with(found, tmp_path, **limits)) is None

@@ -1,0 +1,71 @@
+"""A trained model and counts of its tokens together: a proper distribution, better than either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from halfpint.bundle import Bundle
+from halfpint.data.corpus import Corpus
+from halfpint.engines.mixed import MixedEngine
+from halfpint.engines.torch_lm import load as load_trained
+from halfpint.errors import HalfpintError
+from halfpint.models.token_ngram import TokenNgram
+from halfpint.train.mix import Mix, fit_weights
+
+
+def test_counts_of_tokens_are_a_distribution() -> None:
+    random = np.random.default_rng(0)
+    documents = [random.integers(0, 12, 40).tolist() for _ in range(20)]
+    counts = TokenNgram.fit(documents, vocabulary=20, order=3)
+    ids = [3, 5, 7, 15, 3, 5, 1]
+    logs, lengths = counts.score(ids)
+    for place in range(len(ids)):
+        chances, length = counts.after(ids[:place])
+        assert chances.sum() == pytest.approx(1) and (chances > 0).all() and len(chances) == 20
+        # Where </s> had a share the others have it now; that share is small, and 0 inside a document.
+        assert np.log(chances[ids[place]]) == pytest.approx(logs[place], abs=0.1)
+        assert length == lengths[place]
+    assert lengths[0] == 1 and lengths[4] == 0  # the start of a line is known; what follows a token never seen is not
+    np.testing.assert_allclose(counts.after(ids[:4])[0][12:], counts.after(ids[:4])[0][12])  # they share alike
+
+
+def test_weights_are_those_that_predict_best() -> None:
+    random = np.random.default_rng(1)
+    trained, counted = np.log(random.uniform(0.01, 1, (2, 4000)))
+    lengths = random.integers(0, 2, 4000)
+    counted[lengths == 1] += 0.5 * random.uniform(0, 1, (lengths == 1).sum())
+    weights = fit_weights(trained, counted, lengths, 3)
+    for length in (0, 1):
+        here = lengths == length
+        losses = [
+            -np.logaddexp(np.log1p(-weight) + trained[here], np.log(weight) + counted[here]).mean()
+            for weight in np.linspace(0.01, 0.99, 99)
+        ]
+        assert weights[length] == pytest.approx(0.01 + 0.01 * int(np.argmin(losses)), abs=0.011)
+    assert 0 < weights[2] < 1  # it did not occur
+
+
+def test_together_they_predict_better(bundles: Callable[[str], Bundle], corpus: Corpus) -> None:
+    bundle = bundles("mixed")
+    engine, alone = MixedEngine(bundle, 1), load_trained(bundles("language"), 1)
+    texts = list(corpus.validation)
+    together = np.concatenate([one.log_probabilities for one in engine.score(texts)])
+    trained = np.concatenate([one.log_probabilities for one in alone.score(texts)])
+    entry = bundle.card["stages"][-1]
+    assert -together.mean() == pytest.approx(entry["nats_together"], abs=1e-4) and len(together) == len(trained)
+    assert -trained.mean() == pytest.approx(entry["nats_trained"], abs=1e-4) and together.mean() > trained.mean() + 0.5
+    # What is scored is what is written by: token by token, in the context of one window.
+    ids = [*engine.start(""), *engine.encode(texts[0])][: engine.context]
+    scored = engine.score([texts[0]])[0].log_probabilities
+    for place in (1, 2, 9):
+        logs = engine.after(ids[:place])
+        assert np.exp(logs.astype(np.float64)).sum() == pytest.approx(1, abs=1e-4)
+        assert logs[ids[place]] == pytest.approx(scored[place - 1], abs=0.05)
+
+
+def test_refusals(bundles: Callable[[str], Bundle]) -> None:
+    with pytest.raises(HalfpintError, match="order: wanted 2 to 8, got 9"):
+        Mix(order=9)
