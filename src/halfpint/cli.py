@@ -242,10 +242,13 @@ def serve(
     api_key: Annotated[str, typer.Option(envvar="HALFPINT_API_KEY", help="Key that requests must bring.")] = "",
     max_batch: Annotated[int, typer.Option(help="Most texts in one request.")] = 256,
     max_body: Annotated[str, typer.Option(help="Most bytes of one request.")] = "1MB",
-    timeout: Annotated[float, typer.Option(help="Seconds after which a request is given up.")] = 30.0,
+    max_queue: Annotated[int, typer.Option(help="Most requests that wait; one more is told to come back.")] = 64,
+    timeout: Annotated[float, typer.Option(help="Seconds for a request; 0 takes 30 for labels, 600 for text.")] = 0.0,
+    slots: Annotated[int, typer.Option(help="Texts written at once; 0 takes 4 (language models).")] = 0,
+    context: Annotated[int, typer.Option(help="Tokens of a prompt and its answer; 0 goes by model and memory.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of the engine; 0 takes all cores.")] = 0,
 ) -> None:
-    """Serve a bundle over HTTP: POST /v1/classify, /health, /metrics, /docs, and a page to try it."""
+    """Serve a bundle over HTTP, with a page: /v1/classify, or OpenAI's /v1/chat/completions and /v1/completions."""
     from halfpint.search.limits import parse_size
     from halfpint.serve.run import serve as run_server
 
@@ -256,7 +259,10 @@ def serve(
         api_key=api_key or None,
         max_batch=max_batch,
         max_body_bytes=parse_size(max_body, "--max-body"),
-        timeout_s=timeout,
+        max_queue=max_queue,
+        timeout_s=timeout or None,
+        slots=slots or None,
+        context=context or None,
         threads=threads or None,
     )
 

@@ -82,8 +82,15 @@ HEAVY_FILES = {
     "models.pooled_classifier": {"torch", "transformers"},
     "serve.classify": WEB,
     "serve._http": WEB,
+    "serve._events": {"starlette"},
+    "serve._openai": WEB,
+    "serve._openai_fields": {"pydantic"},
+    "serve._openai_requests": {"pydantic"},
+    "serve.chat": WEB,
+    "serve.predict": WEB,
     "train._cross_entropy": {"torch"},
     "train._fused": {"torch"},
+    "train._muon": {"torch"},
 }
 
 

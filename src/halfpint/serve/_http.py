@@ -31,20 +31,42 @@ _HEADERS = (
     (b"cache-control", b"no-store"),
 )
 _NO_CONTENT = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+_OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 _TYPES = {401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 500: "internal"}
 
 
 class ApiError(Exception):
-    """A refusal: answered as `{"error": {"message", "type"}}` with its status."""
+    """A refusal: answered as `{"error": {"message", "type"}}` with its status, or as OpenAI's clients read it.
 
-    def __init__(self, status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> None:
+    Args:
+        status: of HTTP.
+        kind: a word for programs.
+        message: a sentence for people.
+        param: the field at fault, if it is one.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        message: str,
+        headers: dict[str, str] | None = None,
+        *,
+        param: str | None = None,
+    ) -> None:
         super().__init__(message)
-        self.status, self.kind, self.message, self.headers = status, kind, message, headers or {}
+        self.status, self.kind, self.message, self.headers, self.param = status, kind, message, headers or {}, param
 
-    def response(self) -> Response:
+    def content(self, *, openai: bool = False) -> dict[str, Any]:
+        """What is sent; with `openai`, the type goes by the status and the kind is the code."""
+        if not openai:
+            return {"error": {"message": self.message, "type": self.kind}}
+        kind = _OPENAI_TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.kind}}
+
+    def response(self, *, openai: bool = False) -> Response:
         """The answer to send."""
-        content = {"error": {"message": self.message, "type": self.kind}}
-        return JSONResponse(content, status_code=self.status, headers=self.headers)
+        return JSONResponse(self.content(openai=openai), status_code=self.status, headers=self.headers)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -132,28 +154,28 @@ def page_response(html: str) -> HTMLResponse:
     return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 
 
-def install(app: FastAPI, metrics: Metrics, routes: Collection[str]) -> None:
-    """Give `app` its error answers, its headers and the counting of requests by `routes`."""
+def install(app: FastAPI, metrics: Metrics, routes: Collection[str], *, openai: bool = False) -> None:
+    """Give `app` its error answers (as OpenAI's with `openai`), its headers, and counting of requests by `routes`."""
 
     async def told(request: Request, error: Exception) -> Response:
         if isinstance(error, ApiError):
-            return error.response()
+            return error.response(openai=openai)
         status = error.status_code if isinstance(error, HTTPException) else 500
         text = {404: "There is nothing at this address.", 405: "This address takes another method."}.get(status)
         message = text or (str(error.detail) if isinstance(error, HTTPException) else "Something failed.")
         headers = dict(error.headers or {}) if isinstance(error, HTTPException) else None
-        return ApiError(status, _TYPES.get(status, "invalid_request"), message, headers).response()
+        return ApiError(status, _TYPES.get(status, "invalid_request"), message, headers).response(openai=openai)
 
     app.add_exception_handler(ApiError, told)
     app.add_exception_handler(HTTPException, told)
-    app.add_middleware(_Surround, metrics=metrics, routes=frozenset(routes))
+    app.add_middleware(_Surround, metrics=metrics, routes=frozenset(routes), openai=openai)
 
 
 class _Surround:
     """Counts requests, adds the headers, and answers what nobody foresaw with a 500 in JSON."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: frozenset[str]) -> None:
-        self.app, self.metrics, self.routes = app, metrics, routes
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: frozenset[str], *, openai: bool) -> None:
+        self.app, self.metrics, self.routes, self.openai = app, metrics, routes, openai
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -176,7 +198,8 @@ class _Surround:
             await self.app(scope, receive, sending)
         except Exception:
             if not status:
-                await ApiError(500, "internal", "Something failed in the server.").response()(scope, receive, sending)
+                failed = ApiError(500, "internal", "Something failed in the server.")
+                await failed.response(openai=self.openai)(scope, receive, sending)
             raise
         finally:
             # Other paths share one name: a scan of random addresses must not grow the metrics.

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
 
 from halfpint.engines import Engine, Probabilities
 from halfpint.progress import Log
-
-State = Literal["loading", "ok", "failed", "stopped"]
-
-_STOP_WAIT_S = 2.0
+from halfpint.serve._model_thread import ModelThread
 
 
 class QueueFullError(Exception):
@@ -33,11 +28,11 @@ class _Job:
     loop: asyncio.AbstractEventLoop
 
 
-class Worker:
-    """A model in a thread of its own.
+class Worker(ModelThread[Engine]):
+    """A classifier in a thread of its own.
 
     Args:
-        open_engine: loads the model; called in the thread.
+        load: loads the model; called in the thread.
         max_batch: texts in one call of the model, at most.
         max_queue: requests that may wait.
         on_ready: called in the thread once the model is loaded.
@@ -45,20 +40,16 @@ class Worker:
 
     def __init__(
         self,
-        open_engine: Callable[[], Engine],
+        load: Callable[[], Engine],
         *,
         max_batch: int,
         max_queue: int,
         log: Log,
         on_ready: Callable[[], None] | None = None,
     ) -> None:
-        self._open_engine, self._max_batch, self._max_queue = open_engine, max_batch, max_queue
-        self._log, self._on_ready = log, on_ready
+        super().__init__(load, log=log, on_ready=on_ready)
+        self._max_batch, self._max_queue = max_batch, max_queue
         self._jobs: deque[_Job] = deque()
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self.state: State = "loading"
-        self.engine: Engine | None = None
         self.batches = 0
 
     @property
@@ -71,20 +62,6 @@ class Worker:
         """Whether one more request would be refused."""
         return len(self._jobs) >= self._max_queue
 
-    def start(self) -> None:
-        """Begin to load the model."""
-        # A daemon, so that a model that hangs cannot keep the process from ending.
-        self._thread = threading.Thread(target=self._run, name="halfpint-model", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread after the call it is in; waits a few seconds for that."""
-        with self._changed:
-            self.state = "stopped"
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join(_STOP_WAIT_S)
-
     async def probabilities(self, texts: Sequence[str]) -> Probabilities:
         """Class probabilities of at most `max_batch` texts: float32 of shape (texts, labels).
 
@@ -96,39 +73,28 @@ class Worker:
         """
         loop = asyncio.get_running_loop()
         job = _Job(texts, loop.create_future(), loop)
-        with self._changed:
+        with self.changed:
             if self.full:
                 raise QueueFullError
             self._jobs.append(job)
-            self._changed.notify()
+            self.changed.notify()
         try:
             return await job.answer
         finally:
-            with self._changed:
+            with self.changed:
                 if job in self._jobs:
                     self._jobs.remove(job)
 
-    def _run(self) -> None:
-        try:
-            self.engine = self._open_engine()
-        except BaseException as error:
-            self.state = "failed"
-            self._log.say(f"The model was not loaded: {error}", kind="load_failed", error=type(error).__name__)
-            return
-        with self._changed:
-            if self.state != "loading":
-                return
-            self.state = "ok"
-        if self._on_ready is not None:
-            self._on_ready()
+    def use(self, model: Engine) -> None:
+        """Answer requests until stopped."""
         while jobs := self._take():
-            self._answer(self.engine, jobs)
+            self._answer(model, jobs)
 
     def _take(self) -> list[_Job]:
         """The waiting requests that fit into one call, waiting for the first; none once stopped."""
-        with self._changed:
+        with self.changed:
             while not self._jobs and self.state == "ok":
-                self._changed.wait()
+                self.changed.wait()
             jobs: list[_Job] = []
             size = 0
             while self._jobs and (not jobs or size + len(self._jobs[0].texts) <= self._max_batch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from halfpint.errors import HalfpintError
 from halfpint.progress import SILENT, Log
 from halfpint.serve import _http, _metrics
 from halfpint.serve._docs import docs_page
+from halfpint.serve._pages import page_of, style
 from halfpint.serve._worker import EngineError, QueueFullError, Worker
 from halfpint.tasks.classify import outputs
 
@@ -122,7 +124,7 @@ def build_app(
         return (engine_loader or _open_engine)(opened, threads)
 
     worker = Worker(load, max_batch=max_batch, max_queue=max_queue, log=log, on_ready=on_ready)
-    metrics = _metrics.Metrics()
+    metrics = _metrics.ClassifyMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -139,7 +141,7 @@ def build_app(
         lifespan=lifespan,
     )
     _http.install(app, metrics, _ROUTES)
-    page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    page = page_of("classify")
 
     @app.post(
         "/v1/classify",
@@ -178,8 +180,8 @@ def build_app(
             raise _busy() from None
         except EngineError:
             raise _http.ApiError(500, "internal", "The model failed on this request.") from None
-        assert worker.engine is not None
-        results = outputs(rows, worker.engine.labels, top)
+        assert worker.model is not None
+        results = outputs(rows, worker.model.labels, top)
         seconds = time.perf_counter() - begun
         metrics.classified(len(texts), seconds)
         return JSONResponse({"model": model["model"], "results": results, "latency_ms": round(seconds * 1000, 3)})
@@ -188,8 +190,8 @@ def build_app(
     async def health() -> Response:
         """Whether the model is ready: 200 when it is, 503 while it loads or when loading failed."""
         told = {"status": worker.state, "version": __version__, "api_key": api_key is not None, **model}
-        if worker.state == "ok" and worker.engine is not None:
-            return JSONResponse({**told, "labels": len(worker.engine.labels)})
+        if worker.state == "ok" and worker.model is not None:
+            return JSONResponse({**told, "labels": len(worker.model.labels)})
         return JSONResponse(told, status_code=503, headers={"Retry-After": "1"})
 
     @app.get(
@@ -207,10 +209,16 @@ def build_app(
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        style = page.partition("<style>")[2].partition("</style>")[0]
-        return _http.page_response(docs_page(app.openapi(), style))
+        return _http.page_response(docs_page(app.openapi(), style()))
 
     return app
+
+
+def how_to_call(bundle_path: Path, address: str, api_key: str | None) -> str:
+    """What to type to try the server at `address`."""
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if api_key is not None else ""
+    body = shlex.quote('{"text": "What is this about?"}')
+    return f"  curl {address}/v1/classify{key} -H 'Content-Type: application/json' -d {body}"
 
 
 def _open_engine(bundle: Bundle, threads: int | None) -> Engine:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import math
-import shlex
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from halfpint import registry
 from halfpint.bundle import Bundle, open_bundle
-from halfpint.engines import Engine
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log
 
@@ -35,11 +34,13 @@ def serve(
     api_key: str | None = None,
     max_batch: int = 256,
     max_body_bytes: int = 1_000_000,
-    timeout_s: float = 30.0,
+    timeout_s: float | None = None,
     max_queue: int = 64,
+    slots: int | None = None,
+    context: int | None = None,
     threads: int | None = None,
     drain_s: float = 25.0,
-    engine_loader: Callable[[Bundle, int | None], Engine] | None = None,
+    engine_loader: Callable[[Bundle, int | None], Any] | None = None,
     log: Log | None = None,
 ) -> None:
     """Serve a bundle over HTTP until SIGTERM or Ctrl-C; requests in flight are then finished.
@@ -48,7 +49,8 @@ def serve(
         bundle_path: the bundle; its card's task names the file of this room that serves it.
         host: the address to listen on.
         port: the port; 0 takes a free one.
-        api_key: asked of every use of the model; see `build_app`, also for the limits.
+        api_key: asked of every use of the model; see the task's `build_app`, also for the limits.
+        timeout_s, slots, context: None takes the task's; a task without it refuses another value.
         drain_s: seconds that requests in flight have to finish after the signal.
         engine_loader: opens the engine; None takes the one that the card names.
         log: where the address and faults are told; None takes standard error.
@@ -61,6 +63,10 @@ def serve(
     log = log or Log()
     task = str(open_bundle(bundle_path).card.get("task"))
     room = registry.load("serve", task, place=f"{bundle_path}/card.json: task")
+    own = {name: value for name, value in (("timeout_s", timeout_s), ("slots", slots), ("context", context)) if value}
+    for name in own:
+        if name not in signature(room.build_app).parameters:
+            raise HalfpintError(f"--{name}", wanted="a language model for it", got=f"a bundle of the task {task!r}")
     listener = _listen(host, port)
     with listener:
         address = _address(host, listener.getsockname()[1])
@@ -69,12 +75,12 @@ def serve(
             api_key=api_key,
             max_batch=max_batch,
             max_body_bytes=max_body_bytes,
-            timeout_s=timeout_s,
             max_queue=max_queue,
             threads=threads,
             engine_loader=engine_loader,
             log=log,
-            on_ready=lambda: log.write(_ready(address, api_key)),
+            on_ready=lambda: log.write(_ready(address, room.how_to_call(bundle_path, address, api_key))),
+            **own,
         )
         if api_key is None and not _is_loopback(listener):
             log.say(
@@ -168,10 +174,5 @@ def _address(host: str, port: int) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
-def _ready(address: str, api_key: str | None) -> str:
-    key = " -H 'Authorization: Bearer YOUR_KEY'" if api_key is not None else ""
-    body = shlex.quote('{"text": "What is this about?"}')
-    return (
-        f"Ready: {address} (a page to try it), {address}/docs (how to call it)\n"
-        f"  curl {address}/v1/classify{key} -H 'Content-Type: application/json' -d {body}"
-    )
+def _ready(address: str, calls: str) -> str:
+    return f"Ready: {address} (a page to try it), {address}/docs (how to call it)\n{calls}"
