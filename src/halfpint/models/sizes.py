@@ -140,7 +140,7 @@ def parameters_of(model: Any) -> int:
     return sum(tensor.numel() for tensor in model.parameters())
 
 
-def learning_rate(parameters: int, batch_tokens: int = 4096) -> float:
+def learning_rate(parameters: int, batch_tokens: float = 4096) -> float:
     """Peak rate of AdamW for a model of so many parameters and batches of so many tokens.
 
     Source: Bi et al. 2024, "DeepSeek LLM", section 3.1: 0.3118 C^-0.125 at batches of 0.2920 C^0.3271 tokens, for the

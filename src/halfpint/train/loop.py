@@ -19,6 +19,7 @@ from halfpint.train.schedule import SCHEDULES, factor
 if TYPE_CHECKING:
     import torch
 
+OPTIMIZERS = ("adamw", "muon")
 _CHECKPOINT_EVERY_S = 60.0
 _RECENT = 64  # losses that tell what is usual
 _LATEST = 8  # losses whose median says whether training has blown up: one odd batch is no explosion
@@ -29,7 +30,9 @@ class Training:
     """Settings of the loop.
 
     Args:
-        learning_rate: peak rate of AdamW.
+        optimizer: adamw; or muon, whose steps for the matrices inside the network are orthogonalised: about twice as
+            good where training is short, for a fifth more time (Jordan et al. 2024).
+        learning_rate: peak rate.
         head_learning_rate: peak rate of the task's head; 0 takes learning_rate.
         schedule: linear, cosine, wsd or constant.
         warmup: share of the steps over which the rate rises.
@@ -44,6 +47,7 @@ class Training:
         seed: of order, dropout and new weights.
     """
 
+    optimizer: str = "adamw"
     learning_rate: float = 1e-4
     head_learning_rate: float = 0.0
     schedule: str = "linear"
@@ -91,6 +95,11 @@ def check_settings(settings: Training, place: str, *, may_be_zero: Sequence[str]
             f"{place}: schedule", wanted=f"one of {', '.join(SCHEDULES)}", got=repr(settings.schedule),
             todo=nearest(settings.schedule, SCHEDULES),
         )  # fmt: skip
+    if settings.optimizer not in OPTIMIZERS:
+        raise HalfpintError(
+            f"{place}: optimizer", wanted=" or ".join(OPTIMIZERS), got=repr(settings.optimizer),
+            todo=nearest(settings.optimizer, OPTIMIZERS),
+        )  # fmt: skip
     if settings.precision not in ("auto", "fp32", "bf16"):
         raise HalfpintError(f"{place}: precision", wanted="auto, fp32 or bf16", got=repr(settings.precision))
     for name in ("learning_rate", "epochs", "batch_size", "batch_tokens", "accumulate"):
@@ -118,18 +127,46 @@ def use_bf16(precision: str) -> bool:
 
 
 def optimiser_groups(model: torch.nn.Module, settings: Training, head: str = "classifier.") -> list[dict[str, Any]]:
-    """Parameter groups: matrices decay, norms and biases do not; parameters under `head` have their own rate."""
-    groups: dict[tuple[bool, bool], list[Any]] = {}
+    """Parameter groups: matrices decay, norms and biases do not; parameters under `head` have their own rate.
+
+    With muon the matrices inside the network are groups with "muon" true; embeddings and output layers are not.
+    """
+    inside = _inner_matrices(model) if settings.optimizer == "muon" else set()
+    groups: dict[tuple[bool, bool, bool], list[Any]] = {}
     for name, parameter in checkpoint.trainable(model).items():
-        groups.setdefault((name.startswith(head), parameter.ndim >= 2), []).append(parameter)
+        kind = (name.startswith(head), parameter.ndim >= 2, id(parameter) in inside)
+        groups.setdefault(kind, []).append(parameter)
     return [
         {
             "params": parameters,
             "peak": (settings.head_learning_rate or settings.learning_rate) if is_head else settings.learning_rate,
             "weight_decay": settings.weight_decay if decays else 0.0,
+            **({"muon": True} if is_inside else {}),
         }
-        for (is_head, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (is_head, decays, is_inside), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
+
+
+def _inner_matrices(model: Any) -> set[int]:
+    """Which parameters are matrices between two hidden states: what they give and take are both learned directions."""
+    import torch
+
+    outside = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    if hasattr(model, "get_output_embeddings"):
+        outside.add(id(getattr(model.get_output_embeddings(), "weight", None)))
+    return {id(parameter) for parameter in model.parameters() if parameter.ndim == 2} - outside
+
+
+def _optimiser(model: torch.nn.Module, settings: Training, betas: tuple[float, float]) -> torch.optim.Optimizer:
+    import torch
+
+    groups = optimiser_groups(model, settings)
+    options: dict[str, Any] = {"lr": settings.learning_rate, "betas": betas, "eps": 1e-8, "fused": True}
+    if settings.optimizer == "muon":
+        from halfpint.train._muon import Muon
+
+        return Muon(groups, **options)
+    return torch.optim.AdamW(groups, **options)
 
 
 def train(
@@ -166,8 +203,7 @@ def train(
     """
     import torch
 
-    groups = optimiser_groups(model, settings)
-    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=1e-8, fused=True)
+    optimiser = _optimiser(model, settings, betas)
     plan = lengths if isinstance(lengths, Plan) else epochs(lengths, settings)
     torch.manual_seed(settings.seed)
     state = checkpoint.load(work.scratch, model, optimiser) or {

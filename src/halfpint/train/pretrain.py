@@ -74,11 +74,13 @@ class Pretrain(Training, Stage):
     beta1: float = 0.9
     beta2: float = 0.95
 
+    optimizer: str = "muon"
     learning_rate: float = 0.0
     schedule: str = "wsd"
     warmup: float = 0.02
     epochs: int = 1
     batch_size: int = 1024
+    batch_tokens: int = 2048
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
@@ -143,7 +145,9 @@ class Pretrain(Training, Stage):
             checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision),
         )  # fmt: skip
         _budget.check_memory(needed, device(), self.use)
-        rate = self.learning_rate or sizes.learning_rate(parameters, rows * self.context * self.accumulate)
+        # Muon's steps have one size whatever the noise in them, so that small batches need no smaller rate (LOG.md).
+        tokens = rows * self.context * self.accumulate if self.optimizer == "adamw" else math.inf
+        rate = self.learning_rate or sizes.learning_rate(parameters, tokens)
         work.log.say(
             f"{_budget.shown_shape(model)}; {len(learn.tokens):,} tokens to learn from; learning rate {rate:.3g}; "
             f"about {needed / 2**30:.1f} GiB of memory", kind="model", parameters=sizes.parameters_of(model),
