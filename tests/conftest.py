@@ -76,8 +76,63 @@ ROWS = {
         None,
         "language",
     ),
+    "masked": Row(
+        "train/pretrain",
+        {
+            "arch": "bert",
+            "size": "125K",
+            "vocabulary": 400,
+            "context": 64,
+            "tokens": 2048,
+            "batch_tokens": 256,
+            "evaluations": 1,
+            "precision": "fp32",
+        },
+        None,
+        "language",
+    ),
+    "masked-encoder": Row("models/encoder", {}, "masked", "encoder"),
+    "pulled": Row("models/pull_language", {"base": "TINY-LANGUAGE"}, None, "language"),
     "gguf": Row("export/gguf", {"type": "f16"}, "language", "gguf"),
+    "quantized": Row(
+        "compress/quantize", {"types": "q4_0", "method": "gptq", "samples": 4, "tokens": 32}, "language", "quantized"
+    ),
+    "codes": Row("export/gguf", {"type": "codes"}, "quantized", "gguf"),
     "chat": Row("train/chat", {"template": "chatml", "epochs": 1, "precision": "fp32"}, "language", "language"),
+    "mixed": Row("train/mix", {"order": 3}, "language", "mixed"),
+    "student": Row("distil/student", {"layers": "1"}, "finetuned", "classifier"),
+    "answers": Row("distil/answers", {}, "finetuned", "answers"),
+    "hidden": Row("distil/hidden", {"epochs": 1}, "student", "classifier"),
+    "distilled": Row("distil/logits", {"epochs": 1}, "student", "classifier"),
+    "static": Row("distil/static", {"epochs": 2, "width": 16, "pairs": 50}, "finetuned", "ready"),
+    "small-language": Row("distil/student", {"layers": "1"}, "language", "language"),
+    "token-answers": Row("distil/token_answers", {"draws": 8}, "language", "answers"),
+    "taught": Row(
+        "distil/token_logits", {"tokens": 1024, "batch_tokens": 256, "precision": "fp32"}, "small-language", "language"
+    ),
+    "pseudo": Row("distil/pseudo_labels", {"epochs": 1}, "student", "classifier"),
+    "written": Row(
+        "distil/sequence",
+        {"texts": 20, "new_tokens": 8, "tokens": 512, "batch_tokens": 256, "precision": "fp32"},
+        "small-language",
+        "language",
+    ),
+    "on-policy": Row(
+        "distil/on_policy",
+        {"new_tokens": 8, "tokens": 512, "batch_tokens": 256, "precision": "fp32"},
+        "small-language",
+        "language",
+    ),
+    "ranked": Row("distil/ranked_answers", {"draws": 8}, "language", "answers"),
+    "universal": Row(
+        "distil/universal", {"tokens": 512, "batch_tokens": 256, "precision": "fp32"}, "small-language", "language"
+    ),
+    "shallow": Row("compress/depth", {"keep": 1, "samples": 16, "tokens": 32}, "language", "language"),
+    "narrow": Row("compress/width", {"multiple": 8, "samples": 16, "tokens": 32}, "language", "language"),
+    "narrow-classifier": Row("compress/width", {"multiple": 8}, "classifier", "classifier"),
+    "sparse": Row("compress/sparse", {"samples": 16, "tokens": 32}, "language", "sparse"),
+    "thin": Row("compress/low_rank", {"multiple": 2, "samples": 16, "tokens": 32}, "classifier", "classifier"),
+    "healed": Row("distil/heal", {}, "student", "classifier"),
     "adapted": Row("train/adapt", {"tokens": 1024, "batch_tokens": 256, "precision": "fp32"}, "language", "language"),
 }
 
@@ -168,6 +223,24 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -
 
 
 @pytest.fixture(scope="session")
+def tiny_language(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Path:
+    """The folder of a Llama with 1 layer of 32, in Hugging Face layout: no bundle."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("languages") / "tiny"
+    folder.mkdir()
+    size = write_tokenizer(folder, [example.text for example in prepared.train])
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=size, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=64, bos_token_id=2, eos_token_id=3, pad_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def three_layer_encoder(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Path:
     """The folder of a BERT with 3 layers of 32."""
     texts = [example.text for example in prepared.train]
@@ -232,14 +305,14 @@ def rows() -> dict[str, Row]:
 
 
 @pytest.fixture(scope="session")
-def stage_of(tiny_encoder: Path) -> Callable[[str], Stage]:
+def stage_of(tiny_encoder: Path, tiny_language: Path) -> Callable[[str], Stage]:
     """The stage that makes the bundle with a name in `rows`."""
 
     def make(name: str) -> Stage:
         from halfpint.pipeline import stage_class
 
-        row = ROWS[name]
-        settings = {key: str(tiny_encoder) if value == "TINY" else value for key, value in row.settings.items()}
+        row, tiny = ROWS[name], {"TINY": str(tiny_encoder), "TINY-LANGUAGE": str(tiny_language)}
+        settings = {key: tiny.get(value, value) for key, value in row.settings.items()}
         return stage_class(row.use, name)(**settings)
 
     return make

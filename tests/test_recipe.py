@@ -32,6 +32,7 @@ from halfpint.train.chat import Chat
 from halfpint.train.finetune import Finetune
 from halfpint.train.frozen_linear import FrozenLinear
 from halfpint.train.majority import Majority
+from halfpint.train.mix import Mix
 from halfpint.train.ngram import Ngram
 from halfpint.train.pretrain import Pretrain
 from halfpint.train.tfidf_linear import TfidfLinear
@@ -218,7 +219,8 @@ LORA: dict[str, list[Any]] = {
 ITS_OWN: dict[type, dict[str, list[Any]]] = {
     Chat: {**LORA, "template": ["", "chatml"]},
     Adapt: {**LORA, "packing": ["fit", "stream"]},
-    Ngram: {"order": [1, 5, 8], "smoothing": ["kneser-ney", "none"], "prune": ["", "0 0 1"]},
+    Ngram: {"order": [3, 5, 8], "smoothing": ["kneser-ney", "none"], "prune": ["", "0 0 1"]},
+    Mix: {"order": [2, 5, 8]},
     Pretrain: {
         "arch": ["llama", "bert"], "objective": ["", "causal", "masked"], "size": ["125K", "10M", "1.5B"],
         "tokenizer": ["", "bpe"], "context": [8, 256], "packing": ["fit", "stream"], "mask_share": [0.1, 0.15],

@@ -21,6 +21,7 @@ from halfpint.errors import HalfpintError
 from halfpint.evaluate.kept import kept
 from halfpint.evaluate.perplexity import perplexity_of
 from halfpint.machine import describe
+from halfpint.models.block_codes import read_types
 from halfpint.models.pull_language import PullLanguage, pull_language
 from halfpint.pipeline import Pipeline
 from halfpint.progress import Log
@@ -180,7 +181,9 @@ def _kind(start: Bundle | None) -> str:
         raise HalfpintError(
             str(start.path), wanted="a Transformer language model", got=f"one of {start.card.get('engine')}"
         )
-    return "language" if start else "nothing"
+    if start is None:
+        return "nothing"
+    return "quantized" if read_types(start.path) else "language"
 
 
 def _done(out: Path, started: float, **figures: Any) -> dict[str, Any]:

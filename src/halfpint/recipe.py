@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from halfpint import registry
 from halfpint.bundle import write_text
+from halfpint.data.conversations import ChatData
 from halfpint.data.corpus import CorpusData
 from halfpint.data.prepare import Data
 from halfpint.errors import HalfpintError, nearest
@@ -29,7 +30,7 @@ _Settings = TypeVar("_Settings")
 class Recipe:
     """What a recipe file says, checked: data, the task's module, the metric ("" lets the data choose), stages."""
 
-    data: Data | CorpusData
+    data: Data | CorpusData | ChatData
     task: ModuleType
     metric: str
     stages: tuple[Stage, ...]

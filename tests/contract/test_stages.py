@@ -20,13 +20,16 @@ from halfpint.errors import HalfpintError
 from halfpint.pipeline import stage_class
 from halfpint.stage import Stage, Work
 
-ROOMS = ("models", "train", "compress", "export")
+ROOMS = ("models", "train", "compress", "distil", "export")
 NAMES = (
     "encoder", "majority", "linear", "classifier", "finetuned", "one-layer", "few-tokens", "onnx", "onnx-linear",
-    "onnx-few-tokens", "int8", "blend", "int8-linear", "ngram", "language", "gguf", "chat", "adapted",
+    "onnx-few-tokens", "int8", "blend", "int8-linear", "ngram", "language", "masked", "masked-encoder", "pulled",
+    "gguf", "quantized", "codes", "chat", "adapted", "mixed", "student", "answers", "hidden", "distilled", "static",
+    "small-language", "token-answers", "taught", "healed", "shallow", "narrow", "narrow-classifier", "sparse", "thin",
+    "pseudo", "written", "on-policy", "ranked", "universal",
 )  # fmt: skip
 
-COSTLY = {"onnx", "gguf"}  # ten seconds each time, so they are made but once
+COSTLY = {"onnx", "gguf", "codes"}  # ten seconds each time, so they are made but once
 
 # engine -> the bundles that it runs, and how far one text alone may differ from the same text in a batch. In an int8
 # encoder (and a blend with one) the scale of the activations is that of the whole batch, so company shows: there it
@@ -37,9 +40,10 @@ ENGINES = {
     "onnx_linear": {"onnx-linear": 1e-6, "int8-linear": 1e-6},
     "torch_classifier": {"classifier": 1e-5, "few-tokens": 1e-5},
     "blend": {"blend": 0.02},
+    "static": {"static": 1e-5},
     "onnx_encoder": {"onnx": 1e-5, "onnx-few-tokens": 1e-5, "int8": 0.02},
 }
-LANGUAGE_ENGINES = {"llama_cpp": "gguf", "ngram": "ngram", "torch_lm": "language"}
+LANGUAGE_ENGINES = {"llama_cpp": "gguf", "mixed": "mixed", "ngram": "ngram", "torch_lm": "language"}
 TEXTS = (
     "", " ", "Where is my parcel?", "REFUND!!! now", "ünïcödé 🙂 文字 \u200b", "a" * 3000, "parcel " * 5000, "\x00\n\t",
 )  # fmt: skip

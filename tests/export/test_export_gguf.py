@@ -19,6 +19,7 @@ from halfpint.errors import HalfpintError, RefusedError
 from halfpint.evaluate import gguf_parity
 from halfpint.evaluate._varied_strings import prose, varied_strings
 from halfpint.export.gguf import Gguf
+from halfpint.models.block_codes import read_blocks, read_types
 from halfpint.progress import SILENT, Log
 from halfpint.stage import Work
 from halfpint.tasks import predict
@@ -99,6 +100,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Callab
     return make
 
 
+def quantize_stage() -> type[Any]:
+    """The stage that makes codes."""
+    from halfpint.pipeline import stage_class
+
+    return stage_class("compress/quantize", "here")
+
+
 @pytest.fixture
 def quick_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate in this process, and its distributions alone."""
@@ -141,6 +149,34 @@ def test_every_architecture_writes_on_as_in_pytorch(
     for prompt in ("", "I was charged 25.00 twice,\n"):
         wanted = "".join(theirs.generate(prompt, max_tokens=12, temperature=0.0))
         assert "".join(ours.generate(prompt, max_tokens=12, temperature=0.0)) == wanted
+
+
+@pytest.mark.parametrize("shape", ["llama", "qwen3", "gemma3_text", "gpt2", "odd"])
+def test_codes_are_written_as_they_are(
+    shape: str, trained: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path, quick_gate: None
+) -> None:
+    """Rows that llama.cpp has in another order, or turned round, are those that PyTorch computes with."""
+    import gguf
+
+    quantised = quantize_stage()(method="round", types="q8_0").run(trained(shape), work(tmp_path / "quantised"))
+    made = Gguf(type="codes").run(quantised, work(tmp_path / "made"))
+    parity = made.card["stages"][-1]["parity"]
+    assert parity["kl_mean"] < 2e-3 and parity["same_top_1"] > 0.95  # what comes into a layer is rounded, too
+    types = read_types(quantised.path)
+    assert made.card["stages"][-1]["tensors"]["Q8_0"] == len(types)
+    held = {tensor.name: tensor for tensor in gguf.GGUFReader(made.path / GGUF_FILE).tensors}
+    name = next(name for name in types if "embed" in name or "wte" in name)
+    np.testing.assert_array_equal(held["token_embd.weight"].data, read_blocks(quantised.path, name))
+
+
+def test_codes_are_for_quantised_models_alone(
+    trained: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path
+) -> None:
+    quantised = quantize_stage()(method="round", types="q8_0").run(trained("llama"), work(tmp_path / "quantised"))
+    with pytest.raises(HalfpintError, match="wanted codes for a quantised model"):
+        Gguf(type="q8_0").run(quantised, work(tmp_path / "made"))
+    with pytest.raises(HalfpintError, match="Quantise it first"):
+        Gguf(type="codes").run(trained("llama"), work(tmp_path / "made"))
 
 
 def test_fewer_bits_are_smaller_and_further_off(

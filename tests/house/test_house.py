@@ -80,6 +80,7 @@ WEB = {"fastapi", "pydantic", "starlette"}
 # Files that are classes of a heavy package, and are themselves imported inside functions alone.
 HEAVY_FILES = {
     "models.pooled_classifier": {"torch", "transformers"},
+    "models.factored": {"torch", "transformers"},
     "serve.classify": WEB,
     "serve._http": WEB,
     "serve._events": {"starlette"},

@@ -23,12 +23,15 @@ def load_model(folder: Path) -> Any:
     """The classifier in `folder` as a `transformers` model in evaluation mode, fp32, on the CPU."""
     need("torch", "a bundle that was not exported yet")
     transformers = need("transformers", "a bundle that was not exported yet")
-    import halfpint.models.pooled_classifier  # noqa: F401  (registers the architecture)
+    import halfpint.models.factored
+    import halfpint.models.pooled_classifier  # noqa: F401  (both register architectures)
+    from halfpint.models.sparse_weights import SPARSE_FILE, open_sparse
 
     transformers.utils.logging.disable_progress_bar()
-    return transformers.AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype="float32", local_files_only=True
-    ).eval()
+    kind = transformers.AutoModelForSequenceClassification
+    if (folder / SPARSE_FILE).is_file():
+        return open_sparse(folder, kind)
+    return kind.from_pretrained(folder, dtype="float32", local_files_only=True).eval()
 
 
 def tensors(ids: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:

@@ -21,9 +21,14 @@ from halfpint.bundle import Bundle, new_bundle
 from halfpint.engines.llama_cpp import GGUF_FILE
 from halfpint.errors import HalfpintError, RefusedError, nearest, need, need_installed
 from halfpint.export._gguf_architectures import Architecture, architecture_of, rope_factors, write_hyperparameters
+from halfpint.models.block_codes import CODES_FILE, read_blocks, read_types
+from halfpint.models.sparse_weights import SPARSE_FILE
 from halfpint.progress import Log
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.gguf import GgufTokenizer, read_for_gguf
+
+CODES = "codes"
+"""The type of what `compress/quantize` made: each matrix as its codes have it."""
 
 # setting -> (llama.cpp's type of the matrices, its type of the embeddings, its name of such a file)
 _TYPES = {
@@ -33,6 +38,9 @@ _TYPES = {
     "q4_0": ("Q4_0", "Q8_0", "MOSTLY_Q4_0"),
     "q4_1": ("Q4_1", "Q8_0", "MOSTLY_Q4_1"),
 }
+_FILE_TYPES = {  # llama.cpp's names of files of mostly one type, where they are not MOSTLY_ and the type's own
+    "MXFP4": "MOSTLY_MXFP4_MOE", "Q3_K": "MOSTLY_Q3_K_S",
+}  # fmt: skip
 _KEPT = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
 )  # fmt: skip
@@ -43,7 +51,8 @@ _LARGEST_HALF = 65504.0
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor to write: where it is from, under which names, its shape (values) and type; odd: not that asked for."""
+    """A tensor to write: where it is from, under which names, its shape (values) and type; odd: not that asked for;
+    coded: it is in blocks already."""
 
     file: Path
     source: str
@@ -51,6 +60,7 @@ class _Tensor:
     shape: tuple[int, ...]
     type: str
     is_odd: bool
+    is_coded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +71,11 @@ class Gguf(Stage):
     q4_1 the embeddings, which are most of a small model's knowledge of words, are q8_0.
 
     Args:
-        type: of the matrices: f32, f16, q8_0 (8.5 bits a weight), q4_1 (5) or q4_0 (4.5).
+        type: of the matrices: f32, f16, q8_0 (8.5 bits a weight), q4_1 (5) or q4_0 (4.5); codes writes a model that
+            `compress/quantize` quantised as it is.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("language",)
+    needs: ClassVar[tuple[str, ...]] = ("language", "quantized")
     gives: ClassVar[str] = "gguf"
     uses_data: ClassVar[bool] = False
 
@@ -72,9 +83,10 @@ class Gguf(Stage):
 
     def check(self) -> None:
         """Refuse an unknown type, and an installation that cannot write or try the file."""
-        if self.type not in _TYPES:
+        known = [*_TYPES, CODES]
+        if self.type not in known:
             raise HalfpintError(
-                f"{self.use}: type", wanted="a type of weights", got=repr(self.type), todo=nearest(self.type, _TYPES)
+                f"{self.use}: type", wanted="a type of weights", got=repr(self.type), todo=nearest(self.type, known)
             )
         need_installed("gguf", "exporting to GGUF")
         need_installed("xllamacpp", "exporting to GGUF")
@@ -84,6 +96,12 @@ class Gguf(Stage):
         assert bundle is not None
         started = time.monotonic()
         self.check()
+        is_coded = (bundle.path / CODES_FILE).is_file()
+        if is_coded != (self.type == CODES):
+            raise HalfpintError(
+                f"{self.use}: type", wanted=f"{CODES} for a quantised model, and for no other", got=self.type,
+                todo=f"Take {CODES}." if is_coded else "Quantise it first, or take another type.",
+            )  # fmt: skip
         with new_bundle(work.target, bundle) as (folder, card):
             types = _write(bundle.path, folder / GGUF_FILE, self.type, work.log)
             for name in _KEPT:
@@ -104,12 +122,12 @@ def _write(source: Path, target: Path, type_: str, log: Log) -> dict[str, int]:
     tokenizer = read_for_gguf(source, config.to_dict(), config.vocab_size)
     writer = gguf.GGUFWriter(target, architecture.name)
     try:
+        plan = _plan(source, config, architecture, type_)
         writer.add_type("model")
-        writer.add_file_type(gguf.LlamaFileType[_TYPES[type_][2]])
+        writer.add_file_type(gguf.LlamaFileType[_file_type(plan, type_)])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         write_hyperparameters(writer, config, place)
         _write_tokenizer(writer, tokenizer)
-        plan = _plan(source, config, architecture, type_)
         factors = rope_factors(config)
         if factors is not None:
             writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
@@ -127,6 +145,9 @@ def _write(source: Path, target: Path, type_: str, log: Log) -> dict[str, int]:
         with log.bar(f"writing {target.name}", len(plan)) as bar:
             for tensor, values in _values(plan):
                 bar.advance()
+                if tensor.is_coded:
+                    writer.write_tensor_data(_rows_in_place(architecture, tensor, values, config))
+                    continue
                 laid = architecture.layout(tensor.source, values, config)
                 if tensor.type == "F16" and np.abs(laid).max() > _LARGEST_HALF:
                     raise HalfpintError(
@@ -152,7 +173,8 @@ def _plan(source: Path, config: Any, architecture: Architecture, type_: str) -> 
     gguf = need("gguf", "exporting to GGUF")
     number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
     names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
-    matrices, embeddings, _ = _TYPES[type_]
+    matrices, embeddings, _ = _TYPES.get(type_, _TYPES["f16"])
+    coded = read_types(source)
     plan: list[_Tensor] = []
     for file in _files(source):
         with need("safetensors", "exporting to GGUF").safe_open(file, framework="pt") as held:
@@ -165,6 +187,10 @@ def _plan(source: Path, config: Any, architecture: Architecture, type_: str) -> 
                 if found == "output.weight" and config.tie_word_embeddings:
                     continue  # llama.cpp takes the embeddings where it is missing
                 shape = architecture.shape(name, tuple(held.get_slice(name).get_shape()))
+                if name in coded:
+                    kind = coded[name].upper()
+                    plan.append(_Tensor(file, name, found, shape, kind, is_odd=False, is_coded=True))
+                    continue
                 wanted = embeddings if found in ("token_embd.weight", "output.weight") else matrices
                 if len(shape) < 2 or found == "position_embd.weight":
                     plan.append(_Tensor(file, name, found, shape, "F32", is_odd=False))
@@ -174,16 +200,48 @@ def _plan(source: Path, config: Any, architecture: Architecture, type_: str) -> 
     return plan
 
 
-def _values(plan: Sequence[_Tensor]) -> Iterator[tuple[_Tensor, npt.NDArray[np.float32]]]:
-    """Each tensor with its values as fp32, as the bundle has them."""
+def _file_type(plan: Sequence[_Tensor], type_: str) -> str:
+    """llama.cpp's name of the file: that of the type asked for, or the one most weights have."""
+    if type_ in _TYPES:
+        return _TYPES[type_][2]
+    weights: Counter[str] = Counter()
+    for tensor in plan:
+        weights[tensor.type] += math.prod(tensor.shape) * tensor.is_coded
+    most = weights.most_common(1)[0][0]
+    return _FILE_TYPES.get(most, f"MOSTLY_{most}")
+
+
+def _rows_in_place(
+    architecture: Architecture, tensor: _Tensor, blocks: npt.NDArray[np.uint8], config: Any
+) -> npt.NDArray[np.uint8]:
+    """Blocks with their rows in the order in which llama.cpp has the tensor's.
+
+    A layout moves whole rows, or turns a matrix round, which the codes of such a matrix have done.
+    """
+    numbers = np.arange(len(blocks), dtype=np.float32).reshape(-1, 1)
+    order = architecture.layout(tensor.source, numbers, config).reshape(-1).astype(np.int64)
+    return np.ascontiguousarray(blocks[order])
+
+
+def _values(plan: Sequence[_Tensor]) -> Iterator[tuple[_Tensor, npt.NDArray[Any]]]:
+    """Each tensor with its values as fp32, as the bundle has them, or its blocks."""
     safetensors = need("safetensors", "exporting to GGUF")
     for tensor in plan:
+        if tensor.is_coded:
+            yield tensor, read_blocks(tensor.file.parent, tensor.source)
+            continue
         with safetensors.safe_open(tensor.file, framework="pt") as held:  # numpy has no bf16
             yield tensor, held.get_tensor(tensor.source).float().numpy()
 
 
 def _files(source: Path) -> list[Path]:
-    found = sorted(source.glob("*.safetensors"))
+    if (source / SPARSE_FILE).is_file():
+        raise HalfpintError(
+            str(source), wanted="dense weights",
+            got="sparse ones: GGUF has no place for them, the file would be as large as before",
+            todo="Export the bundle before compress/sparse, or prune by compress/width.",
+        )  # fmt: skip
+    found = sorted(path for path in source.glob("*.safetensors") if path.name != CODES_FILE)
     if not found:
         raise HalfpintError(str(source), wanted="model.safetensors", got="none there", todo="Make the bundle again.")
     return found

@@ -83,6 +83,8 @@ def resolve(arch: str, objective: str = "") -> tuple[str, str]:
         raise HalfpintError(
             "objective", wanted="causal or masked", got=repr(objective), todo=nearest(objective, OBJECTIVES)
         )
+    if arch == "halfpint_factored" and objective in ("", CAUSAL):
+        return arch, CAUSAL
     causal, masked = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), set(MODEL_FOR_MASKED_LM_MAPPING_NAMES)
     known = sorted((causal | masked) & set(CONFIG_MAPPING_NAMES))
     name = f"{arch}_text" if f"{arch}_text" in causal else arch

@@ -1,0 +1,270 @@
+"""Codes of a language model's matrices, block by block; what is done is kept and found again."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from halfpint.compress._calibration import Rows, Visit, Walk
+from halfpint.compress._codes import TYPES, BlockType, Coded, Scales, round_to
+from halfpint.compress._gptq import Moments, gptq, towards_reference
+from halfpint.compress._matrices import EMBEDDINGS, OUTPUT, Matrix
+from halfpint.errors import need
+from halfpint.progress import Log
+
+if TYPE_CHECKING:
+    import torch
+
+EMBEDDING_SHARE = 1.0
+"""How much, beside what the output layer reads, an equal error in each column of tied embeddings counts: the embeddings
+are looked up as well, where no input tells which column matters."""
+
+
+@dataclass
+class Made:
+    """What quantising gives.
+
+    Attributes:
+        coded: by the name of the weight.
+        before: the weights that the codes were rounded from; float16 of shape (outputs, inputs). Empty without
+            calibration.
+        importance: mean square of what comes into each column; float32 of shape (inputs,). Empty without calibration.
+        tokens: that `importance` is a mean over.
+    """
+
+    coded: dict[str, Coded] = field(default_factory=dict)
+    before: dict[str, torch.Tensor] = field(default_factory=dict)
+    importance: dict[str, torch.Tensor] = field(default_factory=dict)
+    tokens: int = 0
+
+    def take(self, other: Made) -> None:
+        """Add what `other` holds."""
+        self.coded |= other.coded
+        self.before |= other.before
+        self.importance |= other.importance
+
+
+def rounded(
+    matrices: Sequence[Matrix], kinds: Mapping[str, BlockType], importance: Mapping[str, torch.Tensor], log: Log
+) -> Made:
+    """Every matrix rounded to its type, and the model's weights set to what is read back."""
+    made = Made()
+    with log.bar("rounding", sum(matrix.size for matrix in matrices)) as bar:
+        for matrix in matrices:
+            if matrix.name in kinds:
+                values = matrix.read()
+                coded = made.coded[matrix.name] = round_to(kinds[matrix.name], values, importance.get(matrix.name))
+                matrix.write(coded.values())
+            bar.advance(matrix.size)
+    return made
+
+
+@dataclass
+class LayerByLayer:
+    """GPTQ over the blocks of a model.
+
+    Args:
+        model: in fp32; its weights become those that the codes stand for.
+        matrices: of the model.
+        kinds: the type of each that is quantised.
+        rows: token ids to calibrate on.
+        damping: as in `gptq`.
+        sequential: the layers of a block one after the other, each with what the quantised ones before it in the block
+            give, which takes longer; else all on what comes into the block.
+        batch: tokens that run at once.
+        scratch: where finished blocks are kept.
+    """
+
+    model: Any
+    matrices: Sequence[Matrix]
+    kinds: Mapping[str, BlockType]
+    rows: Rows
+    damping: float
+    sequential: bool
+    batch: int
+    scratch: Path
+    log: Log
+
+    def run(self, final: Sequence[torch.Tensor]) -> Made:
+        """Quantise everything.
+
+        Args:
+            final: what comes into the output layer of the unchanged model; a batch each, float32 of shape (tokens,
+                width).
+        """
+        made = Made(tokens=sum(len(states) for states in final))
+        outer = [matrix for matrix in self.matrices if matrix.block is None]
+        reference = Walk(self.model, self.rows, self.batch, self.scratch).states
+        blocks = 1 + max((matrix.block or 0 for matrix in self.matrices), default=0)
+        with self.log.bar("quantising", blocks + 1) as bar:
+            outside = self.scratch / "outer.safetensors"
+            if not outside.is_file():
+                write_made(outside, self._outer(outer, final))
+            made.take(read_made(outside))
+            self._set(outer, made)
+            bar.advance()
+            path = Walk(self.model, self.rows, self.batch, self.scratch)
+            for visit in path:
+                inside = [matrix for matrix in self.matrices if matrix.block == visit.index]
+                path_of = self.scratch / f"block-{visit.index:03d}.safetensors"
+                if path_of.is_file():
+                    found = read_made(path_of)
+                    _go_on(visit, reference)
+                else:
+                    found = self._block(visit, copy.deepcopy(visit.block), inside, reference)
+                    write_made(path_of, found)
+                made.take(found)
+                self._set(inside, found)
+                bar.advance()
+        return made
+
+    def _set(self, matrices: Sequence[Matrix], made: Made) -> None:
+        for matrix in matrices:
+            if matrix.name in made.coded:
+                matrix.write(made.coded[matrix.name].values())
+
+    def _outer(self, outer: Sequence[Matrix], final: Sequence[torch.Tensor]) -> Made:
+        """Embeddings and output layer, by what comes into the output layer."""
+        torch = need("torch", "quantising")
+        moments = Moments(final[0].shape[1], crossed=False)
+        for states in final:
+            moments.add(states)
+        square = moments.square / float(moments.square.diagonal().mean())
+        own_output = any(matrix.role == OUTPUT for matrix in outer)
+        made = Made()
+        for matrix in outer:
+            values = matrix.read()
+            if matrix.name not in self.kinds:
+                continue
+            if matrix.role == EMBEDDINGS and own_output:  # looked up alone: no column counts more than another
+                coded = round_to(self.kinds[matrix.name], values)
+                made.coded[matrix.name], made.before[matrix.name] = coded, values.half()
+                continue
+            share = EMBEDDING_SHARE if matrix.role == EMBEDDINGS else 0.0
+            counts = square + share * torch.eye(len(square))
+            coded, before = gptq(self.kinds[matrix.name], values, counts, self.damping)
+            made.coded[matrix.name], made.before[matrix.name] = coded, before.half()
+            made.importance[matrix.name] = moments.square.diagonal() / max(1, moments.tokens)
+        return made
+
+    def _block(self, visit: Visit, original: Any, inside: Sequence[Matrix], reference: Sequence[Any]) -> Made:
+        made = Made()
+        groups = _by_input(visit, inside)
+        passes = [[group] for group in groups] if self.sequential else [groups]
+        for some in passes:
+            moments = _collected(visit, original, reference, some, goes_on=some is passes[-1])
+            for group, held in zip(some, moments, strict=True):
+                for matrix in group:
+                    made.importance[matrix.name] = held.square.diagonal() / max(1, held.tokens)
+                    if matrix.name in self.kinds:
+                        wanted = towards_reference(matrix.read(), held, self.damping)
+                        coded, before = gptq(self.kinds[matrix.name], wanted, held.square, self.damping)
+                        made.coded[matrix.name], made.before[matrix.name] = coded, before.half()
+            self._set([matrix for group in some for matrix in group], made)
+        return made
+
+
+def _go_on(visit: Visit, states: Sequence[Any]) -> None:
+    """The outputs of a block in the place of what came into it."""
+    with need("torch", "quantising").no_grad():
+        for number, one in enumerate(states):
+            one.copy_(visit.forward(number, one))
+
+
+def _by_input(visit: Visit, matrices: Sequence[Matrix]) -> list[list[Matrix]]:
+    """Matrices that take the same input together, in the order in which they run."""
+    seen: list[tuple[Any, Matrix]] = []
+    handles = [
+        matrix.module.register_forward_pre_hook(lambda module, inputs, matrix=matrix: seen.append((inputs[0], matrix)))
+        for matrix in matrices
+    ]
+    with need("torch", "quantising").no_grad():
+        visit.forward(0, visit.inputs[0])
+    for handle in handles:
+        handle.remove()
+    groups: dict[int, list[Matrix]] = {}
+    for states, matrix in seen:
+        groups.setdefault(states.data_ptr(), []).append(matrix)
+    return list(groups.values())
+
+
+def _collected(
+    visit: Visit, original: Any, reference: Sequence[Any], groups: Sequence[Sequence[Matrix]], *, goes_on: bool
+) -> list[Moments]:
+    """What comes into each group of matrices, over all batches, and what did in the unchanged model.
+
+    With `goes_on` the states of the unchanged model become the outputs of its block.
+    """
+    names = {id(module): name for name, module in visit.block.named_modules()}
+    heads = [names[id(group[0].module)] for group in groups]
+    moments = [Moments(group[0].columns, crossed=True) for group in groups]
+    inputs: dict[str, Any] = {}
+    changed = visit.block
+
+    def noting(name: str) -> Any:
+        def hook(module: Any, arguments: Any) -> None:
+            inputs[name] = arguments[0]
+
+        return hook
+
+    handles = [
+        block.get_submodule(name).register_forward_pre_hook(noting(f"{which} {name}"))
+        for which, block in (("now", changed), ("before", original))
+        for name in heads
+    ]
+    try:
+        with need("torch", "quantising").no_grad():
+            for number, kept in enumerate(visit.kept):
+                visit.block = original
+                out = visit.forward(number, reference[number])
+                if goes_on:
+                    reference[number].copy_(out)
+                visit.block = changed
+                visit.forward(number, visit.inputs[number])
+                for name, held in zip(heads, moments, strict=True):
+                    flat = [inputs.pop(f"{which} {name}").flatten(0, -2) for which in ("now", "before")]
+                    held.add(*(one if kept is None else one[kept.reshape(-1)] for one in flat))
+    finally:
+        visit.block = changed
+        for handle in handles:
+            handle.remove()
+    return moments
+
+
+def write_made(path: Path, made: Made) -> None:
+    """Write to a file of tensors, whole or not at all."""
+    tensors: dict[str, Any] = {f"importance:{name}": one.contiguous() for name, one in made.importance.items()}
+    for name, coded in made.coded.items():
+        parts = {"codes": coded.codes, "scale": coded.scales.scale, "offset": coded.scales.offset}
+        parts |= {f"stored.{key}": value for key, value in coded.scales.stored.items()}
+        parts["before"] = made.before[name]
+        tensors |= {f"{key}:{name}": value.contiguous() for key, value in parts.items()}
+    kinds = json.dumps({name: coded.kind.name for name, coded in made.coded.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    need("safetensors.torch", "quantising").save_file(tensors, part, metadata={"kinds": kinds})
+    part.replace(path)
+
+
+def read_made(path: Path) -> Made:
+    """What `write_made` wrote."""
+    made = Made()
+    with need("safetensors", "quantising").safe_open(path, framework="pt") as held:
+        kinds = json.loads(held.metadata()["kinds"])
+        parts: dict[str, dict[str, Any]] = {name: {} for name in kinds}
+        for key in held.keys():  # noqa: SIM118 - no dict
+            part, _, name = key.partition(":")
+            if part == "importance":
+                made.importance[name] = held.get_tensor(key)
+            else:
+                parts[name][part] = held.get_tensor(key)
+    for name, kind in kinds.items():
+        found = parts[name]
+        stored = {key.removeprefix("stored."): value for key, value in found.items() if key.startswith("stored.")}
+        made.coded[name] = Coded(TYPES[kind], found["codes"], Scales(found["scale"], found["offset"], stored))
+        made.before[name] = found["before"]
+    return made

@@ -1,0 +1,260 @@
+"""Distilling codes, scales and offsets against the unquantised model: what a code should be, the whole model decides.
+
+Each weight has a latent value in units of its table; the model computes with what the codes nearest to the latents
+stand for, and the latents move by the gradient of the loss as if nothing were rounded (the straight-through estimator,
+Y. Bengio et al., 2013). Scales and offsets that are fp16 numbers move as well, and so do norms and biases. The loss is
+the divergence of the quantised model's next-token distributions from those of the unquantised one, on text alone
+(Z. Liu et al., "LLM-QAT: Data-Free Quantization Aware Training for Large Language Models", 2023, section 3;
+M. Chen et al., "EfficientQAT", 2024, section 3.3, for scales).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from halfpint.compress._codes import BlockType, Coded, Scales, nearest_codes, values_of
+from halfpint.compress._matrices import Matrix
+from halfpint.errors import RefusedError, need
+from halfpint.machine import instructions
+from halfpint.progress import Log
+
+if TYPE_CHECKING:
+    import torch
+
+_BETAS = (0.9, 0.95)
+_SCALE_RATE = 0.05  # of the latents' rate: a scale moves a whole group
+_NORM_RATE = 0.02
+_WARMUP = 0.1
+_TOKENS_AT_ONCE = 256  # that go through the output layer
+_EPSILON = 1e-12
+_BF16 = {"avx512_bf16", "amx_bf16"}
+_HELD = 8  # one row in so many is not learned from: by these the result is judged
+
+
+class Latent:
+    """One matrix that is learned in its codes.
+
+    Args:
+        matrix: whose module computes with the values.
+        coded: where it starts.
+        before: what the codes were rounded from, (outputs, inputs).
+    """
+
+    def __init__(self, matrix: Matrix, coded: Coded, before: torch.Tensor) -> None:
+        torch = need("torch", "quantising")
+        self.matrix, self.kind = matrix, coded.kind
+        self.scales = coded.scales
+        kind = coded.kind
+        self._step = (kind.table[-1] - kind.table[0]) / (len(kind.table) - 1)
+        self._ends = kind.table[0] - self._step / 2, kind.table[-1] + self._step / 2
+        scale, offset = (values.reshape(-1, 1) for values in (self.scales.scale, self.scales.offset))
+        grouped = before.float().reshape(-1, kind.group)
+        self.values = ((grouped - offset) * torch.where(scale == 0, 0.0, 1.0 / scale)).clamp_(*self._ends)
+        self.codes = coded.codes
+        self._moments = [torch.zeros_like(self.values) for _ in range(2)]
+        self.moves_scales = kind.scales == "half"
+        self._masters = [scale.clone(), offset.clone()]
+        self._units = scale.abs()
+        self._scale_moments = [[torch.zeros_like(scale) for _ in range(2)] for _ in range(2)]
+
+    def step(self, rate: float, count: int) -> int:
+        """Move by the module's gradient, which is taken away; gives how many codes changed."""
+        torch = need("torch", "quantising")
+        weight = self.matrix.module.weight
+        gradient = weight.grad.T if self.matrix.is_turned else weight.grad
+        grouped = gradient.reshape(-1, self.kind.group)
+        if self.moves_scales:
+            table = torch.tensor(self.kind.table, dtype=torch.float32)
+            looked_up = table[self.codes.reshape(-1, self.kind.group).int()]
+            # A scale's derivative is in units of the table's values; a latent's in one step of it.
+            self._move(0, (grouped * looked_up).sum(1, keepdim=True), rate * _SCALE_RATE, count)
+            if self.kind.has_offset:
+                self._move(1, grouped.sum(1, keepdim=True), rate * _SCALE_RATE * self.kind.table[-1], count)
+        slope = grouped * self.scales.scale.reshape(-1, 1)
+        self.values.add_(_adam(self._moments, slope, count), alpha=-rate * self._step).clamp_(*self._ends)
+        weight.grad = None
+        if self.moves_scales:
+            shape = self.scales.scale.shape
+            scale, offset = (value.half().float().reshape(shape) for value in self._masters)
+            self.scales = Scales(scale, offset)
+        codes = _codes_of(self.kind, self.values).reshape(self.codes.shape)
+        changed = int((codes != self.codes).sum())
+        self.codes = codes
+        self.matrix.write(values_of(self.kind, codes, self.scales))
+        return changed
+
+    def _move(self, which: int, gradient: Any, rate: float, count: int) -> None:
+        change = _adam(self._scale_moments[which], gradient, count)
+        self._masters[which].sub_(change * self._units * rate)
+
+    def put_back(self, codes: torch.Tensor, scales: Scales) -> None:
+        """Take codes and scales as they were."""
+        self.codes, self.scales = codes, scales
+        self.matrix.write(values_of(self.kind, codes, scales))
+
+    def coded(self) -> Coded:
+        """The codes and scales as they are now."""
+        return Coded(self.kind, self.codes, self.scales)
+
+
+def _codes_of(kind: BlockType, values: Any) -> Any:
+    """Codes nearest to latents, which are in units of the table."""
+    torch = need("torch", "quantising")
+    plain = BlockType(kind.name, kind.block, kind.size, kind.group, kind.table, kind.has_offset)
+    one = torch.ones(len(values), 1)
+    return nearest_codes(plain, values, Scales(one, torch.zeros_like(one)))
+
+
+def _adam(moments: Sequence[Any], gradient: Any, count: int) -> Any:
+    """Adam's direction; the moments are changed. Source: Kingma & Ba 2015, algorithm 1."""
+    first, second = moments
+    first.lerp_(gradient, 1 - _BETAS[0])
+    second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
+    high = math.sqrt(1 - _BETAS[1] ** count)
+    return (first / (1 - _BETAS[0] ** count)).div_(second.sqrt().div_(high).add_(_EPSILON))
+
+
+@dataclass
+class Distiller:
+    """Learns the codes of a model.
+
+    Args:
+        model: with the weights that the codes stand for.
+        ids, kept: token ids, a batch each, (rows, tokens), and which places hold one.
+        final: what came into the output layer of the unquantised model; a batch each, (rows, tokens, width).
+        head: the unquantised output layer's weight, (vocabulary, width).
+        step_tokens: tokens of a step.
+        rate: peak rate of the latents, in steps between codes.
+    """
+
+    model: Any
+    ids: Sequence[Any]
+    kept: Sequence[Any]
+    final: Sequence[Any]
+    head: Any
+    step_tokens: int
+    rate: float
+    seed: int
+    log: Log
+
+    def run(self, latents: Sequence[Latent], minutes: float, tokens: int) -> dict[str, Any]:
+        """Learn for so many tokens, or with 0 for so many minutes; gives what was done.
+
+        Raises:
+            RefusedError: the loss is no number.
+        """
+        started = time.monotonic()
+        rows = [(batch, row) for batch, ids in enumerate(self.ids) for row in range(len(ids))]
+        random, order = np.random.default_rng(self.seed), list[int]()
+        random.shuffle(rows)
+        apart = rows[: max(1, len(rows) // _HELD)]
+        rows = rows[len(apart) :] or rows
+        first = [(latent.codes, latent.scales) for latent in latents]
+        norms = {one: one.detach().clone() for one in self.model.parameters() if one.ndim == 1}
+        before = self._divergence(apart)
+        per_row = float(np.mean([ids.shape[1] for ids in self.ids]))
+        at_once = max(1, round(self.step_tokens / per_row))
+        steps = max(1, round(tokens / (at_once * per_row))) if tokens else 0
+        quantised = {id(latent.matrix.module.weight) for latent in latents}
+        rest = [one for one in self.model.parameters() if id(one) not in quantised and one.ndim == 1]
+        for one in self.model.parameters():
+            one.requires_grad_(id(one) in quantised or one.ndim == 1)
+        moments = [[value.new_zeros(value.shape) for _ in range(2)] for value in rest]
+        losses: list[float] = []
+        changed, count = 0, 0
+        with self.log.bar("distilling", 1.0) as bar:
+            while not steps or count < steps:
+                spent = time.monotonic() - started
+                share = count / steps if steps else spent / (60 * minutes)
+                if not steps and count and share + spent / count / (60 * minutes) > 1:
+                    break
+                if len(order) < at_once:
+                    order += random.permutation(len(rows)).tolist()
+                some, order = order[:at_once], order[at_once:]
+                count += 1
+                losses.append(sum(self._backward(*rows[number], 1 / len(some)) for number in some))
+                if not math.isfinite(losses[-1]):
+                    raise RefusedError("tuning", wanted="a loss that is a number", got=str(losses[-1]),
+                                       todo="Take a lower tuning_rate.")  # fmt: skip
+                rate = self.rate * _schedule(share)
+                changed += sum(latent.step(rate, count) for latent in latents)
+                with need("torch", "quantising").no_grad():
+                    for value, held in zip(rest, moments, strict=True):
+                        size = float(value.abs().mean()) or 1.0
+                        value.sub_(_adam(held, value.grad, count), alpha=rate * _NORM_RATE * size)
+                        value.grad = None
+                bar.done = share
+                bar.advance(0.0, f"divergence {losses[-1]:.4f}")
+        after = self._divergence(apart)
+        if not after < before:
+            for latent, (codes, scales) in zip(latents, first, strict=True):
+                latent.put_back(codes, scales)
+            with need("torch", "quantising").no_grad():
+                for one, values in norms.items():
+                    one.copy_(values)
+        return {
+            "steps": count, "tokens": round(count * at_once * per_row), "changed_codes": changed,
+            "kl_before": before, "kl_after": after, "kept": after < before,
+            "seconds": round(time.monotonic() - started, 1),
+        }  # fmt: skip
+
+    def _divergence(self, rows: Sequence[tuple[int, int]]) -> float:
+        """Mean divergence over rows, nothing learned."""
+        with need("torch", "quantising").no_grad():
+            return sum(self._backward(*row, 1 / len(rows), learns=False) for row in rows)
+
+    def _backward(self, batch: int, row: int, share: float, *, learns: bool = True) -> float:
+        """Adds `share` of the gradient of one row's mean divergence; gives that share of the divergence (nats)."""
+        torch = need("torch", "quantising")
+        ids, kept = self.ids[batch][row : row + 1], self.kept[batch]
+        if kept is not None:
+            ids = ids[:, : int(kept[row].sum())]
+        with _fast():
+            states = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        leaf = states.detach().float().requires_grad_()
+        output, total = self.model.get_output_embeddings(), 0.0
+        for low in range(0, ids.shape[1], _TOKENS_AT_ONCE):
+            with torch.no_grad(), _fast():
+                wanted = torch.nn.functional.linear(
+                    self.final[batch][row, low : min(low + _TOKENS_AT_ONCE, ids.shape[1])], self.head, output.bias
+                ).float()
+                wanted -= wanted.logsumexp(1, keepdim=True)
+            with _fast():
+                logits = output(leaf[low : low + _TOKENS_AT_ONCE])
+            found = logits.detach().float()
+            found -= found.logsumexp(1, keepdim=True)
+            chances = wanted.exp()
+            total += float((chances * (wanted - found)).sum())
+            if not learns:
+                continue
+            # d KL / d logits = softmax - wanted: written down, it takes a third of the memory that autograd would.
+            logits.backward((found.exp_() - chances).mul_(share / ids.shape[1]).to(logits.dtype))
+        if learns:
+            states.backward(leaf.grad.to(states.dtype))
+        return total / int(ids.shape[1]) * share
+
+
+def _fast() -> Any:
+    """Products in bfloat16 where the processor multiplies it, which takes half the time."""
+    torch = need("torch", "quantising")
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(_BF16 & set(instructions())))
+
+
+def _schedule(share: float) -> float:
+    """Up in the first tenth, then down along a cosine."""
+    if share < _WARMUP:
+        return (share + 0.01) / (_WARMUP + 0.01)
+    return 0.5 + 0.5 * math.cos(math.pi * (share - _WARMUP) / (1 - _WARMUP))
+
+
+def latents_of(
+    matrices: Sequence[Matrix], coded: Mapping[str, Coded], before: Mapping[str, torch.Tensor]
+) -> list[Latent]:
+    """A latent for each matrix that is quantised."""
+    return [Latent(one, coded[one.name], before[one.name]) for one in matrices if one.name in coded]

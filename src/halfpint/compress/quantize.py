@@ -1,0 +1,257 @@
+"""Stage: a language model's matrices in 8 to 2 bits, with codes and scales of our own in llama.cpp's block types."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from halfpint.bundle import Bundle, new_bundle, read_json, write_json
+from halfpint.compress._allocation import allocate, costs_of, other_bytes
+from halfpint.compress._blocks import pack
+from halfpint.compress._calibration import calibration_rows, walk
+from halfpint.compress._codes import BlockType, Coded
+from halfpint.compress._imatrix import IMATRIX_FILE, read_imatrix, write_imatrix
+from halfpint.compress._layers import LayerByLayer, Made, rounded
+from halfpint.compress._matrices import Matrix, by_bits, by_name, matrices_of, shown, weight_bytes
+from halfpint.compress._tune import Distiller, latents_of
+from halfpint.engines.torch_lm import load_model
+from halfpint.errors import HalfpintError, nearest, need, need_installed
+from halfpint.machine import memory_bytes
+from halfpint.models.block_codes import Blocks, read_types, write_codes
+from halfpint.models.sizes import CAUSAL, resolve
+from halfpint.stage import Stage, Work
+
+METHODS = ("round", "gptq", "tuned")
+_BATCH_TOKENS = 2048
+_SENSITIVITY_ROWS = 16
+_FEWEST_MINUTES = 0.1
+_SPARE = 0.9  # of the memory: the rest is for what else runs
+_OWN_FILES = ("card.json", "README.md", "config.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantize(Stage):
+    """Matrices in llama.cpp's block types; `export/gguf` with type = "codes" writes them as they are.
+
+    Rows that no block divides stay in fp16, norms and biases in fp32. The bundle runs in PyTorch as well, with the
+    values that the codes stand for.
+
+    Args:
+        types: of the matrices: one for all, such as q4_0, then others for some, as in "q4_0,embeddings=q8_0"; empty
+            goes by `bits`. There are q8_0, q5_1, q5_0, q4_1, iq4_nl, q4_0, mxfp4 and, for rows of a multiple of 256,
+            iq4_xs, q3_k and q2_k.
+        bits: most bits a weight where `types` is empty; where the rows of a matrix allow no so small type, the smallest
+            that they do.
+        method: round takes the nearest values under the best scales and needs no text. gptq makes up for each column's
+            error in those after it. tuned goes on from there and distils codes and scales against the unquantised
+            model.
+        samples, tokens: rows of text to calibrate on, and tokens of each.
+        sequential: gptq looks at the layers of a block one after the other, which takes longer.
+        damping: of gptq, as a share of the mean diagonal.
+        minutes: time for tuning where `tuning_tokens` is 0.
+        tuning_tokens: tokens that tuning sees in all.
+        tuning_rate: its peak rate, in steps between neighbouring codes.
+        tuning_batch: tokens of a step of it.
+        target_bytes: most bytes of the GGUF file where `types` is empty: each matrix then gets the type that pays
+            most, by how much its errors change what the model says on the calibration rows; 0 goes by `bits`.
+        importance: an importance matrix of llama.cpp's (GGUF) for the method round: what an error in each column
+            counts. The other methods measure their own and write it beside the weights.
+        seed: of the rows drawn.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("language",)
+    gives: ClassVar[str] = "quantized"
+
+    types: str = ""
+    bits: float = 4.5
+    method: str = "tuned"
+    samples: int = 64
+    tokens: int = 512
+    sequential: bool = False
+    damping: float = 0.01
+    minutes: float = 10.0
+    tuning_tokens: int = 0
+    tuning_rate: float = 0.005
+    tuning_batch: int = 2048
+    target_bytes: int = 0
+    importance: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise HalfpintError(
+                f"{self.use}: method", wanted="a method", got=repr(self.method), todo=nearest(self.method, METHODS)
+            )
+        for name, fits, wanted in (
+            ("bits", 0 < self.bits <= 16, "a number above 0, up to 16"),
+            ("samples", self.samples >= 1, "1 or more"),
+            ("tokens", self.tokens >= 8, "8 or more"),
+            ("damping", 0 < self.damping < 1, "a share above 0"),
+            ("minutes", self.minutes > 0 or self.tuning_tokens > 0, "a number above 0"),
+            ("tuning_tokens", self.tuning_tokens >= 0, "0 or more"),
+            ("tuning_rate", 0 < self.tuning_rate <= 1, "a number above 0, up to 1"),
+            ("tuning_batch", self.tuning_batch >= 1, "1 or more"),
+            ("target_bytes", self.target_bytes >= 0, "0 or more"),
+            ("target_bytes", not (self.target_bytes and self.types), "0 where types are given"),
+            ("importance", not self.importance or self.method == "round", "none, as the method measures its own"),
+        ):
+            if not fits:
+                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+
+    def check(self) -> None:
+        """Refuse an installation that cannot write what the methods that read text write, before they read it."""
+        if self.method != "round" or self.importance:
+            need_installed("gguf", "an importance matrix")
+
+    def run(self, bundle: Bundle | None, work: Work) -> Bundle:
+        """Write a bundle with the values that the codes stand for, and the codes beside them."""
+        assert bundle is not None
+        started = time.monotonic()
+        torch = need("torch", "quantising")
+        self.check()
+        self._check_parent(bundle)
+        model = load_model(bundle.path, CAUSAL)
+        matrices = matrices_of(model)
+        kinds = self._kinds(bundle, model, matrices, work)
+        if not kinds:
+            raise HalfpintError(self.use, wanted="matrices with rows of a multiple of 32", got="none")
+        self._say(model, matrices, kinds, work)
+        torch.manual_seed(self.seed)
+        figures: dict[str, Any] = {}
+        if self.method == "round":
+            wanted = {matrix.name: matrix.columns for matrix in matrices}
+            importance = read_imatrix(Path(self.importance), model.config, wanted) if self.importance else {}
+            made = rounded(matrices, kinds, importance, work.log)
+        else:
+            made, figures = self._calibrated(bundle, model, matrices, kinds, work)
+        return self._write(bundle, model, matrices, made, figures, started, work)
+
+    def _kinds(self, bundle: Bundle, model: Any, matrices: list[Matrix], work: Work) -> dict[str, BlockType]:
+        """The type of each matrix that is quantised."""
+        if self.types:
+            return by_name(matrices, self.types, f"{self.use}: types")
+        if not self.target_bytes:
+            return by_bits(matrices, self.bits, f"{self.use}: bits")
+        rows = calibration_rows(bundle, work, min(self.samples, _SENSITIVITY_ROWS), self.tokens, self.seed)
+        kept = work.scratch / "costs.json"
+        if not kept.is_file():
+            write_json(kept, costs_of(model, matrices, rows, self.seed, work.log))
+        limit = self.target_bytes - other_bytes(bundle.path, model, matrices)
+        return allocate(matrices, read_json(kept), limit, f"{self.use}: target_bytes")
+
+    def _check_parent(self, bundle: Bundle) -> None:
+        model_type, objective = resolve(str(bundle.config.get("model_type")))
+        if objective != CAUSAL:
+            raise HalfpintError(
+                str(bundle.path), wanted="a model that writes from left to right", got=f"a {model_type}, which does not"
+            )
+        if read_types(bundle.path):
+            raise HalfpintError(
+                str(bundle.path), wanted="a model that is not quantised yet", got="one that is",
+                todo="Quantise the model that it was made from.",
+            )  # fmt: skip
+
+    def _say(self, model: Any, matrices: list[Matrix], kinds: dict[str, BlockType], work: Work) -> None:
+        """Tell types, bytes and memory before anything starts.
+
+        Raises:
+            HalfpintError: the memory is less than it takes.
+        """
+        weights = sum(one.numel() for one in model.parameters())
+        needed = 5 * weights + 16 * max(matrix.size for matrix in matrices)
+        if self.method != "round":
+            width = matrices[0].columns
+            widest = max(matrix.columns for matrix in matrices)
+            needed += 2 * weights + 3 * 4 * self.samples * self.tokens * width + 40 * widest * widest
+        if self.method == "tuned":
+            needed += 4 * 4 * weights + 4 * matrices[0].size + 12 * self.tokens * matrices[0].rows
+        room = memory_bytes() * _SPARE
+        if needed > room:
+            raise HalfpintError(
+                self.use, wanted=f"about {needed / 2**30:.1f} GiB of memory", got=f"{room / 2**30:.1f} GiB",
+                todo="Take the method gptq or round, fewer samples, or a larger machine.",
+            )  # fmt: skip
+        work.log.say(
+            f"{shown(matrices, kinds)}: {weight_bytes(matrices, kinds) / 1e6:.1f} MB of matrices; about "
+            f"{needed / 2**30:.1f} GiB of memory", kind="plan", memory_bytes=needed,
+        )  # fmt: skip
+        by_most = not (self.types or self.target_bytes)
+        wide = [name for name, kind in kinds.items() if by_most and kind.bits > self.bits]
+        if wide:
+            work.log.say(
+                f"{len(wide)} of {len(matrices)} matrices have more than {self.bits:g} bits a weight: no smaller type "
+                f"divides their rows ({wide[0]}, …)", kind="wide", matrices=wide,
+            )  # fmt: skip
+
+    def _calibrated(
+        self, bundle: Bundle, model: Any, matrices: list[Matrix], kinds: dict[str, BlockType], work: Work
+    ) -> tuple[Made, dict[str, Any]]:
+        torch = need("torch", "quantising")
+        rows = calibration_rows(bundle, work, self.samples, self.tokens, self.seed)
+        unchanged = walk(model, rows, _BATCH_TOKENS, work.scratch)
+        ids, kept = unchanged.ids, unchanged.kept
+        final = []
+        with work.log.bar("reading", len(ids)) as bar, torch.no_grad():
+            for number, batch in enumerate(ids):
+                mask = torch.ones_like(batch) if kept[number] is None else kept[number].long()
+                states = model.base_model(input_ids=batch, attention_mask=mask, use_cache=False).last_hidden_state
+                final.append(states)
+                bar.advance()
+        head = model.get_output_embeddings().weight.detach().clone() if self.method == "tuned" else None
+        layers = LayerByLayer(
+            model, matrices, kinds, rows, self.damping, self.sequential, _BATCH_TOKENS, work.scratch, work.log
+        )
+        flat = [(one.flatten(0, 1) if kept[number] is None else one[kept[number]]) for number, one in enumerate(final)]
+        made = layers.run(flat)
+        figures: dict[str, Any] = {"calibration_rows": len(rows), "calibration_tokens": sum(map(len, rows))}
+        if self.method == "tuned":
+            latents = latents_of(matrices, made.coded, made.before)
+            made.before.clear()
+            distiller = Distiller(
+                model, ids, kept, final, head, self.tuning_batch, self.tuning_rate, self.seed, work.log
+            )
+            minutes = min(self.minutes, max(work.seconds_left() / 60, _FEWEST_MINUTES))
+            figures["tuning"] = distiller.run(latents, minutes, self.tuning_tokens)
+            made.coded = {latent.matrix.name: latent.coded() for latent in latents}
+            tuning = figures["tuning"]
+            work.log.say(
+                f"divergence from the unquantised model on rows not learned from: {tuning['kl_before']:.4f} nats "
+                f"before tuning, {tuning['kl_after']:.4f} after" + ("" if tuning["kept"] else ": it is taken back"),
+                kind="result",
+            )
+        return made, figures
+
+    def _write(
+        self, bundle: Bundle, model: Any, matrices: list[Matrix], made: Made, figures: dict[str, Any], started: float,
+        work: Work,
+    ) -> Bundle:  # fmt: skip
+        blocks = {}
+        for matrix in matrices:
+            coded: Coded | None = made.coded.pop(matrix.name, None)
+            if coded is not None:
+                matrix.write(coded.values())
+                blocks[matrix.name] = Blocks(coded.kind.name, pack(coded))
+        types = Counter(one.type for one in blocks.values())
+        size = sum(one.bytes.nbytes for one in blocks.values())
+        weights = sum(matrix.size for matrix in matrices if matrix.name in blocks)
+        with new_bundle(work.target, bundle) as (folder, card):
+            shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=_without_weights)
+            model.save_pretrained(folder)
+            write_codes(folder, blocks)
+            if made.importance:
+                write_imatrix(folder / IMATRIX_FILE, model.config, made.importance, made.tokens, self.tokens)
+            card.update(engine="torch_lm")
+            card["stages"].append(
+                self.entry(started, matrices=dict(types), code_bytes=size, bits_a_weight=8 * size / weights, **figures)
+            )
+        shutil.rmtree(work.scratch, ignore_errors=True)
+        return Bundle(work.target)
+
+
+def _without_weights(folder: str, names: list[str]) -> set[str]:
+    """Files of a bundle that the new one has of its own."""
+    return {name for name in names if name.endswith((".safetensors", ".index.json")) or name in _OWN_FILES}

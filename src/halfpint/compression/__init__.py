@@ -1,0 +1,1 @@
+"""Making models smaller, from a request to a report."""

@@ -1,0 +1,156 @@
+"""A language model made smaller: what it kept after each step, what fewer bits alone keep, the best way to a target."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from halfpint.bundle import Bundle
+from halfpint.compress.depth import Depth
+from halfpint.compress.quantize import Quantize
+from halfpint.compress.width import Width
+from halfpint.compression.request import Run, healing, steps_of
+from halfpint.data.corpus import Corpus
+from halfpint.engines import Generation, open_language_engine
+from halfpint.errors import HalfpintError, RefusedError
+from halfpint.evaluate.kept import kept
+from halfpint.export.gguf import CODES, Gguf
+from halfpint.models.block_codes import CODES_FILE
+from halfpint.pipeline import Made
+from halfpint.stage import Stage
+from halfpint.tasks import predict
+
+_KEPT_TOKENS = 16_384  # of text that nothing was fitted on, to tell what was kept by
+_WRITTEN = 64  # tokens, to time writing by
+_BITS = (8.5, 6.0, 5.5, 5.0, 4.5, 4.25, 3.5, 2.7)
+_SHARES = (0.15, 0.3)  # that pruning takes, where a target leaves the way open
+_PROBED = 4096  # tokens that a point is judged by before it is worth more
+
+
+def compress_language(run: Run) -> tuple[Made, dict[str, Any]]:
+    """Make the steps of a language model, one row of figures after each."""
+    stages = steps_of(run.request, str(run.start.path))
+    if run.request.target_bytes:
+        stages = _best_way(run)
+    rows: list[dict[str, Any]] = []
+    made = run.make(stages[:1])
+    for count in range(1, len(stages) + 1):
+        if isinstance(stages[count - 1], Quantize):
+            continue  # what it wrote runs in llama.cpp after the next stage
+        made = run.make(stages[:count])
+        rows.append(_row(run, " + ".join(stage.use for stage in stages[:count]), made.bundle))
+        row = rows[-1]
+        said = f"  {stages[count - 1].use}: {row['file_bytes'] / 1e6:.1f} MB, ln(PPL/PPL0) {row['ln_ppl_ratio']:.4f}"
+        run.log.say(said, kind="step", **row)
+    control = _control(run, rows[-1]["file_bytes"], stages)
+    reference = {"file_bytes": rows[0]["reference_bytes"], "perplexity": rows[0]["reference_perplexity"]}
+    report = {
+        "task": predict.NAME, "reference": reference, "steps": rows, "control": control, "points": run.points,
+        "verdict": verdict(rows[-1], control, run.request.target_bytes), "data": _facts(run),
+    }  # fmt: skip
+    return made, report
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    corpus = run.pipeline.prepared.corpus
+    return corpus.summary() if isinstance(corpus, Corpus) else {}
+
+
+def _row(run: Run, name: str, bundle: Bundle, tokens: int = _KEPT_TOKENS) -> dict[str, Any]:
+    """What a bundle kept, and how fast it writes."""
+    found = kept(run.start, bundle, run.held, tokens=tokens, log=run.log)
+    reference_bytes = (run.start.path / "model.safetensors").stat().st_size
+    return {"name": name, **found, "reference_bytes": reference_bytes, "written_tokens_per_s": _speed(bundle)}
+
+
+def _speed(bundle: Bundle) -> float:
+    """Tokens a second that the bundle's engine writes, alone, after a first token."""
+    engine: Any = open_language_engine(bundle)
+    began, count = time.monotonic(), 0
+    for piece in engine.write("The", Generation(max_tokens=_WRITTEN, temperature=0.0)):
+        if not piece.written or piece.written == 1:
+            began = time.monotonic()
+        count = piece.written
+    return round(max(count - 1, 0) / max(time.monotonic() - began, 1e-9), 1)
+
+
+def _control(run: Run, most_bytes: int, stages: Sequence[Stage]) -> dict[str, Any] | None:
+    """The whole model with as few bits, rounded, as give no more bytes; None where there is no such."""
+    for bits in _BITS:
+        plain = [Quantize(bits=bits, method="round"), Gguf(type=CODES)]
+        if [stage.settings() for stage in plain] == [stage.settings() for stage in stages]:
+            return None
+        try:
+            bundle = run.make(plain).bundle
+        except RefusedError as error:
+            run.log.say(f"  control at {bits:g} bits: {error}", kind="refused")
+            continue
+        row = _row(run, f"{bits:g} bits, rounded", bundle, tokens=_KEPT_TOKENS)
+        if row["file_bytes"] <= most_bytes * 1.005:
+            return row
+    return None
+
+
+def _best_way(run: Run) -> list[Stage]:
+    """The stages that keep most at the target: each way is tried with rounding alone, the best is then done well.
+
+    Ways are quantising alone, and quantising after depth or width was cut by one share or another. Each takes the most
+    bits that the target allows.
+
+    Raises:
+        HalfpintError: none of them comes down to the target.
+    """
+    request = run.request
+    ways: list[list[Stage]] = [[]]
+    for share in _SHARES:
+        ways += [[Depth(share=share)], [Width(ffn=share, heads=0.0)]]
+    found: list[tuple[float, list[Stage], float]] = []
+    smallest = float("inf")
+    for way in ways:
+        for bits in _BITS:
+            plain = [*way, Quantize(bits=bits, method="round")]
+            name = " + ".join([*(f"{one.use} {one.changed_settings()}" for one in way), f"{bits:g} bits"])
+            try:
+                bundle = run.make(plain).bundle
+            except HalfpintError as error:  # a way that this model does not allow
+                run.points.append({"name": name, "refused": str(error)})
+                break
+            # The file of llama.cpp holds the codes and the tokenizer; it is written for the way that is taken alone.
+            size = sum((bundle.path / file).stat().st_size for file in (CODES_FILE, "tokenizer.json"))
+            smallest = min(smallest, size)
+            if size > request.target_bytes:
+                run.points.append({"name": name, "file_bytes": size, "over": True})
+                continue
+            row = _row(run, name, bundle, tokens=_PROBED) | {"file_bytes": size}
+            run.points.append(row)
+            run.log.say(f"  {name}: {size / 1e6:.1f} MB, KL {row['kl']:.4f}", kind="point", **row)
+            found.append((row["kl"], way, bits))
+            break
+    if not found:
+        raise HalfpintError(
+            "--target", wanted=f"at most {request.target_bytes / 1e6:.1f} MB",
+            got=f"{smallest / 1e6:.1f} MB at the least", todo="Give a larger target, or a smaller model.",
+        )  # fmt: skip
+    _, way, bits = min(found, key=lambda one: one[0])
+    healed = [healing(request, str(run.start.path))] if way else []
+    best = Quantize(bits=bits, method=request.method, minutes=request.minutes, seed=request.seed)
+    return [*way, *healed, best, Gguf(type=CODES)]
+
+
+def verdict(row: dict[str, Any], control: dict[str, Any] | None, target: int) -> str:
+    """One sentence on what was kept, and whether fewer bits alone had kept as much."""
+    said = (
+        f"{row['file_bytes'] / 1e6:.1f} MB of {row['reference_bytes'] / 1e6:.1f}: "
+        f"ln(PPL/PPL0) {row['ln_ppl_ratio']:.4f} "
+        f"± {row['ln_ppl_ratio_error']:.4f}, mean KL {row['kl']:.4f}, the same first choice in {row['same_top1']:.1%}"
+    )
+    if target and row["file_bytes"] > target:
+        said += f"; over the target of {target / 1e6:.1f} MB"
+    if control is None:
+        return f"{said}. Fewer bits alone, rounded, do not come down to these bytes."
+    better = control["kl"] - row["kl"]
+    return (
+        f"{said}. Fewer bits alone ({control['name']}, {control['file_bytes'] / 1e6:.1f} MB) have a KL of "
+        f"{control['kl']:.4f}: " + ("the steps pay." if better > 0 else "the steps do not pay; take that instead.")
+    )

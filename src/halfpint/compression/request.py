@@ -1,0 +1,150 @@
+"""What `compress` is asked for, and the stages that it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from halfpint.bundle import Bundle
+from halfpint.compress.depth import Depth
+from halfpint.compress.low_rank import LowRank
+from halfpint.compress.onnx_int8 import OnnxInt8
+from halfpint.compress.quantize import Quantize
+from halfpint.compress.sparse import Sparse
+from halfpint.compress.vocab import Vocab
+from halfpint.compress.width import Width
+from halfpint.distil.heal import Heal
+from halfpint.errors import HalfpintError, nearest
+from halfpint.export.gguf import CODES, Gguf
+from halfpint.export.onnx import Onnx
+from halfpint.pipeline import Made, Pipeline
+from halfpint.progress import Log
+from halfpint.stage import Stage
+
+PRUNINGS = ("depth", "width", "ffn", "heads", "sparse")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `compress` is asked for.
+
+    Args:
+        model: a bundle, a base model, or what `fit` or `run` wrote.
+        data: text to calibrate on, or the labelled texts of a classifier; part of it is held back to judge by.
+        out: the folder of the bundle to write.
+        prune: `depth=0.2`, `width=0.25` (feed-forward channels and heads), `ffn=…`, `heads=…` or `sparse=0.5`.
+        low_rank: share of the weights that goes when matrices become products of two; 0 for none.
+        vocab: drop the tokens that the data has not (a classifier's).
+        heal: distil from the whole model after what was cut, so many minutes (a classifier: passes over the texts).
+        quantize: bits a weight, or types as of compress/quantize; for classifiers 8.
+        method: of quantising: round, gptq or tuned.
+        minutes: of tuning.
+        target_bytes: find the best way to so few bytes; 0 takes the steps as they are given.
+        text, label: columns.
+        seed: of what is drawn.
+        force: replace a bundle in `out`.
+    """
+
+    model: str
+    data: str
+    out: Path
+    prune: tuple[str, ...] = ()
+    low_rank: float = 0.0
+    vocab: bool = False
+    heal: float = 0.0
+    quantize: str = ""
+    method: str = "tuned"
+    minutes: float = 10.0
+    target_bytes: int = 0
+    text: str = ""
+    label: str = ""
+    seed: int = 0
+    force: bool = False
+
+
+@dataclass
+class Run:
+    """One run of `compress`: the model that it begins with, the data, and what was tried."""
+
+    request: Request
+    pipeline: Pipeline
+    start: Bundle
+    kind: str
+    log: Log
+    held: Sequence[str] = ()
+    points: list[dict[str, Any]] = field(default_factory=list)
+
+    def make(self, stages: Sequence[Stage]) -> Made:
+        """What stages make of the model."""
+        return self.pipeline.make(stages, start=self.start, kind=self.kind)
+
+
+def steps_of(request: Request, teacher: str = "", *, is_classifier: bool = False) -> list[Stage]:
+    """The stages of what was asked for, in the order prune, low rank, vocabulary, heal, quantise.
+
+    Args:
+        teacher: the folder of the whole model, to heal from.
+
+    Raises:
+        HalfpintError: an unknown kind of pruning, or a share out of range.
+    """
+    stages: list[Stage] = [_pruning(one) for one in request.prune]
+    if request.low_rank:
+        stages.append(LowRank(share=request.low_rank))
+    if request.heal and stages:
+        stages.append(healing(request, teacher))
+    if is_classifier:
+        stages.append(Onnx())
+        if request.vocab:
+            stages.append(Vocab(size=1))
+        if request.quantize:
+            if request.quantize != "8":
+                raise HalfpintError("--quantize", wanted="8 for a classifier", got=request.quantize)
+            stages.append(OnnxInt8())
+        return stages
+    if request.vocab:
+        stages.append(Vocab(size=1))
+    if request.quantize:
+        stages += quantising(request.quantize, request)
+    return stages
+
+
+def healing(request: Request, teacher: str) -> Stage:
+    """Distillation from the whole model, for as long as was asked for."""
+    passes = max(1, round(request.heal))
+    return Heal(teacher=teacher, minutes=request.heal or request.minutes, epochs=passes, seed=request.seed)
+
+
+def quantising(asked: str, request: Request, method: str = "") -> list[Stage]:
+    """The two stages that quantise a language model and write it for llama.cpp."""
+    method, minutes = method or request.method, request.minutes
+    try:
+        stage = Quantize(bits=_from_four(float(asked)), method=method, minutes=minutes, seed=request.seed)
+    except ValueError:
+        stage = Quantize(types=asked, method=method, minutes=minutes, seed=request.seed)
+    return [stage, Gguf(type=CODES)]
+
+
+def _from_four(bits: float) -> float:
+    """What "4 bits" means: with the scale of its block a weight has 4.5; of 8 bits 8.5."""
+    return bits + 0.5 if bits in (4.0, 8.0, 5.0) else bits
+
+
+def _pruning(asked: str) -> Stage:
+    name, equals, value = asked.partition("=")
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1.0
+    if name not in PRUNINGS or not equals or not 0 < share < 1:
+        raise HalfpintError(
+            "--prune", wanted="depth=0.2, width=0.25, ffn=0.25, heads=0.25 or sparse=0.5", got=repr(asked),
+            todo=nearest(name, PRUNINGS),
+        )  # fmt: skip
+    if name == "depth":
+        return Depth(share=share)
+    if name == "sparse":
+        return Sparse(share=share)
+    return Width(ffn=share if name != "heads" else 0.0, heads=share if name != "ffn" else 0.0)

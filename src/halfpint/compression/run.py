@@ -1,0 +1,152 @@
+"""Making a model smaller from end to end: stages in their order, and what was kept."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from halfpint.bundle import CARD, REPORTS, write_json
+from halfpint.compress.onnx_int8 import OnnxInt8
+from halfpint.compression.language import compress_language
+from halfpint.compression.request import Request, Run, steps_of
+from halfpint.data.corpus import CorpusData, prepare_corpus
+from halfpint.data.prepare import Data, prepare
+from halfpint.distillation.request import kind_of, teacher_bundle
+from halfpint.energy import EnergyMeter
+from halfpint.errors import HalfpintError, RefusedError
+from halfpint.export.onnx import Onnx
+from halfpint.language import RunningText, base_bundle
+from halfpint.machine import describe
+from halfpint.pipeline import Made, Pipeline
+from halfpint.progress import Log
+from halfpint.search.output import copy_bundle, disk_errors, refuse_other_files
+from halfpint.tasks import classify, predict
+
+_UNFINISHED = ".unfinished"
+_HELD_SHARE = 0.2
+
+
+def compress(request: Request, log: Log) -> dict[str, Any]:
+    """Make the model smaller, tell what it kept after each step, and compare with fewer bits alone; gives the report.
+
+    The bundle goes to `request.out`, with report.json beside its weights. What is unfinished is kept in the folder's
+    name with ".unfinished", and the same call goes on from there.
+
+    Raises:
+        HalfpintError: no such model or data, nothing to do, a step that does not fit, or an `out` that holds something
+            else.
+        RefusedError: a step that saves nothing, or an export that does not say what the model says.
+    """
+    started = time.monotonic()
+    refuse_other_files(request.out, force=request.force)
+    if Path(request.data).name.split(".")[0] == "test":
+        raise HalfpintError(
+            "--data", wanted="text that nothing is judged by in the end",
+            got=f"{request.data}, a test split by its name", todo="Give the training or validation text.",
+        )  # fmt: skip
+    stages = steps_of(request)  # refuses settings that cannot be
+    if not stages and not request.target_bytes:
+        raise HalfpintError(
+            "halfpint compress", wanted="--prune, --low-rank, --vocab, --quantize or --target", got="none of them"
+        )
+    work = request.out.with_name(request.out.name + _UNFINISHED)
+    fresh = not work.exists()
+    with disk_errors(request.out), EnergyMeter() as meter:
+        before = log.events
+        try:
+            run = _opened(request, work, log)
+        except HalfpintError:
+            if fresh:
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        try:
+            log.events = work / "events.jsonl"
+            made, report = _classifier(run) if run.pipeline.task is classify else compress_language(run)
+        finally:
+            log.events = before
+        copy_bundle(made.bundle.path, request.out)
+        energy = meter.energy
+        report |= {
+            "model": request.model, "bundle": str(request.out), "machine": describe(),
+            "stages": [{"use": stage.use, **stage.settings()} for stage in made.stages],
+            "seconds": round(time.monotonic() - started, 1),
+            "energy": {"wh": energy.wh, "co2e_g": energy.co2e_g, "source": energy.source},
+        }  # fmt: skip
+        write_json(request.out / REPORTS[0], report)
+        shutil.rmtree(work, ignore_errors=True)
+    return report
+
+
+def _opened(request: Request, work: Path, log: Log) -> Run:
+    """The model and the data, each of its kind."""
+    given = Path(request.model)
+    if (given / CARD).is_file() or (given / "best" / CARD).is_file():
+        start = teacher_bundle(request.model)
+        kind = kind_of(start)
+        if start.card.get("task") == classify.NAME:
+            prepared = prepare(
+                Data(source=request.data, text=request.text, label=request.label, seed=request.seed), log
+            )
+            if kind not in ("classifier", "onnx"):
+                raise HalfpintError(
+                    str(start.path), wanted="a fine-tuned encoder, or its export", got=f"a bundle of the kind {kind!r}"
+                )
+            pipeline = Pipeline(prepared, work, classify, classify.primary_metric(prepared.train), log)
+            return Run(request, pipeline, start, kind, log)
+    start = base_bundle(request.model, work / "base", log)
+    kind = kind_of(start)
+    if kind != "language":
+        raise HalfpintError(
+            str(start.path), wanted="a model that is not quantised or exported yet", got=f"one of the kind {kind!r}",
+            todo="Compress the model that it was made from.",
+        )  # fmt: skip
+    data = CorpusData(
+        sources=(request.data,), text=request.text, validation_share=_HELD_SHARE, clean=False, seed=request.seed
+    )
+    corpus = prepare_corpus(data, work / "corpus", log)
+    pipeline = Pipeline(RunningText(corpus), work, predict, predict.primary_metric(()), log)
+    return Run(request, pipeline, start, kind, log, held=corpus.validation)
+
+
+def _classifier(run: Run) -> tuple[Made, dict[str, Any]]:
+    """Make the steps of a classifier; each end is judged as ONNX in a fresh process."""
+    if run.request.target_bytes:
+        raise HalfpintError(
+            "--target", wanted="a language model for it", got="a classifier",
+            todo="halfpint fit DATA --max-size finds the smallest classifier that is enough.",
+        )  # fmt: skip
+    stages = steps_of(run.request, str(run.start.path), is_classifier=True)
+    if run.kind == "onnx":
+        stages = [stage for stage in stages if not isinstance(stage, Onnx)]
+    whole = run.start if run.kind == "onnx" else run.make([Onnx()]).bundle
+    rows = {}
+    made = run.make(stages)
+    ways = {"before": Made(whole, "before", ()), "after": made}
+    if run.kind == "classifier":
+        ways["8 bits alone"] = run.make([Onnx(), OnnxInt8()])
+    for name, one in ways.items():
+        found = run.pipeline.assess(Made(one.bundle, one.key, ()))
+        found.pop("predicted")
+        rows[name] = found
+        primary = run.pipeline.primary
+        run.log.say(
+            f"  {name}: {primary} {found['metrics'][primary]:.4f}, {found['size_bytes'] / 1e6:.2f} MB", kind="step"
+        )
+    before, after = (rows[name]["metrics"][run.pipeline.primary] for name in ("before", "after"))
+    sizes = [rows[name]["size_bytes"] for name in ("before", "after")]
+    if sizes[1] >= sizes[0] and rows["after"]["latency_p50_ms"] >= rows["before"]["latency_p50_ms"]:
+        raise RefusedError(
+            "halfpint compress", wanted="fewer bytes or less time",
+            got=f"{sizes[1]:,} of {sizes[0]:,} bytes, and no time",
+            todo="Leave these steps out.",
+        )  # fmt: skip
+    said = (
+        f"{sizes[1] / 1e6:.2f} MB of {sizes[0] / 1e6:.2f}: {run.pipeline.primary} {after:.4f} of {before:.4f} on "
+        f"validation, {after / max(before, 1e-9):.1%} kept."
+    )
+    return made, {
+        "task": classify.NAME, "primary_metric": run.pipeline.primary, "models": rows, "verdict": said,
+        "data": {"source": run.request.data},
+    }  # fmt: skip

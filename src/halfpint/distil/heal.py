@@ -1,0 +1,109 @@
+"""Stage: a short distillation from the model as it was, after a step that made it smaller."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from halfpint.bundle import Bundle, new_bundle
+from halfpint.distil.logits import Logits
+from halfpint.distil.teachers import Taught, content_key
+from halfpint.distil.token_logits import TokenLogits
+from halfpint.errors import HalfpintError, need_installed
+from halfpint.stage import Stage, Work
+
+_RATE, _LORA_RATE = 5e-5, 2e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heal(Taught, Stage):
+    """Train a pruned, factored or shallower model for a while on the answers of the model that it was made from.
+
+    For classifiers and language models; without `teacher` it is the bundle that the compress/ stages began from, which
+    lies beside. Weights that were pruned to zero stay zero. Source: Muralidharan et al. 2024, "Compact Language Models
+    via Pruning and Knowledge Distillation", section 3.3.
+
+    Args:
+        lora: train low-rank adapters (merged in the end) instead of all weights.
+        lora_rank: of the adapters.
+        epochs: passes over a classifier's texts, or over documents where `tokens` and `minutes` are 0.
+        minutes, tokens: how long a language model is trained: so many tokens, or else minutes.
+        learning_rate: peak rate of AdamW; 0 takes 5e-5, and 2e-4 with LoRA.
+        label_share: share of the labels (or of the text itself) in the loss, beside the teacher.
+        temperature: what the logits of both are divided by.
+        cached: keep draws of a language model's answers (distil/token_answers) instead of asking it at every step.
+        context: tokens of a language model's sequence; 0 takes the model's, at most 1,024.
+        batch_tokens: padded tokens in a batch, at most.
+        train_texts: of a classifier's texts so many; 0 takes all.
+        seed: of order and dropout.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("classifier", "language")
+    gives: ClassVar[str] = "same"
+
+    lora: bool = False
+    lora_rank: int = 16
+    epochs: int = 1
+    minutes: float = 10.0
+    tokens: int = 0
+    learning_rate: float = 0.0
+    label_share: float = 0.1
+    temperature: float = 1.0
+    cached: bool = False
+    context: int = 0
+    batch_tokens: int = 4096
+    train_texts: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate < 0:
+            raise HalfpintError(f"{self.use}: learning_rate", wanted="0 or more", got=str(self.learning_rate))
+        for make in (self._of_texts, self._of_tokens):  # refuse what they refuse
+            make()
+
+    def check(self) -> None:
+        """Refuse a teacher that is not there, and LoRA without `peft`."""
+        self.check_teacher()
+        if self.lora:
+            need_installed("peft", "LoRA")
+
+    def key(self, parent: str, data: str) -> str:
+        """As of every stage, and of what is in the teacher's folder."""
+        return super().key(parent + content_key(self.teacher), data)
+
+    def run(self, bundle: Bundle | None, work: Work) -> Bundle:
+        """Distil from the larger model; keep the best evaluation on validation."""
+        assert bundle is not None
+        started = time.monotonic()
+        make: Callable[[], Stage] = self._of_tokens if bundle.card.get("engine") == "torch_lm" else self._of_texts
+        inner = replace(work, target=work.scratch / "healed", scratch=work.scratch / "healing")
+        healed = make().run(bundle, inner)
+        with new_bundle(work.target, bundle) as (folder, card):
+            shutil.copytree(healed.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("card.json"))
+            card.update(task=healed.card["task"], engine=healed.card["engine"])
+            told = healed.card["stages"][-1]
+            figures = {key: value for key, value in told.items() if key not in ("use", "settings", "seconds")}
+            card["stages"].append(self.entry(started, by=told["use"], **figures))
+        shutil.rmtree(work.scratch, ignore_errors=True)
+        return Bundle(work.target)
+
+    def _shared(self) -> dict[str, Any]:
+        return {
+            "teacher": self.teacher, "epochs": self.epochs, "label_share": self.label_share, "seed": self.seed,
+            "temperature": self.temperature, "lora": self.lora, "lora_rank": self.lora_rank,
+            "batch_tokens": self.batch_tokens,
+            "learning_rate": self.learning_rate or (_LORA_RATE if self.lora else _RATE),
+        }  # fmt: skip
+
+    def _of_texts(self) -> Logits:
+        """The stage that heals a classifier."""
+        return Logits(**self._shared(), head_learning_rate=0.0, train_texts=self.train_texts)
+
+    def _of_tokens(self) -> TokenLogits:
+        """The stage that heals a language model."""
+        return TokenLogits(
+            **self._shared(), minutes=self.minutes, tokens=self.tokens, cached=self.cached, context=self.context
+        )

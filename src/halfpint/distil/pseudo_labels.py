@@ -1,0 +1,75 @@
+"""Stage: a student learns from texts that its teacher labelled, those that the teacher is sure of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from halfpint.bundle import Bundle
+from halfpint.data.examples import Example
+from halfpint.distil.answers import Answers, answers_for, lessons
+from halfpint.distil.teachers import Taught, content_key
+from halfpint.errors import HalfpintError
+from halfpint.stage import Work
+from halfpint.train.finetune import Finetune
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabels(Taught, Finetune):
+    """Fine-tune on the labelled texts and on those that the teacher labels with confidence.
+
+    Source: Lee 2013, "Pseudo-Label", with the threshold of Sohn et al. 2020, "FixMatch", section 2.1; here the labels
+    are a teacher's, not the student's own.
+
+    Args:
+        unlabelled: a table of texts for the teacher to label; empty learns from the labelled ones alone.
+        confidence: the least probability of a label that is learned from.
+    """
+
+    unlabelled: str = ""
+    confidence: float = 0.9
+    refit_head: bool = False
+    start_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.confidence < 1:
+            raise HalfpintError(f"{self.use}: confidence", wanted="a share below 1", got=str(self.confidence))
+        if self.teacher and not self.unlabelled:
+            raise HalfpintError(
+                f"{self.use}: unlabelled", wanted="a table of texts for the teacher to label", got="none",
+                todo="Give one (--unlabelled), or take distil/logits: it learns from the labelled texts.",
+            )  # fmt: skip
+
+    def check(self) -> None:
+        """Refuse a teacher that is not there."""
+        super().check()
+        self.check_teacher()
+
+    def key(self, parent: str, data: str) -> str:
+        """As of every stage, and of what is in the teacher's folder."""
+        return super().key(parent + content_key(self.teacher, self.unlabelled), data)
+
+    def run(self, bundle: Bundle | None, work: Work) -> Bundle:
+        """Let the teacher label, keep what it is sure of, and fine-tune on both."""
+        if not self.unlabelled:
+            return super().run(bundle, work)
+        teachers = self.teachers(bundle, work.task.NAME, self.use)
+        teacher = ",".join(str(one.path) for one in teachers)
+        asked = Answers(teacher=teacher, unlabelled=self.unlabelled, train_texts=1)  # the labelled have their labels
+        texts = [example.text for example in lessons(work, 1, 0, self.unlabelled)]
+        logs = answers_for(asked, texts, work)[1:]
+        chosen, sure = logs.argmax(1), np.exp(logs.max(1)) >= self.confidence
+        kept = [
+            Example(text, work.labels[label], 0)
+            for text, label, enough in zip(texts[1:], chosen, sure, strict=True)
+            if enough
+        ]
+        if not kept:
+            raise HalfpintError(
+                f"{self.use}: confidence", wanted="a share that the teacher reaches on some of the texts",
+                got=f"{self.confidence:g}, and {np.exp(logs.max()):.3f} at most", todo="Lower it.",
+            )  # fmt: skip
+        work.log.say(f"  the teacher labelled {len(kept):,} of {len(logs):,} texts surely", kind="labelled")
+        return super().run(bundle, replace(work, train=[*work.train, *kept]))

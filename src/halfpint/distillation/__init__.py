@@ -1,0 +1,1 @@
+"""Distilling from end to end: a teacher, data, a student; and what the teacher was good for."""

@@ -1,0 +1,233 @@
+"""Distilling classifiers: the stages, and teacher, student and control on the same texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from halfpint.bundle import CARD, Bundle, open_bundle
+from halfpint.data.examples import Example
+from halfpint.data.prepare import Data, Prepared, prepare
+from halfpint.distil.hidden import Hidden
+from halfpint.distil.logits import Logits
+from halfpint.distil.pseudo_labels import PseudoLabels
+from halfpint.distillation.request import Request, check_methods, first_stages, kind_of
+from halfpint.engines import open_engine
+from halfpint.errors import HalfpintError, RefusedError
+from halfpint.evaluate import classification
+from halfpint.evaluate.intervals import bootstrap_interval, paired_difference
+from halfpint.evaluate.measure import figures, measure
+from halfpint.export.onnx import Onnx
+from halfpint.pipeline import Made, Pipeline
+from halfpint.progress import Log
+from halfpint.stage import Stage
+from halfpint.tasks import classify
+
+METHODS = ("hidden", "logits", "sequence")
+_FRESH_RATE, _FRESH_HEAD_RATE = 5e-4, 1e-3  # of a student that begins with new weights
+_COSTS = ("size_bytes", "latency_p50_ms", "throughput_per_s")
+
+
+class Classifiers:
+    """One distillation of a classifier: what is asked, the teachers, and what was made.
+
+    Raises:
+        HalfpintError: a method, a student or a setting that cannot be.
+    """
+
+    def __init__(self, request: Request, teachers: list[Bundle], log: Log) -> None:
+        self.request, self.teachers, self.log = request, teachers, log
+        self.methods = request.methods or ("hidden", "logits")
+        check_methods(self.methods, METHODS, ("logits", "sequence"))
+        for stage in (*self._first, *self._taught):
+            stage.check()
+        self._origin  # noqa: B018  (refuses a student that cannot be trained)
+
+    def open(self, work: Path) -> None:
+        """Take the data; nothing is written before it is known to fit the teachers.
+
+        Raises:
+            HalfpintError: bad data, or a teacher with other labels.
+        """
+        asked = self.request
+        data = Data(source=asked.source, test=asked.test, text=asked.text, label=asked.label, seed=asked.seed)
+        prepared: Prepared = prepare(data, self.log, probe_labels=False)
+        labels = set(classify.labels_of(prepared.train))
+        for teacher in self.teachers:
+            other = sorted(labels ^ set(teacher.labels))
+            if other:
+                raise HalfpintError(
+                    f"teacher {teacher.path}", wanted=f"one that knows the {len(labels)} labels of the data",
+                    got=f"one with {len(teacher.labels)}; not in both: {', '.join(other[:5])}",
+                    todo="Give a teacher of the same job, or the data that it was made for.",
+                )  # fmt: skip
+        self.prepared = prepared
+        self.primary = classify.primary_metric(prepared.train)
+        work.mkdir(parents=True, exist_ok=True)
+        self.pipeline = Pipeline(prepared, work, classify, self.primary, self.log)
+
+    @cached_property
+    def _origin(self) -> tuple[Bundle | None, str]:
+        """The bundle that the student's chain begins with, and its kind."""
+        if not self.request.is_cut and not (Path(self.request.student) / CARD).is_file():
+            return None, "nothing"
+        start = self.teachers[0] if self.request.is_cut else open_bundle(self.request.student)
+        kind = kind_of(start)
+        if kind not in ("classifier", "encoder"):
+            raise HalfpintError(
+                f"--student {self.request.student}", wanted="a trained encoder that was not exported",
+                got=f"one that runs with {start.card.get('engine')} ({start.path})",
+                todo="Give a base encoder as --student, such as all-minilm-l6-v2, or a trained bundle.",
+            )  # fmt: skip
+        return start, kind
+
+    @cached_property
+    def _first(self) -> tuple[Stage, ...]:
+        return first_stages(self.request)
+
+    @cached_property
+    def _taught(self) -> tuple[Stage, ...]:
+        """The stages of the methods."""
+        asked, fresh = self.request, self.request.is_fresh
+        shared: dict[str, Any] = {
+            "teacher": ",".join(str(one.path.resolve()) for one in self.teachers), "unlabelled": asked.unlabelled,
+            "train_texts": asked.train_texts, "seed": asked.seed, "train_embeddings": fresh,
+        }  # fmt: skip
+        found: list[Stage] = []
+        for method in self.methods:
+            if method == "hidden":
+                found.append(Hidden(**shared, match=asked.match, epochs=asked.epochs or Hidden.epochs))
+                continue
+            rates: dict[str, Any] = {
+                "learning_rate": asked.learning_rate or (_FRESH_RATE if fresh else Logits.learning_rate),
+                "head_learning_rate": _FRESH_HEAD_RATE if fresh else Logits.head_learning_rate,
+            }
+            if method == "sequence":
+                found.append(PseudoLabels(**shared, **rates, epochs=asked.epochs or Logits.epochs))
+                continue
+            found.append(
+                Logits(
+                    **shared, **rates, copies=asked.copies, js_beta=asked.js_beta,
+                    divergence=asked.divergence or Logits.divergence,
+                    temperature=asked.temperature or Logits.temperature, epochs=asked.epochs or Logits.epochs,
+                    label_share=asked.label_share if asked.label_share >= 0 else Logits.label_share,
+                )
+            )  # fmt: skip
+        return tuple(found)
+
+    @cached_property
+    def _alone(self) -> Stage:
+        """The training of the control: the labels alone, for as many epochs as all methods of the student together."""
+        epochs = sum(stage.epochs for stage in self._taught if isinstance(stage, Hidden | Logits | PseudoLabels))
+        last = self._taught[-1]
+        if isinstance(last, Logits):
+            return replace(last, teacher="", unlabelled="", copies=0, label_share=1.0, epochs=epochs)
+        assert isinstance(last, PseudoLabels)
+        return replace(last, teacher="", unlabelled="", epochs=epochs)
+
+    def _made(self, *taught: Stage) -> Made:
+        start, kind = self._origin
+        return self.pipeline.make([*self._first, *taught], start=start, kind=kind)
+
+    @cached_property
+    def student(self) -> Made:
+        """The student, taught."""
+        return self._made(*self._taught)
+
+    def report(self) -> dict[str, Any]:
+        """Make all and compare them."""
+        self.log.say("student:", kind="group")
+        made: dict[str, Bundle] = {"student": self.student.bundle}
+        if self.request.control:
+            self.log.say("the same student without a teacher:", kind="group")
+            made["control"] = self._made(self._alone).bundle
+        answers = {name: self._answers([bundle]) for name, bundle in made.items()}
+        answers = {"teacher": self._answers(self.teachers), **answers}
+        rows = {name: {**self._row(found), **self._costs(name, made.get(name))} for name, found in answers.items()}
+        compared = {
+            f"student less {name}": self._difference(answers["student"], answers[name])
+            for name in ("teacher", "control")
+            if name in answers
+        }
+        return {
+            "task": classify.NAME, "primary_metric": self.primary, "models": rows, "differences": compared,
+            "verdict": verdict(rows, compared, self.primary), "data": self.prepared.summary(),
+        }  # fmt: skip
+
+    @property
+    def _sides(self) -> dict[str, list[Example]]:
+        return {"validation": self.prepared.validation, "test": self.prepared.test}
+
+    def _answers(self, bundles: Sequence[Bundle]) -> dict[str, npt.NDArray[np.float32]]:
+        """Probabilities on both sides, by the bundles' own engines; of several their mean."""
+        labels, found = self.pipeline.labels, {}
+        engines = [(open_engine(bundle), [bundle.labels.index(label) for label in labels]) for bundle in bundles]
+        for side, examples in self._sides.items():
+            texts = [example.text for example in examples]
+            parts = [engine.probabilities(texts)[:, order] for engine, order in engines]
+            found[side] = np.stack(parts).mean(axis=0).astype(np.float32)
+        return found
+
+    def _row(self, answers: dict[str, npt.NDArray[np.float32]]) -> dict[str, Any]:
+        """The metrics on both sides, with intervals."""
+        row: dict[str, Any] = {}
+        for side, probabilities in answers.items():
+            true = classify.targets(self._sides[side], self.pipeline.labels)
+            low, high = bootstrap_interval(
+                true, probabilities.argmax(1), self.primary, n_classes=len(self.pipeline.labels)
+            )
+            row[side] = {**classification.scores(true, probabilities), "interval": [low, high], "rows": len(true)}
+        return row
+
+    def _difference(self, first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[float]]:
+        """On both sides the difference of the primary metric, and the ends of its interval (paired)."""
+        found = {}
+        for side, examples in self._sides.items():
+            true = classify.targets(examples, self.pipeline.labels)
+            guesses = first[side].argmax(1), second[side].argmax(1)
+            found[side] = list(paired_difference(true, *guesses, self.primary, n_classes=len(self.pipeline.labels)))
+        return found
+
+    def _costs(self, name: str, bundle: Bundle | None) -> dict[str, Any]:
+        """Bytes and speed as the model is deployed (a trained encoder as ONNX); the control's are the student's."""
+        if name == "control":
+            return {}
+        sums: dict[str, Any] = dict.fromkeys(_COSTS, 0.0)
+        seconds = 0.0
+        for one in [bundle] if bundle else self.teachers:
+            measured = figures(measure(self._deployed(one), self.pipeline.held_texts, log=self.log))
+            sums["size_bytes"] += measured["size_bytes"]
+            sums["latency_p50_ms"] += measured["latency_p50_ms"]
+            seconds += 1 / measured["throughput_per_s"]
+        return {**sums, "throughput_per_s": 1 / seconds}
+
+    def _deployed(self, bundle: Bundle) -> Bundle:
+        """The bundle as ONNX; as it is where it is exported already, or where the export answers otherwise."""
+        if bundle.card.get("engine") != "torch_classifier":
+            return bundle
+        try:
+            return self.pipeline.make([Onnx()], start=bundle, kind="classifier").bundle
+        except RefusedError as error:
+            self.log.say(f"  measured as it was trained: {error}", kind="refused")
+            return bundle
+
+
+def verdict(rows: dict[str, Any], compared: dict[str, Any], primary: str) -> str:
+    """One sentence on whether the teacher was worth it, by the texts that nothing was chosen by."""
+    of = {name: row["test"][primary] for name, row in rows.items()}
+    small = f"The student has {of['student']:.4f} {primary} on the test texts, its teacher {of['teacher']:.4f}"
+    if "control" not in of:
+        return f"{small}. What the teacher was good for is not known: no student was trained without one."
+    value, low, high = compared["student less control"]["test"]
+    told = f"{value:+.4f} (95% interval {low:+.4f} to {high:+.4f})"
+    if low > 0:
+        return f"{small}, and the same student without a teacher {of['control']:.4f}: the teacher is worth {told}."
+    return f"{small}; but the same student without a teacher has {of['control']:.4f}: the difference of {told} " + (
+        "says that the teacher did harm." if high < 0 else "does not show that the teacher was of use."
+    )

@@ -1,0 +1,202 @@
+"""Distilling language models: the stages, and teacher, student and control on the same held-out documents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from halfpint.bundle import CARD, Bundle, open_bundle
+from halfpint.data.corpus import CorpusData, prepare_corpus
+from halfpint.distil.on_policy import OnPolicy
+from halfpint.distil.sequence import Sequence as Written
+from halfpint.distil.student import Student
+from halfpint.distil.token_answers import need_causal
+from halfpint.distil.token_logits import TokenLogits
+from halfpint.distil.universal import Universal
+from halfpint.distillation.request import Request, check_methods
+from halfpint.engines import open_language_engine
+from halfpint.errors import HalfpintError
+from halfpint.evaluate.perplexity import BLOCK_TOKENS, FEWEST_UNITS, perplexity_of
+from halfpint.language import RunningText, base_bundle
+from halfpint.pipeline import Made, Pipeline
+from halfpint.progress import Log
+from halfpint.stage import Stage
+from halfpint.tasks import predict
+
+METHODS = ("logits", "sequence", "on_policy", "uld")
+_FRESH_RATE = 1e-3  # of a student that begins with new weights
+_RESAMPLES = 1000
+
+
+class Languages:
+    """One distillation of a language model: what is asked, the teacher, and what was made.
+
+    Raises:
+        HalfpintError: a method, a student or a setting that cannot be.
+    """
+
+    def __init__(self, request: Request, teachers: list[Bundle], log: Log) -> None:
+        self.request, self.teachers, self.log = request, teachers, log
+        self.methods = request.methods or ("logits",)
+        check_methods(self.methods, METHODS, METHODS)
+        for teacher in teachers:
+            need_causal(teacher, "--teacher")
+        if request.unlabelled or request.train_texts or request.copies or request.label:
+            raise HalfpintError(
+                "halfpint distil", wanted="running text alone for a language model",
+                got="settings of labelled texts (--unlabelled, --copies, --train-texts or --label)",
+                todo="Leave them out.",
+            )  # fmt: skip
+        for stage in (*self._first, *self._taught):
+            stage.check()
+
+    def open(self, work: Path) -> None:
+        """Take the text.
+
+        Raises:
+            HalfpintError: no text, or none to choose by.
+        """
+        asked = self.request
+        data = CorpusData(sources=(asked.source,), text=asked.text, validation=asked.test, seed=asked.seed)
+        self.corpus = prepare_corpus(data, work / "corpus", self.log)
+        if not len(self.corpus.validation):
+            raise HalfpintError(
+                asked.source, wanted="documents enough to keep some to compare on", got=f"{len(self.corpus.train)}",
+                todo="Give more text, or --test with text of its own.",
+            )  # fmt: skip
+        self.pipeline = Pipeline(RunningText(self.corpus), work, predict, predict.primary_metric(()), self.log)
+        self._base = work / "base"
+
+    @cached_property
+    def _first(self) -> tuple[Stage, ...]:
+        name, _, value = self.request.student.partition("=")
+        if name == "layers":
+            return (Student(layers=value, seed=self.request.seed),)
+        return (Student(size=value, seed=self.request.seed),) if name == "size" else ()
+
+    @cached_property
+    def _origin(self) -> Bundle:
+        """The bundle that the student's chain begins with."""
+        if self.request.is_cut:
+            return self.teachers[0]
+        given = Path(self.request.student)
+        found = open_bundle(given) if (given / CARD).is_file() else base_bundle(str(given), self._base, self.log)
+        need_causal(found, "--student")
+        return found
+
+    def _settings(self, kind: type[TokenLogits]) -> dict[str, Any]:
+        asked = self.request
+        shared: dict[str, Any] = {
+            "minutes": 0.0 if asked.epochs else asked.minutes, "tokens": asked.tokens, "seed": asked.seed,
+            "epochs": asked.epochs or 1, "learning_rate": asked.learning_rate or _FRESH_RATE * asked.is_fresh,
+        }  # fmt: skip
+        if issubclass(kind, Written):
+            return shared
+        if asked.temperature:
+            shared["temperature"] = asked.temperature
+        if asked.label_share >= 0:
+            shared["label_share"] = asked.label_share
+        if asked.divergence and kind is not Universal:
+            shared |= {"divergence": asked.divergence, "js_beta": asked.js_beta}
+        if kind is TokenLogits:
+            shared["cached"] = asked.divergence in ("", "forward")
+        return shared
+
+    @cached_property
+    def _taught(self) -> tuple[Stage, ...]:
+        """The stages of the methods."""
+        kinds: dict[str, Any] = {"logits": TokenLogits, "sequence": Written, "on_policy": OnPolicy, "uld": Universal}
+        teacher = ",".join(str(one.path.resolve()) for one in self.teachers)
+        return tuple(kinds[name](teacher=teacher, **self._settings(kinds[name])) for name in self.methods)
+
+    @cached_property
+    def _alone(self) -> Stage:
+        """The training of the control: the text alone, as long as all methods of the student together."""
+        count = len(self.methods)
+        settings = {**self._settings(TokenLogits), "label_share": 1.0}
+        settings |= {name: settings[name] * count for name in ("minutes", "tokens", "epochs")}
+        return TokenLogits(**settings)
+
+    def _made(self, *taught: Stage) -> Made:
+        return self.pipeline.make([*self._first, *taught], start=self._origin, kind="language")
+
+    @cached_property
+    def student(self) -> Made:
+        """The student, taught."""
+        return self._made(*self._taught)
+
+    def report(self) -> dict[str, Any]:
+        """Make all and compare them."""
+        self.log.say("student:", kind="group")
+        made = {"teacher": self.teachers[0], "student": self.student.bundle}
+        if self.request.control:
+            self.log.say("the same student without a teacher:", kind="group")
+            made["control"] = self._made(self._alone).bundle
+        documents = self.corpus.validation
+        scored = {name: open_language_engine(bundle).score(documents) for name, bundle in made.items()}
+        rows = {
+            name: {"test": perplexity_of(found).figures(), "size_bytes": made[name].size_bytes}
+            for name, found in scored.items()
+        }
+        compared = {
+            f"student less {name}": {"test": list(bits_difference(scored["student"], scored[name]))}
+            for name in ("teacher", "control")
+            if name in scored
+        }
+        return {
+            "task": predict.NAME, "primary_metric": "bits_per_byte", "models": rows, "differences": compared,
+            "verdict": verdict(rows, compared), "data": self.corpus.summary(),
+        }  # fmt: skip
+
+
+def bits_difference(first: Sequence[Any], second: Sequence[Any], seed: int = 0) -> tuple[float, float, float]:
+    """Bits a byte of the first model less those of the second on the same documents, and the ends of its interval.
+
+    Over documents, or over blocks of them where those are few; a block has its share of the document's bytes in both.
+    Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3.
+    """
+    few = sum(one.tokens > 0 for one in first) < FEWEST_UNITS
+    ours, theirs = (np.concatenate([_sums(one, few, other) for one, other in zip(a, b, strict=True)]) for a, b in (
+        (first, second), (second, first)))  # fmt: skip
+    sizes = np.concatenate([_sizes(one, few, other) for one, other in zip(first, second, strict=True)])
+    gaps = (ours - theirs) / math.log(2)
+    weights = np.random.default_rng(seed).multinomial(len(gaps), np.full(len(gaps), 1 / len(gaps)), size=_RESAMPLES)
+    drawn = (weights @ gaps) / np.maximum(weights @ sizes, 1e-9)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(gaps.sum() / sizes.sum()), float(low), float(high)
+
+
+def _blocks(one: Any, few: bool, other: Any) -> int:
+    """Into how many parts a document is divided: as many for both models."""
+    return max(1, min(one.tokens, other.tokens) // BLOCK_TOKENS) if few else 1
+
+
+def _sums(one: Any, few: bool, other: Any) -> npt.NDArray[np.float64]:
+    parts = np.array_split(np.asarray(one.log_probabilities, dtype=np.float64), _blocks(one, few, other))
+    return np.array([-part.sum() for part in parts])
+
+
+def _sizes(one: Any, few: bool, other: Any) -> npt.NDArray[np.float64]:
+    count = _blocks(one, few, other)
+    return np.full(count, one.bytes / count)
+
+
+def verdict(rows: dict[str, Any], compared: dict[str, Any]) -> str:
+    """One sentence on whether the teacher was worth it; fewer bits are better."""
+    of = {name: row["test"]["bits_per_byte"] for name, row in rows.items()}
+    small = f"The student takes {of['student']:.4f} bits per byte of held-out text, its teacher {of['teacher']:.4f}"
+    if "control" not in of:
+        return f"{small}. What the teacher was good for is not known: no student was trained without one."
+    value, low, high = compared["student less control"]["test"]
+    told = f"{value:+.4f} (95% interval {low:+.4f} to {high:+.4f})"
+    if high < 0:
+        return f"{small}, and the same student without a teacher {of['control']:.4f}: the teacher is worth {told}."
+    return f"{small}; but the same student without a teacher takes {of['control']:.4f}: the difference of {told} " + (
+        "says that the teacher did harm." if low > 0 else "does not show that the teacher was of use."
+    )

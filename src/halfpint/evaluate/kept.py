@@ -1,0 +1,185 @@
+"""What a compressed language model kept of the one that it was made from, on the same windows of text.
+
+Perplexities of two models on one text go up and down together, window by window, so the logarithm of their ratio is
+known far better than either: its standard error is that of the windows' differences. The divergence says more: it is
+zero only where both foretell the same, while a perplexity may stay by chance.
+
+Windows are those of llama.cpp's perplexity tool: the text as one run of tokens, cut into windows of one length of
+which the second half is scored, so that each scored token has at least half a window before it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from halfpint.bundle import Bundle
+from halfpint.engines.llama_cpp import GGUF_FILE, LlamaCppEngine
+from halfpint.engines.torch_lm import load_model
+from halfpint.errors import HalfpintError
+from halfpint.models.sizes import CAUSAL
+from halfpint.progress import SILENT, Log
+from halfpint.tokenizers.load import open_tokenizer
+
+WINDOW = 512
+"""Tokens of a window."""
+FEWEST_WINDOWS = 2
+_VALUES_AT_ONCE = 1 << 23
+_RESAMPLES = 2000
+_LEVEL = 0.95
+
+Logits = Callable[[list[int], int], npt.NDArray[np.float32]]
+Floats = npt.NDArray[np.float64]
+
+
+def kept(
+    reference: Bundle,
+    bundle: Bundle,
+    documents: Sequence[str],
+    *,
+    window: int = WINDOW,
+    tokens: int = 0,
+    threads: int | None = None,
+    log: Log = SILENT,
+) -> dict[str, Any]:
+    """How near `bundle` is to `reference`, both causal language models with one vocabulary, each in its own engine.
+
+    Args:
+        documents: read as one text, in their order.
+        window: tokens of a window, an even number; less where a model sees less.
+        tokens: how many of the text are read, from the front; 0 reads all of it.
+        threads: of the engines; None takes what they take by themselves.
+
+    Returns:
+        ln_ppl_ratio: ln(perplexity / the reference's), with ln_ppl_ratio_error, its standard error over windows;
+        perplexity, reference_perplexity: per token; kl: mean KL(reference || model) in nats, with kl_interval (95 %,
+        bootstrap over windows) and kl_99, which one in a hundred tokens is above; same_top1: share of tokens whose
+        likeliest token is the same, with same_top1_interval; windows, window, positions: what it is over; size_bytes,
+        file_bytes, reference_size_bytes: of the folders, and of the weights alone; tokens_per_s: read by the engine.
+
+    Raises:
+        HalfpintError: another kind of bundle, other vocabularies, or less text than two windows.
+    """
+    for one in (reference, bundle):
+        if one.card.get("engine") not in ("torch_lm", "llama_cpp"):
+            raise HalfpintError(
+                str(one.path), wanted="a Transformer language model or a GGUF export",
+                got=f"a bundle of {one.card.get('engine')}",
+            )  # fmt: skip
+    tokenizer = open_tokenizer(reference.path)
+    if open_tokenizer(bundle.path).get_vocab() != tokenizer.get_vocab():
+        raise HalfpintError(
+            str(bundle.path), wanted=f"the vocabulary of {reference.path}", got="another one",
+            todo="Compare models of different vocabularies by bits per byte.",
+        )  # fmt: skip
+    ours, our_context = _logits_of(bundle, threads)
+    theirs, their_context = _logits_of(reference, threads)
+    window = min(window, our_context, their_context) // 2 * 2
+    tokenizer.encode_special_tokens = True
+    found = tokenizer.encode("\n\n".join(documents), add_special_tokens=False).ids
+    found = found[:tokens] if tokens else found
+    before = tokenizer.encode("").ids[:1]  # what a text begins with
+    count = len(found) // window
+    if window < 4 or count < FEWEST_WINDOWS:
+        raise HalfpintError(
+            "kept", wanted=f"text of {FEWEST_WINDOWS} windows of {window} tokens", got=f"{len(found):,} tokens",
+            todo="Give more text, or a smaller window.",
+        )  # fmt: skip
+    rows, spent = [], [0.0, 0.0]
+    divergences: list[npt.NDArray[np.float32]] = []
+    with log.bar("comparing", count) as bar:
+        for start in range(0, count * window, window):
+            ids = [*before, *found[start + len(before) : start + window]]
+            pair = []
+            for number, read in enumerate((theirs, ours)):
+                began = time.monotonic()
+                pair.append(read(ids[:-1], window // 2))
+                spent[number] += time.monotonic() - began
+            reference_nats, nats, divergence, same = _compared(pair[0], pair[1], ids[window // 2 + 1 :])
+            divergences.append(divergence.astype(np.float32))
+            rows.append((reference_nats.mean(), nats.mean(), divergence.mean(), same.mean()))
+            bar.advance()
+    return {
+        **_figures(np.array(rows, dtype=np.float64), np.concatenate(divergences)),
+        "windows": count, "window": window, "positions": count * (window // 2 - 1),
+        "size_bytes": bundle.size_bytes, "file_bytes": _weight_bytes(bundle),
+        "reference_size_bytes": reference.size_bytes,
+        "tokens_per_s": round(count * window / max(spent[1], 1e-9), 1),
+    }  # fmt: skip
+
+
+def _logits_of(bundle: Bundle, threads: int | None) -> tuple[Logits, int]:
+    """What gives the logits after each of some ids from a place on, float32 (places, vocabulary); and the context."""
+    if bundle.card["engine"] == "llama_cpp":
+        model = LlamaCppEngine(bundle.path / GGUF_FILE, threads)
+        return model.model.logits, model.context
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    held = load_model(bundle.path, CAUSAL)
+
+    def read(ids: list[int], first: int) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            logits: npt.NDArray[np.float32] = held(
+                input_ids=torch.tensor([ids]), logits_to_keep=len(ids) - first
+            ).logits[0].float().numpy()  # fmt: skip
+        return logits
+
+    return read, int(getattr(held.config, "max_position_embeddings", None) or WINDOW)
+
+
+def _compared(
+    reference: npt.NDArray[np.float32], logits: npt.NDArray[np.float32], wanted: list[int]
+) -> tuple[Floats, Floats, Floats, npt.NDArray[np.bool_]]:
+    """Of each place: nats of the wanted token in both, KL divergence, and whether both hold the same likeliest."""
+    parts = []
+    step = max(1, _VALUES_AT_ONCE // logits.shape[1])
+    targets = np.array(wanted)
+    for low in range(0, len(logits), step):
+        one, other = (_log_softmax(values[low : low + step]) for values in (reference, logits))
+        place = np.arange(len(one)), targets[low : low + step]
+        divergence = (np.exp(one) * (one - other)).sum(axis=1)
+        parts.append((-one[place], -other[place], divergence, one.argmax(axis=1) == other.argmax(axis=1)))
+    first, second, third, fourth = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return first, second, third, fourth
+
+
+def _log_softmax(logits: npt.NDArray[np.float32]) -> Floats:
+    values = logits.astype(np.float64)
+    values -= values.max(axis=1, keepdims=True)
+    values -= np.log(np.exp(values).sum(axis=1, keepdims=True))
+    return values
+
+
+def _figures(rows: Floats, divergences: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """From each window's mean nats (reference, model), divergence and share of the same likeliest token."""
+    differences = rows[:, 1] - rows[:, 0]
+    counts = np.random.default_rng(0).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=_RESAMPLES)
+    drawn = np.sort(counts @ rows[:, 2:] / len(rows), axis=0)
+    ends = [math.floor((1 - _LEVEL) / 2 * (_RESAMPLES - 1)), math.ceil((1 + _LEVEL) / 2 * (_RESAMPLES - 1))]
+    return {
+        "ln_ppl_ratio": float(differences.mean()),
+        "ln_ppl_ratio_error": float(differences.std(ddof=1) / math.sqrt(len(rows))),
+        "perplexity": float(np.exp(rows[:, 1].mean())),
+        "reference_perplexity": float(np.exp(rows[:, 0].mean())),
+        "kl": float(rows[:, 2].mean()),
+        "kl_interval": drawn[ends, 0].tolist(),
+        "kl_99": float(np.quantile(divergences, 0.99)),
+        "same_top1": float(rows[:, 3].mean()),
+        "same_top1_interval": drawn[ends, 1].tolist(),
+    }
+
+
+def _weight_bytes(bundle: Bundle) -> int:
+    return sum(path.stat().st_size for path in _weights(bundle))
+
+
+def _weights(bundle: Bundle) -> Iterator[Any]:
+    gguf = bundle.path / GGUF_FILE
+    yield from [gguf] if gguf.is_file() else bundle.path.glob("model*.safetensors")

@@ -1,0 +1,68 @@
+"""What compressing came to, in a terminal: each step, and what fewer bits alone had kept."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from halfpint.report.terminal import table
+from halfpint.report.units import size
+
+_HEAD = ("", "bytes", "ln(PPL/PPL0)", "KL", "95% interval", "same top 1", "read tok/s", "write tok/s")
+
+
+def compressed(report: Mapping[str, Any]) -> str:
+    """What `compress` prints at its end."""
+    out = shlex.quote(str(report["bundle"]))
+    if "models" in report:
+        primary = report["primary_metric"]
+        rows: list[tuple[str, ...]] = [("", primary, "95% interval", "size", "p50 ms", "texts/s")]
+        for name, row in report["models"].items():
+            low, high = row["interval"]
+            rows.append(
+                (
+                    name, f"{row['metrics'][primary]:.4f}", f"{low:.4f}-{high:.4f}", size(row["size_bytes"]),
+                    f"{row['latency_p50_ms']:.2f}", f"{row['throughput_per_s']:,.0f}",
+                )
+            )  # fmt: skip
+        use = f'  halfpint predict {out} "a text of yours"'
+    else:
+        reference = report["reference"]
+        rows = [_HEAD, ("before", size(reference["file_bytes"]), "0", "0", "", "", "", "")]
+        rows += [_row(row["name"], row) for row in report["steps"]]
+        rows += [_row(f"control: {report['control']['name']}", report["control"])] if report["control"] else []
+        use = f'  halfpint generate {out} "Once"\n  halfpint serve {out}'
+    energy = report["energy"]
+    lines = ["", table(rows, left=(0,)), "", report["verdict"]]
+    lines.append(f"{report['seconds']:,.0f} s, {energy['wh']:.2f} Wh ({energy['source']}).")
+    return "\n".join([*lines, "", "next:", use, f"  all figures: {out}/report.json"])
+
+
+def kept_of(figures: Mapping[str, Any]) -> str:
+    """What `evaluate --reference` prints."""
+    low, high = figures["kl_interval"]
+    first, last = figures["same_top1_interval"]
+    rows = [
+        ("ln(PPL/PPL0)", f"{figures['ln_ppl_ratio']:.4f}", f"standard error {figures['ln_ppl_ratio_error']:.4f}"),
+        (
+            "perplexity a token",
+            f"{figures['perplexity']:.4g}",
+            f"the reference's {figures['reference_perplexity']:.4g}",
+        ),
+        ("mean KL", f"{figures['kl']:.4f} nats", f"95% interval {low:.4f} to {high:.4f}"),
+        ("same first choice", f"{figures['same_top1']:.1%}", f"95% interval {first:.1%} to {last:.1%}"),
+        ("scored", f"{figures['positions']:,} tokens", f"second halves of {figures['windows']} windows"),
+        ("weights", size(figures["file_bytes"]), f"the folder {size(figures['size_bytes'])}"),
+        ("speed", f"{figures['tokens_per_s']:,.0f} tokens/s", "read"),
+    ]
+    return table(rows, left=(0, 2))
+
+
+def _row(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    low, high = row["kl_interval"]
+    return (
+        name, size(row["file_bytes"]), f"{row['ln_ppl_ratio']:.4f} ± {row['ln_ppl_ratio_error']:.4f}",
+        f"{row['kl']:.4f}", f"{low:.4f}-{high:.4f}", f"{row['same_top1']:.1%}", f"{row['tokens_per_s']:,.0f}",
+        f"{row['written_tokens_per_s']:,.0f}",
+    )  # fmt: skip

@@ -1,0 +1,123 @@
+"""`halfpint compress` by the command that people type, at tiny size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from halfpint import cli
+from halfpint.bundle import Bundle, open_bundle
+
+ROOT = Path(__file__).resolve().parents[1]
+TICKETS = ROOT / "examples" / "tickets.csv"
+
+
+def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command."""
+    monkeypatch.setattr("sys.argv", ["halfpint", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, said.out, said.err
+
+
+def test_a_language_model(
+    bundles: Callable[[str], Bundle],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("xllamacpp")
+    base, out = bundles("language").path, tmp_path / "small"
+    words = ("compress", base, "--data", TICKETS, "--text", "text", "--out", out, "--json")
+    code, said, errors = typed(
+        capsys, monkeypatch, *words, "--prune", "ffn=0.3", "--quantize", "8", "--method", "round"
+    )
+    assert code == 0, errors
+    report = json.loads(said)
+    assert [one["use"] for one in report["stages"]] == ["compress/width", "compress/quantize", "export/gguf"]
+    pruned, last = report["steps"]
+    assert report["reference"]["file_bytes"] > pruned["file_bytes"] > last["file_bytes"] > 0
+    assert pruned["kl"] > 0 and last["same_top1"] <= 1 and last["written_tokens_per_s"] > 0
+    assert last["file_bytes"] == (out / "model.gguf").stat().st_size
+    assert open_bundle(out).card["engine"] == "llama_cpp" and json.loads((out / "report.json").read_text()) == report
+    kept = ("evaluate", out, TICKETS, "--text", "text", "--reference", base, "--json")
+    code, said, errors = typed(capsys, monkeypatch, *kept)
+    assert code == 0, errors
+    figures = json.loads(said)
+    assert {"ln_ppl_ratio", "kl", "same_top1", "size_bytes", "tokens_per_s"} <= set(figures)
+    assert figures["kl"] == pytest.approx(last["kl"], rel=0.5)
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+
+
+def test_a_target_is_met(
+    bundles: Callable[[str], Bundle],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("xllamacpp")
+    base, out = bundles("language").path, tmp_path / "small"
+    words = ("compress", base, "--data", TICKETS, "--text", "text", "--out", out, "--method", "round", "--json")
+    code, _, errors = typed(capsys, monkeypatch, *words, "--target", "10KB")
+    assert code == 2 and "--target: wanted at most 0.0 MB" in errors and not out.exists()
+    code, said, errors = typed(capsys, monkeypatch, *words, "--target", "190KB", "--heal", "0.01")
+    assert code == 0, errors
+    report = json.loads(said)
+    met = [one for one in report["points"] if "kl" in one]
+    assert report["steps"][-1]["file_bytes"] <= 190_000 and len(met) >= 2
+    assert all(one["file_bytes"] <= 190_000 for one in met)
+
+
+def test_a_classifier(
+    bundles: Callable[[str], Bundle],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base, out = bundles("finetuned").path, tmp_path / "small"
+    words = (
+        "compress",
+        base,
+        "--data",
+        TICKETS,
+        "--out",
+        out,
+        "--json",
+        "--vocab",
+        "--quantize",
+        "8",
+        "--prune",
+        "ffn=0.5",
+    )
+    code, said, errors = typed(capsys, monkeypatch, *words)
+    assert code == 0, errors
+    rows = json.loads(said)["models"]
+    assert set(rows) == {"before", "after", "8 bits alone"}
+    assert rows["after"]["size_bytes"] < rows["8 bits alone"]["size_bytes"] < rows["before"]["size_bytes"]
+    assert open_bundle(out, task="classify").card["engine"].startswith("onnx")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "wanted --prune, --low-rank, --vocab, --quantize or --target"),
+        (("--prune", "dept=0.2"), "Did you mean 'depth'?"),
+        (("--prune", "depth=2"), "--prune: wanted depth=0.2"),
+        (("--quantize", "8", "--method", "rond"), "'rond'"),
+        (("--quantize", "q4_9"), "q4_9"),
+        (("--quantize", "4", "--data", "test.txt"), "a test split by its name"),
+    ],
+)
+def test_bad_input(
+    words: Sequence[str], said: str, bundles: Callable[[str], Bundle], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    given = ("compress", bundles("language").path, "--data", TICKETS, "--out", tmp_path / "out", *words)
+    code, _, errors = typed(capsys, monkeypatch, *given)
+    assert code == 2 and said in errors
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,132 @@
+"""`halfpint distil` from end to end: a bundle with a report of teacher, student and control; faults before any work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from halfpint.bundle import Bundle, open_bundle
+from halfpint.data.examples import Example
+from halfpint.distillation.classifier import verdict
+from halfpint.distillation.language import bits_difference
+from halfpint.distillation.request import Request, teacher_bundle
+from halfpint.distillation.run import distil
+from halfpint.engines import open_engine
+from halfpint.engines._scored import ScoredText
+from halfpint.errors import HalfpintError
+from halfpint.progress import SILENT
+from halfpint.report.distilled import distilled
+
+pytest.importorskip("torch", reason="distilling needs torch")
+
+ROOT = Path(__file__).resolve().parents[1]
+TICKETS = str(ROOT / "examples" / "tickets.csv")
+Get = Callable[[str], Bundle]
+
+
+def test_a_classifier(bundles: Get, few: list[Example], tmp_path: Path) -> None:
+    request = Request(
+        teachers=(str(bundles("linear").path), str(bundles("finetuned").path)), source=TICKETS,
+        student=str(bundles("student").path), methods=("logits",), out=tmp_path / "out", epochs=1, train_texts=100,
+    )  # fmt: skip
+    report = distil(request, SILENT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]  # what was unfinished is gone
+    assert report == json.loads(json.dumps(report))
+    made = open_bundle(tmp_path / "out")
+    assert open_engine(made).labels == bundles("finetuned").labels
+    assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["verdict"] == report["verdict"]
+    assert set(report["models"]) == {"teacher", "student", "control"}
+    for row in report["models"].values():
+        low, high = row["test"]["interval"]
+        assert low <= row["test"]["accuracy"] <= high
+    value, low, high = report["differences"]["student less control"]["test"]
+    assert low <= value <= high
+    assert report["models"]["student"]["size_bytes"] > 0 and "the student without a teacher" in distilled(report)
+    with pytest.raises(HalfpintError, match="a bundle that is there"):
+        distil(request, SILENT)
+
+
+def test_a_language_model(bundles: Get, tmp_path: Path) -> None:
+    request = Request(
+        teachers=(str(bundles("language").path),), source=TICKETS, text="text", student="layers=1",
+        out=tmp_path / "out", tokens=8192, minutes=0.0,
+    )  # fmt: skip
+    report = distil(request, SILENT)
+    made = open_bundle(tmp_path / "out")
+    assert made.config["num_hidden_layers"] == 1 and made.card["engine"] == "torch_lm"
+    assert report["methods"] == ["logits"]
+    assert {"bits_per_byte", "bits_per_byte_interval"} <= set(report["models"]["control"]["test"])
+    assert "bits per byte" in distilled(report)
+
+
+def test_faults_are_told_before_any_work(bundles: Get, tmp_path: Path) -> None:
+    teacher = str(bundles("finetuned").path)
+
+    def refused(wanted: str, **changes: Any) -> None:
+        settings: dict[str, Any] = {
+            "teachers": (teacher,), "source": TICKETS, "student": "layers=1", "out": tmp_path / "out", **changes
+        }  # fmt: skip
+        with pytest.raises(HalfpintError, match=wanted):
+            distil(Request(**settings), SILENT)
+        assert not list(tmp_path.glob("out*"))
+
+    refused("wanted the folder of a bundle", teachers=(str(tmp_path / "none"),))
+    refused("Did you mean 'logits'", methods=("logit",))
+    refused("hidden alone teaches no answer", methods=("hidden",))
+    refused("wanted layers=N, size=5M, a bundle, or a base model", student="layer=1")
+    refused("wanted a number such as", student="layers=two")
+    refused("size: wanted a number of", student="size=huge")
+    refused("temperature: wanted a number", temperature=-1.0)
+    refused("divergence", divergence="kullback")
+    refused("wanted teachers of one task", teachers=(teacher, str(bundles("language").path)))
+    refused("wanted one trained encoder", teachers=(str(bundles("linear").path),), student=teacher)
+    refused(
+        "wanted a trained encoder that was not exported", teachers=(str(bundles("linear").path),), methods=("logits",)
+    )
+    refused("wanted a table of texts for the teacher to label", methods=("sequence",))
+    refused("wanted running text alone", teachers=(str(bundles("language").path),), train_texts=5)
+    other = tmp_path / "other.csv"
+    other.write_text("text,label\n" + "\n".join(f"text number {n},{'ab'[n % 2]}" for n in range(60)), encoding="utf-8")
+    refused("wanted one that knows the 2 labels of the data", source=str(other))
+
+
+def test_a_verdict_says_when_the_teacher_was_of_no_use() -> None:
+    rows = {name: {"test": {"accuracy": 0.8}} for name in ("teacher", "student", "control")}
+
+    def said(low: float, high: float) -> str:
+        return verdict(rows, {"student less control": {"test": [(low + high) / 2, low, high]}}, "accuracy")
+
+    assert "the teacher is worth +0.0200" in said(0.01, 0.03)
+    assert "does not show that the teacher was of use" in said(-0.01, 0.03)
+    assert "did harm" in said(-0.03, -0.01)
+    del rows["control"]
+    assert "is not known" in verdict(rows, {}, "accuracy")
+
+
+def test_bits_are_compared_document_by_document() -> None:
+    random = np.random.default_rng(0)
+    first = [ScoredText(-random.gamma(2, 1, size=40), 10, 100) for _ in range(80)]
+    second = [ScoredText(one.log_probabilities - 0.1, 10, 100) for one in first]
+    value, low, high = bits_difference(second, first)
+    assert value == pytest.approx(0.1 * 40 / 100 / np.log(2))
+    assert low == pytest.approx(value) and high == pytest.approx(value)  # the same everywhere: no doubt
+    one = [ScoredText(-random.gamma(2, 1, size=6000), 10, 20_000)]
+    other = [ScoredText(-random.gamma(2, 1, size=3000), 10, 20_000)]  # another tokenizer, half as many tokens
+    value, low, high = bits_difference(other, one)
+    assert low < value < high < 0
+
+
+def test_the_teacher_of_a_search_is_the_trained_model(bundles: Get, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(bundles("int8").path, tmp_path / "best")
+    shutil.copytree(bundles("int8").path, tmp_path / "work" / "export-int8")
+    assert teacher_bundle(str(tmp_path)).fingerprint == bundles("int8").fingerprint  # what it came from is gone
+    shutil.copytree(bundles("onnx").path, tmp_path / "work" / "export")
+    shutil.copytree(bundles("classifier").path, tmp_path / "work" / "train")
+    assert teacher_bundle(str(tmp_path)).fingerprint == bundles("classifier").fingerprint
