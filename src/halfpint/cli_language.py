@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -225,12 +225,16 @@ def evaluate_text(bundle: Bundle, data: str, text: str, reference: str, json_: b
 
 
 def predict_words(bundle: Bundle, texts: list[str], top: int, json_: bool) -> None:
-    """What `predict` does with a language model: the likeliest next words after each text."""
+    """What `predict` does with a language model: the likeliest next words after each text, or for each [MASK] in it."""
     from halfpint.engines import open_language_engine
 
-    engine = open_language_engine(bundle)
+    engine: Any = open_language_engine(bundle)
     for given in texts:
-        words = engine.next_words(given, top)
+        if getattr(engine, "objective", "") == "masked":  # each [MASK] in turn
+            gaps = engine.fill(given, top)
+            words = [one for gap in gaps for one in gap]
+        else:
+            words = engine.next_words(given, top)
         if json_:
             found = [{"word": word, "probability": round(chance, 6)} for word, chance in words]
             print(json.dumps({"text": given, "words": found}, ensure_ascii=False))

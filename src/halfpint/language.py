@@ -23,6 +23,7 @@ from halfpint.evaluate.perplexity import perplexity_of
 from halfpint.machine import describe
 from halfpint.models.block_codes import read_types
 from halfpint.models.pull_language import PullLanguage, pull_language
+from halfpint.models.sizes import MASKED
 from halfpint.pipeline import Pipeline
 from halfpint.progress import Log
 from halfpint.recipe import Recipe
@@ -38,6 +39,7 @@ from halfpint.train.pretrain import Pretrain
 
 TOKENIZER = "tokenizer.json"
 _UNFINISHED = ".unfinished"
+_MASKED_CHARS, _EXCERPT_CHARS = 10_000, 400  # of text that masked models are judged on: half a minute
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,10 @@ def judge(bundle: Bundle, documents: Sequence[str], log: Log) -> dict[str, Any]:
     token, as KenLM does, and "perplexity_without_unknown" leaves out the words it does not know.
     """
     engine = open_language_engine(bundle)
+    if getattr(engine, "objective", "") == MASKED and sum(map(len, documents)) > _MASKED_CHARS:
+        documents = _excerpts(documents)
+        chars = sum(map(len, documents))
+        log.say(f"  a masked model is read once a token: {chars:,} characters stand for the text", kind="excerpts")
     started = time.monotonic()
     scored = engine.score(documents)
     seconds = time.monotonic() - started
@@ -281,3 +287,11 @@ def judge(bundle: Bundle, documents: Sequence[str], log: Log) -> dict[str, Any]:
     figures |= {"tokens_per_s": round(found["tokens"] / max(seconds, 1e-9), 1), "size_bytes": bundle.size_bytes}
     log.event("evaluated", bundle=bundle.path, **figures)
     return figures
+
+
+def _excerpts(documents: Sequence[str]) -> list[str]:
+    """Pieces from evenly spread documents, each from one's middle."""
+    number = _MASKED_CHARS // _EXCERPT_CHARS
+    chosen = [documents[place * len(documents) // number] for place in range(min(number, len(documents)))]
+    size = _MASKED_CHARS // len(chosen)
+    return [text[max(0, len(text) // 2 - size // 2) :][:size] for text in chosen]

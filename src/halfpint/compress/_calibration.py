@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from halfpint.bundle import Bundle
 from halfpint.data.corpus import Corpus
+from halfpint.data.prepare import Texts
 from halfpint.errors import HalfpintError, need
 from halfpint.stage import Work
 from halfpint.tokenizers.batching import length_batches, pad
@@ -54,7 +55,7 @@ def calibration_rows(bundle: Bundle, work: Work, samples: int, tokens: int, seed
         )
     if isinstance(work.corpus, Corpus):
         texts: Sequence[str] = work.corpus.train
-    elif work.corpus is None:
+    elif work.corpus is None or isinstance(work.corpus, Texts):
         texts = [example.text for example in work.train]
     else:
         raise HalfpintError(

@@ -62,8 +62,14 @@ def compress(request: Request, log: Log) -> dict[str, Any]:
                 shutil.rmtree(work, ignore_errors=True)
             raise
         try:
+            work.mkdir(parents=True, exist_ok=True)
             log.events = work / "events.jsonl"
             made, report = _classifier(run) if run.pipeline.task is classify else compress_language(run)
+        except HalfpintError:
+            made_so_far = [path for path in work.iterdir() if (path / CARD).is_file() and path.name != "base"]
+            if fresh and not made_so_far:
+                shutil.rmtree(work, ignore_errors=True)
+            raise
         finally:
             log.events = before
         copy_bundle(made.bundle.path, request.out)

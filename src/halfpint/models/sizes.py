@@ -43,7 +43,7 @@ def parse_parameters(size: str, place: str = "size") -> int:
     if number < 10_000:
         raise HalfpintError(
             place,
-            wanted="a number of 10k or more",
+            wanted=f"a number of {'parameters of ' if place == 'size' else ''}10k or more",
             got=repr(size),
             todo='Write "10M", "1.5M" or "500k".',
         )

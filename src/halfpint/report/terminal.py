@@ -128,7 +128,9 @@ def pretrained(result: Mapping[str, Any]) -> str:
         lines.append(language(result["validation"]))
     if found := taught({"stages": result["stages"][-1:]}):
         lines.append(answers(found))
-    lines += ["", "next:", f'  halfpint predict {out} "the beginning of"', f'  halfpint generate {out} "Once"']
+    masked = any(stage.get("objective") == "masked" for stage in result["stages"])
+    lines += ["", "next:", f'  halfpint predict {out} "{"the [MASK] of" if masked else "the beginning of"}"']
+    lines += [] if masked else [f'  halfpint generate {out} "Once"']
     lines.append(f"  halfpint evaluate {out} TEXT")
     if (Path(str(result["bundle"])) / REPORTS[-1]).is_file():
         lines.append(f"  open {out}/{REPORTS[-1]}")
