@@ -28,6 +28,7 @@ _BLEND_BYTES = 6000  # of a TF-IDF classifier in int8, for each label
 _MANY_TEXTS, _MANY_RATE = 20_000, 1e-4
 _HEAL_HEAD_RATE = 5e-4  # the head is trained already; only what it reads has changed
 _HEAL_SHARE = 0.6  # of the epochs, when layers were taken out
+_READING = 2.0  # times as many texts are read in a second as are learned from: steps may be in bf16, reading is in fp32
 _FIT_HEAD_S = 20.0  # on features that are there
 _FEWEST_FROZEN = 2000  # texts that a head on a frozen encoder is fitted on, however short the time
 
@@ -104,7 +105,7 @@ def frozen_group(encoder: Encoder, texts: int, labels: int, used_tokens: int, se
     """
     most = min(texts, FrozenLinear.train_texts)
     left = seconds - _FIT_HEAD_S - EXPORTS_S
-    taken = most if left >= _pass_s(encoder, most) else max(_FEWEST_FROZEN, int(left * 3 * encoder.texts_per_s))
+    taken = most if left >= _pass_s(encoder, most) else max(_FEWEST_FROZEN, int(left * _READING * encoder.texts_per_s))
     stage = FrozenLinear() if taken >= most else FrozenLinear(train_texts=taken)
     return Group(
         "frozen",
@@ -152,7 +153,7 @@ def tuned_groups(
 
 def _pass_s(encoder: Encoder, texts: int) -> float:
     """Seconds of one pass forward."""
-    return texts / (3 * encoder.texts_per_s)
+    return texts / (_READING * encoder.texts_per_s)
 
 
 def _epochs(
