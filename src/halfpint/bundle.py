@@ -48,7 +48,13 @@ class Bundle:
     def labels(self) -> tuple[str, ...]:
         """Label names in the order of the model's outputs."""
         names = self.config.get("id2label", {})
-        return tuple(names[str(index)] for index in range(len(names)))
+        try:
+            return tuple(names[str(index)] for index in range(len(names)))
+        except (KeyError, TypeError):
+            raise HalfpintError(
+                str(self.path / "config.json"), wanted="id2label with the numbers from 0", got=f"{names!r:.60}",
+                todo="Make the bundle again.",
+            ) from None  # fmt: skip
 
     @property
     def size_bytes(self) -> int:
@@ -78,9 +84,9 @@ def read_json(path: Path) -> dict[str, Any]:
             str(path.parent),
             wanted=f"a folder with a {path.name}",
             got=f"no {path.name} there",
-            todo="Give the folder that `halfpint fit` or `halfpint run` wrote, such as OUT/best.",
+            todo="Give the folder of a bundle: OUT/best of `halfpint fit` or `run`, OUT of `pretrain` or `finetune`.",
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HalfpintError(
             str(path), wanted="a readable JSON file", got=f"a damaged one ({error})", todo="Make the bundle again."
         ) from None
@@ -102,10 +108,15 @@ def open_bundle(path: Path | str, *, task: str | None = None) -> Bundle:
             str(path),
             wanted="the folder of a bundle",
             got=got,
-            todo="Give a folder such as OUT/best of `halfpint fit`.",
+            todo="Give OUT/best of `halfpint fit` or `run`, or OUT of `pretrain`, `finetune` or `export`.",
         )
     bundle = Bundle(folder)
-    for name, wanted in bundle.card.get("files", {}).items():
+    files = bundle.card.get("files")
+    if not isinstance(files, dict) or not files:
+        raise HalfpintError(
+            str(folder / CARD), wanted="the hashes of the bundle's files", got="none", todo="Make the bundle again."
+        )
+    for name, wanted in files.items():
         file = folder / name
         if not file.is_file():
             raise HalfpintError(

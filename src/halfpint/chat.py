@@ -111,7 +111,7 @@ class Talk:
         Raises:
             HalfpintError: there is none of that name, or the value does not fit.
         """
-        names = [item.name for item in fields(Generation)]
+        names = [item.name for item in fields(Generation) if item.name != "logprobs"]  # a conversation shows none
         if name not in names:
             raise HalfpintError("/set", wanted="a setting", got=repr(name), todo=nearest(name, names))
         try:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from halfpint import cli_language
-from halfpint.errors import EXIT_BAD_INPUT, EXIT_INFEASIBLE, EXIT_INTERRUPTED, HalfpintError
+from halfpint.errors import DISK_FAULTS, EXIT_BAD_INPUT, EXIT_INFEASIBLE, EXIT_INTERRUPTED, HalfpintError
 
 app = typer.Typer(
     name="halfpint",
@@ -65,12 +65,9 @@ def check(
 
     table = read_table(data)
     columns = find_columns(table, text=text or None, label=label or None)
-    examples = labelled(table, columns)
-    others = (
-        labelled(found := read_table(test), find_columns(found, text=text or None, label=label or None))
-        if test
-        else None
-    )
+    examples, others = labelled(table, columns), None
+    if test:
+        others = labelled(found := read_table(test), find_columns(found, text=text or None, label=label or None))
     findings = find(examples, test=others)
     errors = sum(finding.severity == "error" for finding in findings)
     if json_:
@@ -163,16 +160,17 @@ def evaluate(
     json_: AsJson = False,
 ) -> None:
     """Judge a bundle: a classifier on labelled texts, a language model on running text; each figure has an interval."""
-    from halfpint.bundle import need_task, open_bundle
+    from halfpint.bundle import need_task
     from halfpint.data.columns import find_columns
     from halfpint.data.examples import labelled
     from halfpint.data.read import read_table
-    from halfpint.evaluate.classification import check_metric
     from halfpint.evaluate.evaluate import evaluate as judge
+    from halfpint.metrics import check_metric
+    from halfpint.models.pull_language import find_bundle
     from halfpint.progress import Log, plain
 
     check_metric(metric, "--metric")
-    opened = open_bundle(bundle)
+    opened = find_bundle(bundle)
     if opened.card.get("task") in ("predict", "chat"):
         cli_language.evaluate_text(opened, data, text, reference, json_)
         return
@@ -181,6 +179,8 @@ def evaluate(
     need_task(opened, "classify")
     table = read_table(data)
     columns = find_columns(table, text=text or None, label=label or None)
+    if not json_:
+        print(f"{data}: {len(table):,} rows; {columns.said}", file=sys.stderr)
     result = judge(opened, labelled(table, columns), primary=metric, log=Log(quiet=json_))
     if json_:
         print(json.dumps(plain(result), ensure_ascii=False))
@@ -205,8 +205,9 @@ def predict(
     json_: AsJson = False,
 ) -> None:
     """Classify texts, or the rows of a file; a language model gives the likeliest next words."""
-    from halfpint.bundle import need_task, open_bundle
+    from halfpint.bundle import need_task
     from halfpint.engines import open_engine
+    from halfpint.models.pull_language import find_bundle
     from halfpint.progress import Log
     from halfpint.serve.batch import predict_file, predict_texts
 
@@ -216,7 +217,10 @@ def predict(
             wanted='texts ("my card has not arrived"), or --file IN --out OUT',
             got="neither or both",
         )
-    opened = open_bundle(bundle)
+    if (out and not file) or (json_ and file):
+        wanted = "--file for --out" if out and not file else "texts for --json; the name of --out says its form"
+        raise HalfpintError("halfpint predict", wanted=wanted, got="the other")
+    opened = find_bundle(bundle)
     if opened.card.get("task") in ("predict", "chat") and texts:
         cli_language.predict_words(opened, texts, top, json_)
         return
@@ -249,11 +253,12 @@ def serve(
     threads: Annotated[int, typer.Option(help="Threads of the engine; 0 takes all cores.")] = 0,
 ) -> None:
     """Serve a bundle over HTTP, with a page: /v1/classify, or OpenAI's /v1/chat/completions and /v1/completions."""
+    from halfpint.models.pull_language import find_bundle
     from halfpint.search.limits import parse_size
     from halfpint.serve.run import serve as run_server
 
     run_server(
-        bundle,
+        find_bundle(bundle).path,
         host=host,
         port=port,
         api_key=api_key or None,
@@ -327,11 +332,21 @@ def report(
     from halfpint.report.terminal import summary
 
     found = read_json(out / "report.json")
+    if not {"candidates", "verdict"} <= set(found) and found.get("kind") != "language":
+        raise HalfpintError(
+            str(out / "report.json"),
+            wanted="a report of halfpint",
+            got="another file",
+            todo="Give OUT of `halfpint fit`.",
+        )
     write_report(found, out)
     print(json.dumps(found, ensure_ascii=False) if json_ else summary(found))
 
 
 cli_language.add(app)
+
+
+_RESUMES = ("fit", "run", "pretrain", "finetune", "distil", "compress")
 
 
 def _positive(value: float, place: str) -> float:
@@ -356,7 +371,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPIPE):
+        if error.errno not in (*DISK_FAULTS, errno.EPIPE):
             raise
         if error.filename is None:  # standard output: what it does not take must not fail again when the process ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -369,8 +384,8 @@ def main() -> None:
         said, command = str(say()), context.command_path if context else "halfpint"
         code = _told(f"{said}{'' if said[-1:] in '.?' else '.'} See: {command} --help", EXIT_BAD_INPUT)
     if code == EXIT_INTERRUPTED:
-        again = " without --force" if "--force" in words else ""
-        resumes = words[:1] in (["fit"], ["run"])
+        again = " without --force" if "--force" in words and words[0] in ("fit", "run") else ""
+        resumes = words[:1] and words[0] in _RESUMES
         todo = f"; give the same command again{again} to go on where it stopped" if resumes else ""
         print(f"\ninterrupted{todo}", file=sys.stderr)
     sys.exit(code)

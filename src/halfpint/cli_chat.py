@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a language model.")]
+Model = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a language model, or a base model's name.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens to write.")]
 Temperature = Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")]
 TopK = Annotated[int, typer.Option(min=0, help="Choose among so many of the likeliest; 0 among all.")]
@@ -49,17 +49,17 @@ def generate(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Let a language model go on with a text, or answer a message, piece by piece as it comes."""
-    from halfpint.bundle import open_bundle
     from halfpint.engines import Generation
     from halfpint.generation import as_chat, read_schema, scores_shown
     from halfpint.generation import generate as write
+    from halfpint.models.pull_language import find_bundle
 
     settings = Generation(
         max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty, seed=seed, stop=tuple(stop or ()), schema=read_schema(json_schema),
         logprobs=logprobs,
     )  # fmt: skip
-    opened = open_bundle(bundle)
+    opened = find_bundle(bundle)
     text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
     streams = n_best == 1 and not json_
     echo = "" if as_chat(opened, chat) or json_schema else text
@@ -97,16 +97,16 @@ def chat(
     system: System = "",
 ) -> None:
     """Talk with a language model in the terminal; from a pipe, each line is a message. /help lists its commands."""
-    from halfpint.bundle import open_bundle
     from halfpint.chat import converse
     from halfpint.engines import Generation
     from halfpint.generation import read_schema
+    from halfpint.models.pull_language import find_bundle
 
     settings = Generation(
         max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty, seed=seed, stop=tuple(stop or ()), schema=read_schema(json_schema),
     )  # fmt: skip
-    converse(open_bundle(bundle), settings, system)
+    converse(find_bundle(bundle), settings, system)
 
 
 def add(app: typer.Typer) -> None:

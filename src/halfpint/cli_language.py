@@ -22,6 +22,10 @@ Texts = Annotated[
     ),
 ]
 Column = Annotated[str, typer.Option(help="Column with the texts, of tables (guessed when not given).")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any other setting of the training (docs/stages.md): batch_tokens=1024; repeatable."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace what halfpint wrote in OUT before.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing while working.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -67,27 +71,37 @@ def pretrain(
     minutes: Annotated[float, typer.Option(help="How long it may take.")] = 20.0,
     tokens: Annotated[str, typer.Option(help="Tokens to train on, such as 50M, instead of --minutes.")] = "",
     vocab: Annotated[int, typer.Option(help="Tokens in the vocabulary; 0 takes it from the size.")] = 0,
+    tokenizer: Annotated[
+        str, typer.Option(help="bpe, unigram, wordpiece, word or char; else bpe, and wordpiece for a masked objective.")
+    ] = "",
     context: Annotated[int, typer.Option(help="Tokens in a sequence.")] = 256,
     order: Annotated[int, typer.Option(help="Words in the longest sequence counted (ngram, --counts).")] = 5,
     smoothing: Annotated[str, typer.Option(help="kneser-ney, or none for plain counts (ngram).")] = "kneser-ney",
     prune: Annotated[str, typer.Option(help='Counts up to which sequences are dropped, such as "0 0 1" (ngram).')] = "",
     counts: Annotated[
-        bool, typer.Option("--counts", help="Let counts of its tokens foretell along: better, in halfpint alone.")
+        bool,
+        typer.Option(
+            "--counts",
+            help="Let counts of its tokens, and what was read before, foretell too: better, in halfpint alone.",
+        ),
     ] = False,
     validation: Annotated[str, typer.Option(help="Text to choose by; else a share of TEXT is kept.")] = "",
     text: Column = "",
     language: Annotated[str, typer.Option(help="Keep documents of this language only, such as en.")] = "",
     as_it_is: Annotated[bool, typer.Option("--as-it-is", help="Neither drop duplicates nor filter.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the split and of training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and of training.")] = 0,
+    set_: Changes = None,
     force: Force = False,
     quiet: Quiet = False,
     json_: AsJson = False,
 ) -> None:
     """Make a language model from text: counted (ngram), or a Transformer trained from scratch."""
     from halfpint.data.corpus import CorpusData
+    from halfpint.errors import HalfpintError
     from halfpint.language import pretrain as make
-    from halfpint.models.sizes import parse_parameters
+    from halfpint.models.sizes import CAUSAL, parse_parameters, resolve
     from halfpint.progress import Log, plain
+    from halfpint.recipe import changed
     from halfpint.report.terminal import pretrained
     from halfpint.stage import Stage
     from halfpint.train import ranks
@@ -96,6 +110,7 @@ def pretrain(
     from halfpint.train.pretrain import Pretrain
 
     stages: list[Stage]
+    _refuse_unused(sys.argv[1:], _TRAINED_ALONE if arch == "ngram" else _COUNTED_ALONE, arch)
     if arch == "ngram":  # counts want every line, as it is
         data = CorpusData(
             sources=tuple(texts), text=text, validation=validation, validation_share=0.0, clean=False, seed=seed
@@ -106,10 +121,13 @@ def pretrain(
             sources=tuple(texts), text=text, validation=validation, clean=not as_it_is, language=language, seed=seed
         )
         total = parse_parameters(tokens, "--tokens") if tokens else 0
-        trained = Pretrain(
+        trained: Stage = Pretrain(
             arch=arch, objective=objective, size=size, minutes=minutes, tokens=total, vocabulary=vocab, context=context,
-            seed=seed,
+            tokenizer=tokenizer, seed=seed,
         )  # fmt: skip
+        if counts and resolve(arch, objective)[1] != CAUSAL:
+            raise HalfpintError("--counts", wanted="a causal model", got=f"--arch {arch}, which is masked")
+        trained = changed(trained, set_ or [])
         stages = [trained, Mix(order=order)] if counts else [trained]
     command = shlex.join(["halfpint", *sys.argv[1:]])
     result = make(data, stages, out, Log(quiet=quiet or json_), force=force, command=command)
@@ -125,7 +143,10 @@ def finetune(
     ],
     out: Annotated[Path | None, typer.Option(help="Folder to write the bundle to.")] = None,
     task: Annotated[str, typer.Option(help="chat, on conversations; predict, on the text of a domain.")] = "chat",
-    lora: Annotated[bool, typer.Option("--lora", help="Train low-rank adapters alone, and merge them.")] = False,
+    lora: Annotated[bool, typer.Option("--lora", help="Train low-rank adapters alone.")] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge/--no-merge", help="Adapters go into the weights alone, or into adapter/ as well.")
+    ] = True,
     minutes: Annotated[float, typer.Option(help="How long it may take; 0 goes by --epochs.")] = 0.0,
     epochs: Annotated[int, typer.Option(min=0, help="Passes over the data; 0: 3 of conversations, 1 of text.")] = 0,
     context: Annotated[int, typer.Option(min=0, help="Tokens in a sequence; 0 takes it from the data.")] = 0,
@@ -136,7 +157,8 @@ def finetune(
     show_mask: Annotated[
         bool, typer.Option("--show-mask", help="Show a conversation with what the loss counts marked, and stop.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the split and of training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and of training.")] = 0,
+    set_: Changes = None,
     force: Force = False,
     quiet: Quiet = False,
     json_: AsJson = False,
@@ -148,6 +170,7 @@ def finetune(
     from halfpint.language import finetune as teach
     from halfpint.language import mask_shown
     from halfpint.progress import Log, plain
+    from halfpint.recipe import changed
     from halfpint.report.terminal import pretrained
     from halfpint.stage import Stage
     from halfpint.train.adapt import Adapt
@@ -158,24 +181,28 @@ def finetune(
     if task == "chat":
         settings = ChatData(source=data, validation=validation, drop_faulty=drop_faulty, seed=seed)
         stage = Chat(
-            lora=lora, minutes=minutes, epochs=epochs or Chat.epochs, context=context, template=template, seed=seed
-        )
+            lora=lora, minutes=minutes, epochs=epochs or Chat.epochs, context=context, template=template, seed=seed,
+            merge=merge,
+        )  # fmt: skip
         if show_mask:
             print(mask_shown(base, settings, template, Log(quiet=quiet), colour=sys.stdout.isatty()))
             return
     elif task == "predict":
-        given = {"--template": template, "--drop-faulty": drop_faulty, "--show-mask": show_mask}
+        given = {
+            "--template": template, "--drop-faulty": drop_faulty, "--show-mask": show_mask, "--no-merge": not merge,
+        }  # fmt: skip
         if any(given.values()):
             name = next(name for name, value in given.items() if value)
             raise HalfpintError(name, wanted="--task chat for it", got="--task predict")
         settings = CorpusData(sources=(data,), text=text, validation=validation, seed=seed)
         stage = Adapt(lora=lora, minutes=minutes, epochs=epochs or Adapt.epochs, context=context, seed=seed)
     else:
-        todo = nearest(task, ("chat", "predict")) or "For labels: halfpint fit DATA."
+        todo = nearest(task, ("chat", "predict"), "For labels: halfpint fit DATA.")
         raise HalfpintError("--task", wanted="chat or predict", got=repr(task), todo=todo)
     if out is None:
         raise HalfpintError("--out", wanted="a folder to write to", got="none")
     command = shlex.join(["halfpint", *sys.argv[1:]])
+    stage = changed(stage, set_ or [])
     result = teach(base, settings, stage, out, Log(quiet=quiet or json_), force=force, command=command)
     print(json.dumps(plain(result), ensure_ascii=False) if json_ else pretrained(result))
 
@@ -189,25 +216,45 @@ def export(
     type_: Annotated[
         str, typer.Option("--type", help="Weights of a GGUF file: f32, f16, q8_0, q4_1 or q4_0.")
     ] = "q8_0",
+    merge_unknown: Annotated[
+        bool,
+        typer.Option("--merge-unknown", help="ARPA: the word <unk> of the text, as in WikiText, is the unknown word."),
+    ] = False,
     force: Force = False,
     json_: AsJson = False,
 ) -> None:
     """Write a language model for another program, proven to say the same there."""
-    from halfpint.bundle import open_bundle
     from halfpint.errors import HalfpintError, nearest
     from halfpint.export.gguf import Gguf
     from halfpint.language import export as write
-    from halfpint.models.ngram import NgramModel
+    from halfpint.language import write_arpa
     from halfpint.progress import Log, plain
     from halfpint.report.terminal import pretrained
 
     if to not in ("gguf", "arpa"):
         raise HalfpintError("--to", wanted="gguf or arpa", got=repr(to), todo=nearest(to, ("gguf", "arpa")))
     if to == "arpa":
-        NgramModel.load(open_bundle(bundle, task="predict").path).to_arpa(out)
-        print(out)
+        result = write_arpa(bundle, out, merge_unknown=merge_unknown, force=force)
+        print(json.dumps(plain(result)) if json_ else f"{out}: {result['size_bytes']:,} bytes")
         return
+    if merge_unknown:
+        raise HalfpintError("--merge-unknown", wanted="--to arpa for it", got=f"--to {to}")
     result = write(bundle, Gguf(type=type_), out, Log(quiet=json_), force=force)
+    print(json.dumps(plain(result), ensure_ascii=False) if json_ else pretrained(result))
+
+
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="An ARPA file of KenLM or another program, or its .gz.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the bundle to.")],
+    force: Force = False,
+    json_: AsJson = False,
+) -> None:
+    """Make a bundle of an n-gram model that another program wrote."""
+    from halfpint.language import read_arpa
+    from halfpint.progress import plain
+    from halfpint.report.terminal import pretrained
+
+    result = read_arpa(Path(file), out, force=force)
     print(json.dumps(plain(result), ensure_ascii=False) if json_ else pretrained(result))
 
 
@@ -230,21 +277,39 @@ def predict_words(bundle: Bundle, texts: list[str], top: int, json_: bool) -> No
 
     engine: Any = open_language_engine(bundle)
     for given in texts:
-        if getattr(engine, "objective", "") == "masked":  # each [MASK] in turn
-            gaps = engine.fill(given, top)
-            words = [one for gap in gaps for one in gap]
-        else:
-            words = engine.next_words(given, top)
-        if json_:
-            found = [{"word": word, "probability": round(chance, 6)} for word, chance in words]
-            print(json.dumps({"text": given, "words": found}, ensure_ascii=False))
-        else:
-            print("  ".join(f"{word} {chance:.3f}" for word, chance in words) + f"  |  {given}")
+        masked = getattr(engine, "objective", "") == "masked"
+        gaps = engine.fill(given, top) if masked else [engine.next_words(given, top)]  # each [MASK] in turn
+        for number, words in enumerate(gaps, start=1):
+            place = {"gap": number} if len(gaps) > 1 else {}
+            if json_:
+                found = [{"word": word, "probability": round(chance, 6)} for word, chance in words]
+                print(json.dumps({"text": given, **place, "words": found}, ensure_ascii=False))
+            else:
+                which = f"[MASK] {number}: " if place else ""
+                print(which + "  ".join(f"{word} {chance:.3f}" for word, chance in words) + f"  |  {given}")
+
+
+_TRAINED_ALONE = (
+    "--objective", "--size", "--minutes", "--tokens", "--vocab", "--tokenizer", "--context", "--counts", "--language",
+    "--as-it-is", "--set",
+)  # fmt: skip
+_COUNTED_ALONE = ("--smoothing", "--prune")
+
+
+def _refuse_unused(words: list[str], unused: tuple[str, ...], arch: str) -> None:
+    """Refuse options that the architecture has no use for."""
+    from halfpint.errors import HalfpintError
+
+    given = [name for name in unused if any(word == name or word.startswith(f"{name}=") for word in words)]
+    if given:
+        wanted = "a Transformer for it" if arch == "ngram" else "--arch ngram for it"
+        raise HalfpintError(given[0], wanted=wanted, got=f"--arch {arch}", todo="Leave it out.")
 
 
 def add(app: typer.Typer) -> None:
     """Put the commands into the program."""
     for command in (tokenizer, pretrain, finetune, export):
         app.command()(command)
+    app.command("import")(import_)
     cli_chat.add(app)
     cli_compress.add(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import importlib.util
 from collections.abc import Iterable
@@ -11,6 +12,12 @@ from types import ModuleType
 EXIT_BAD_INPUT = 2
 EXIT_INFEASIBLE = 3
 EXIT_INTERRUPTED = 130
+
+DISK_FAULTS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY,
+    errno.ENAMETOOLONG,
+)  # fmt: skip
+"""Numbers of the file system's errors that a person can do something about."""
 
 # import name -> (name on the package index, the extra that brings it)
 _EXTRAS = {
@@ -60,8 +67,8 @@ class DeadlineError(HalfpintError):
     """The time given to a step ran out before it had a usable result."""
 
 
-def nearest(name: str, options: Iterable[str]) -> str:
-    """A sentence with the nearest of `options` to `name`, or all of them when none is near."""
+def nearest(name: str, options: Iterable[str], otherwise: str = "") -> str:
+    """A sentence with the nearest of `options` to `name`; when none is near `otherwise`, or all of them."""
     options = [str(option) for option in options]
     match = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if not match:
@@ -69,6 +76,8 @@ def nearest(name: str, options: Iterable[str]) -> str:
         match = [lowered[hit] for hit in difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)]
     if match:
         return f"Did you mean {match[0]!r}?"
+    if otherwise:
+        return otherwise
     shown = ", ".join(options[:20]) + (", …" if len(options) > 20 else "")
     return f"There is: {shown}." if options else ""
 

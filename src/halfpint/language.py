@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from halfpint.bundle import CARD, Bundle, open_bundle, replace_folder, write_json
+from halfpint.bundle import CARD, Bundle, file_sha256, new_bundle, open_bundle, replace_folder, write_json
 from halfpint.data.conversations import ChatData, Conversations, prepare_chat
 from halfpint.data.corpus import Corpus, CorpusData, prepare_corpus
 from halfpint.energy import metered
 from halfpint.engines import open_language_engine
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, nearest
 from halfpint.evaluate.kept import kept
 from halfpint.evaluate.perplexity import perplexity_of
 from halfpint.machine import describe
 from halfpint.models.block_codes import read_types
+from halfpint.models.ngram import NgramModel
 from halfpint.models.pull_language import PullLanguage, pull_language
 from halfpint.models.sizes import MASKED
 from halfpint.pipeline import Pipeline
@@ -32,7 +33,7 @@ from halfpint.search.language_report import write_language_report
 from halfpint.search.output import disk_errors, refuse_other_files
 from halfpint.stage import Stage
 from halfpint.tasks import chat, predict
-from halfpint.tokenizers.train import TokenizerReport, TokenizerSettings, train_tokenizer
+from halfpint.tokenizers.train import KINDS, TokenizerReport, TokenizerSettings, train_tokenizer
 from halfpint.train import ranks
 from halfpint.train.chat import masked_tokens
 from halfpint.train.pretrain import Pretrain
@@ -72,7 +73,12 @@ def make_tokenizer(
             f"--out {out}", wanted="a new or empty folder", got="files that are there",
             todo="Give another --out, or --force to replace a tokenizer.",
         )  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if settings.kind not in KINDS:
+        raise HalfpintError(
+            "kind", wanted="a kind of tokenizer", got=repr(settings.kind), todo=nearest(settings.kind, KINDS)
+        )
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(out), TemporaryDirectory(prefix=".halfpint-", dir=out.parent) as folder:
         data = CorpusData(sources=sources, text=text, validation_share=0.0, clean=False)
         corpus = prepare_corpus(data, Path(folder) / "corpus", log)
@@ -241,6 +247,42 @@ def export(name: str, stage: Stage, out: Path, log: Log, *, force: bool = False)
             replace_folder(made.bundle.path, out)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+    return _done(out, started, validation=None)
+
+
+def write_arpa(name: str, out: Path, *, merge_unknown: bool, force: bool) -> dict[str, Any]:
+    """Write the n-gram model in the bundle `name` as an ARPA file; gives its bytes.
+
+    Raises:
+        HalfpintError: no n-gram model there, or an `out` that is there already.
+    """
+    if out.is_dir() or (out.exists() and not force):
+        got = "a folder" if out.is_dir() else "one that is there"
+        raise HalfpintError(f"--out {out}", wanted="a new file", got=got, todo="Give another --out, or --force.")
+    bundle = open_bundle(name, task="predict")
+    if bundle.card.get("engine") != "ngram":
+        raise HalfpintError(str(name), wanted="an n-gram model", got=f"a bundle of {bundle.card.get('engine')}")
+    with disk_errors(out):
+        NgramModel.load(bundle.path).to_arpa(out, merge_unknown=merge_unknown)
+    return {"file": str(out), "size_bytes": out.stat().st_size}
+
+
+def read_arpa(file: Path, out: Path, *, force: bool) -> dict[str, Any]:
+    """A bundle at `out` of the n-gram model in an ARPA file; gives what was done.
+
+    Raises:
+        HalfpintError: no such file, a damaged one, or an `out` that holds something else.
+    """
+    refuse_other_files(out, force=force)
+    started = time.monotonic()
+    model = NgramModel.from_arpa(file)
+    config = model.config()
+    with disk_errors(out), new_bundle(out) as (folder, card):
+        model.save(folder)
+        card.update(task="predict", engine="ngram")
+        seconds = round(time.monotonic() - started, 3)
+        told = {"ngrams": config["ngrams"], "vocabulary": config["vocabulary_size"], "sha256": file_sha256(file)}
+        card["stages"].append({"use": "import", "settings": {"file": file.name}, "seconds": seconds, **told})
     return _done(out, started, validation=None)
 
 

@@ -125,7 +125,7 @@ class Pipeline:
         bundle = start
         key = start.fingerprint if start else ""
         for stage in stages:
-            key = stage.key(key, self.prepared.key)
+            key = stage.key(key, f"{self.prepared.key} {self.primary}")  # stages choose by the metric
             name = f"{stage.use.replace('/', '-')}-{key[:_NAMED_BY]}"
             target = self.folder / name
             if not (target / CARD).is_file():

@@ -36,7 +36,7 @@ class Bar:
 
     def __init__(self, log: Log, what: str, total: float) -> None:
         self.log, self.what, self.total = log, what, max(total, 1e-9)
-        self.done = 0.0
+        self.done = self.before = 0.0
         self.note = ""
         self.started = self.told = time.monotonic()
         self._rich: Any = None
@@ -55,8 +55,13 @@ class Bar:
         elif now - self.told >= _LINE_EVERY_S:
             self.told = now
             share = min(self.done / self.total, 1.0)
-            left = (now - self.started) * (1 - share) / max(share, 1e-6)
+            begun = min(self.before / self.total, 1.0)
+            left = (now - self.started) * (1 - share) / max(share - begun, 1e-6)
             self.log.write(f"{self.what}: {share:.0%}, {left:.0f} s left {self.note}".rstrip())
+
+    def resume(self, amount: float) -> None:
+        """So much of it was done before: it tells nothing of the time that the rest takes."""
+        self.done = self.before = amount
 
     def _draw(self) -> None:
         if self._rich is None:

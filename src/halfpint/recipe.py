@@ -112,6 +112,25 @@ def check_recipe(content: Mapping[str, Any], place: str) -> Recipe:
     return Recipe(data, task, metric, tuple(stages))
 
 
+def changed(stage: Stage, overrides: Sequence[str]) -> Stage:
+    """`stage` with the settings that `overrides` ("name=value") give.
+
+    Raises:
+        HalfpintError: with every fault in them.
+    """
+    given = stage.settings()
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise HalfpintError(f"--set {override}", wanted="NAME=VALUE, such as batch_tokens=1024", got=repr(override))
+        given[key.strip()] = _value(text)
+    faults: list[str] = []
+    made = _build(type(stage), given, stage.use, faults)
+    if made is None:
+        raise HalfpintError("--set", wanted=f"settings of {stage.use}", got="; ".join(faults))
+    return made
+
+
 def _part(content: Mapping[str, Any], name: str, kind: type, faults: list[str]) -> Any:
     """A part of the recipe, or an empty one and a fault when it is no table (or no list of tables)."""
     found = content.get(name, kind())
@@ -159,10 +178,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     keys = path.strip().split(".")
     if not equals or len(keys) < 2:
         raise HalfpintError(f"--set {override}", wanted="PART.KEY=VALUE, such as stage.2.epochs=3", got=repr(override))
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
+    value = _value(text)
     target: Any = content.setdefault(keys[0], {})
     if keys[0] == "stage":
         number = int(keys[1]) if len(keys) == 3 and keys[1].isdecimal() else 0
@@ -177,6 +193,14 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not isinstance(target, dict):
         raise HalfpintError(f"--set {override}", wanted=f"a table [{keys[0]}] in the recipe", got=repr(target))
     target[keys[-1]] = value
+
+
+def _value(text: str) -> Any:
+    """The value of an override: TOML's, or else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
 
 
 def _assignments(values: Mapping[str, Any]) -> list[str]:

@@ -18,10 +18,10 @@ from halfpint.data.examples import fingerprint
 from halfpint.data.prepare import Prepared, prepare
 from halfpint.energy import metered
 from halfpint.errors import HalfpintError
-from halfpint.evaluate.classification import METRICS
 from halfpint.evaluate.evaluate import evaluate
 from halfpint.language import RunningText, judge
 from halfpint.machine import describe
+from halfpint.metrics import METRICS
 from halfpint.pipeline import Made, Pipeline
 from halfpint.progress import Log
 from halfpint.recipe import Recipe

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from halfpint.errors import HalfpintError
 from halfpint.evaluate import intervals
-from halfpint.evaluate.classification import METRICS, IntArray, metric
 from halfpint.evaluate.intervals import bootstrap_interval, paired_difference
+from halfpint.metrics import METRICS, IntArray, metric
 
 
 def _answers(seed: int, rows: int, classes: int, right: float) -> tuple[IntArray, IntArray]:

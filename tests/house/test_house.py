@@ -33,7 +33,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # A room imports from floors below its own: never from above, never from another room of its own floor.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("progress", "registry", "machine"),
+    ("progress", "registry", "machine", "metrics"),
     ("energy",),
     ("bundle",),
     ("data", "tokenizers"),

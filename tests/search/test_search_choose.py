@@ -115,7 +115,6 @@ def test_the_verdict_says_whether_a_transformer_pays() -> None:
     verdict = pick([candidate("tfidf", 90, 10), large]).verdict
     assert "A transformer pays here: +0.2000 over tfidf." in verdict
     assert verdict.startswith("finetuned: accuracy 0.9750 on validation (95% interval 0.9450 to 1.0050), 1 MB, 1.0 ms")
-    assert "counting words meets what was asked" in pick([candidate("tfidf", 10, 10)]).verdict
 
 
 measured = st.builds(
@@ -153,3 +152,12 @@ def test_a_choice_always_meets_the_limits(
         assert choice.chosen["metrics"]["accuracy"] >= top - 0.1
         best = [one for one in able if one["metrics"]["accuracy"] == top]
         assert choice.chosen["size_bytes"] <= min(one["size_bytes"] for one in best)
+
+
+def test_no_need_of_a_transformer_is_said_with_grounds_alone() -> None:
+    counted = candidate("counted", 10, 1000, family="tfidf")
+    assert "No transformer was tried." in pick([counted]).verdict
+    assert "meets what was asked" in pick([counted], Limits(floor={"accuracy": 0.5})).verdict
+    slow = candidate("slow", 10, 9000, family="tfidf", latency_p50_ms=50.0)
+    chosen = pick([slow, candidate("trained", 12, 5000)], Limits(max_latency_ms=10))
+    assert name(chosen.chosen) == "trained" and "don't need" not in chosen.verdict

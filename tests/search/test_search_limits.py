@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfpint.errors import HalfpintError
-from halfpint.evaluate.classification import METRICS
+from halfpint.metrics import METRICS
 from halfpint.search.limits import bytes_text, parse_floor, parse_latency, parse_share, parse_size
 
 

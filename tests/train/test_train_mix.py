@@ -12,8 +12,9 @@ from halfpint.data.corpus import Corpus
 from halfpint.engines.mixed import MixedEngine
 from halfpint.engines.torch_lm import load as load_trained
 from halfpint.errors import HalfpintError
+from halfpint.models.continuous_cache import AGES, NEVER, ContinuousCache, ages
 from halfpint.models.token_ngram import TokenNgram
-from halfpint.train.mix import Mix, fit_weights
+from halfpint.train.mix import Mix, fit_weights, fitted
 
 
 def test_counts_of_tokens_are_a_distribution() -> None:
@@ -55,8 +56,10 @@ def test_together_they_predict_better(bundles: Callable[[str], Bundle], corpus: 
     together = np.concatenate([one.log_probabilities for one in engine.score(texts)])
     trained = np.concatenate([one.log_probabilities for one in alone.score(texts)])
     entry = bundle.card["stages"][-1]
-    assert -together.mean() == pytest.approx(entry["nats_together"], abs=1e-4) and len(together) == len(trained)
-    assert -trained.mean() == pytest.approx(entry["nats_trained"], abs=1e-4) and together.mean() > trained.mean() + 0.5
+    assert -together.mean() == pytest.approx(min(entry["nats"].values()), abs=1e-4) and len(together) == len(trained)
+    assert (
+        -trained.mean() == pytest.approx(entry["nats"]["trained"], abs=1e-4) and together.mean() > trained.mean() + 0.5
+    )
     # What is scored is what is written by: token by token, in the context of one window.
     ids = [*engine.start(""), *engine.encode(texts[0])][: engine.context]
     scored = engine.score([texts[0]])[0].log_probabilities
@@ -66,6 +69,44 @@ def test_together_they_predict_better(bundles: Callable[[str], Bundle], corpus: 
         assert logs[ids[place]] == pytest.approx(scored[place - 1], abs=0.05)
 
 
+def test_a_cache_foretells_from_the_text_alone() -> None:
+    random = np.random.default_rng(2)
+    states = random.normal(size=(700, 8)).astype(np.float32)
+    following = random.integers(0, 40, 700)
+    cache = ContinuousCache(sharpness=3.0, reach=50)
+    logs = cache.score(states, following)
+    assert logs[0] == NEVER
+    unit = states / np.linalg.norm(states, axis=1, keepdims=True)
+    for place in (1, 2, 49, 50, 51, 255, 256, 300, 699):
+        weights = {}
+        for earlier in range(max(0, place - 50), place):  # the definition, term by term
+            weight = np.exp(3.0 * float(unit[place] @ unit[earlier]))
+            weights[following[earlier]] = weights.get(following[earlier], 0.0) + weight
+        chance = weights.get(following[place], 0.0) / sum(weights.values())
+        assert logs[place] == pytest.approx(np.log(chance) if chance else NEVER, abs=1e-4)
+        chances = cache.after(states[: place + 1], following[:place], 64)
+        assert chances.sum() == pytest.approx(1) and chances[following[place]] == pytest.approx(chance, abs=1e-6)
+    assert not cache.after(states[:1], [], 64).any()
+    assert ages(9).tolist() == [0, 1, 2, 2, 3, 3, 3, 3, 4]
+    assert ages(100_000)[-1] == AGES - 1
+
+
+def test_a_text_that_repeats_itself_is_foretold_from_itself() -> None:
+    """Where names come again the cache pays, its weights say so, and without reach there is none."""
+    random = np.random.default_rng(3)
+    texts = [random.choice(np.arange(5 * n, 5 * n + 5), 300).tolist() for n in range(8)]  # each with words of its own
+    counts = TokenNgram.fit(texts, vocabulary=40, order=2)
+    states = [random.normal(size=(300, 4)).astype(np.float32) for _ in texts]
+    scored = [(ids, np.full(300, -np.log(40)), state) for ids, state in zip(texts, states, strict=True)]
+    held = [ids[::-1] for ids in texts]
+    mixture, nats = fitted(counts, held, [(ids, one[1], one[2]) for ids, one in zip(held, scored, strict=True)], 100)
+    assert mixture.cache is not None and nats["with the text so far"] < nats["together"] < nats["trained"]
+    assert mixture.by_age[0] == 0 and mixture.by_age[6] > 0.2
+    assert fitted(counts, held, scored, 0)[0].cache is None
+
+
 def test_refusals(bundles: Callable[[str], Bundle]) -> None:
     with pytest.raises(HalfpintError, match="order: wanted 2 to 8, got 9"):
         Mix(order=9)
+    with pytest.raises(HalfpintError, match="cache: wanted 0 or more, got -1"):
+        Mix(cache=-1)

@@ -174,6 +174,27 @@ def test_quick_passes_are_the_same_and_go_again(arch: str, replaced: int) -> Non
     assert not any("forward" in vars(module) for module in model.modules())
 
 
+@pytest.mark.parametrize("arch", ["llama", "qwen3", "gemma3"])
+def test_quick_passes_in_bfloat16_are_as_near_as_plain_ones(arch: str) -> None:
+    from halfpint.train._fused import quick_passes
+
+    model, _ = tiny_model(arch)
+    ids = torch.randint(5, 300, (2, 24), generator=torch.Generator().manual_seed(0))
+
+    def gradients(low: bool) -> Any:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        return torch.cat([tensor.grad.flatten() for tensor in model.parameters()]), loss.item()
+
+    (exact, loss), (plain, _) = gradients(False), gradients(True)
+    with quick_passes(model):
+        quick, found = gradients(True)
+    assert found == pytest.approx(loss, rel=5e-3)
+    assert float((quick - exact).norm()) <= 1.5 * float((plain - exact).norm())
+
+
 @pytest.mark.parametrize("arch", ["llama", "gpt2", "opt", "bert", "roberta", "modernbert"])
 def test_packed_documents_do_not_see_each_other(arch: str) -> None:
     from halfpint.train._language import Learner

@@ -21,7 +21,7 @@ from halfpint.data.examples import Example
 from halfpint.data.prepare import Prepared
 from halfpint.engines import open_engine
 from halfpint.engines.torch_classifier import load_model, logits
-from halfpint.evaluate.classification import metric
+from halfpint.metrics import metric
 from halfpint.models.pull import Pull
 from halfpint.progress import Log
 from halfpint.search.speed import training_speed

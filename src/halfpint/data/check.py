@@ -11,7 +11,7 @@ from typing import Literal
 from halfpint.data.dedup import near_duplicate_pairs, normalise
 from halfpint.data.examples import Example, is_missing_label
 from halfpint.data.personal import find_personal, mask
-from halfpint.data.wrong_labels import probable_wrong_labels
+from halfpint.data.wrong_labels import MOST_ROWS, probable_wrong_labels
 from halfpint.errors import HalfpintError
 
 Severity = Literal["error", "warning", "note"]
@@ -66,7 +66,7 @@ def check(
         count_tokens: texts -> their numbers of tokens; without it 1.3 a word.
         probe_labels: whether to look for probably wrong labels (needs scikit-learn and cleanlab).
     """
-    findings = _missing(examples)
+    findings = find_missing(examples)
     usable = [e for e in examples if e.text.strip() and not is_missing_label(e.label)]
     findings += _duplicates(usable, test or ())
     dropped = {row for finding in findings if finding.drop for row in finding.rows}
@@ -96,6 +96,7 @@ def raise_if_unusable(findings: Sequence[Finding], source: str) -> None:
     faults = [finding for finding in findings if finding.kind in _UNUSABLE]
     if faults:
         unlabelled = any(finding.kind == "missing_label" for finding in faults)
+        faults += [finding for finding in findings if finding.kind == "leakage_exact"]  # which may be the reason
         raise HalfpintError(
             source,
             wanted="a label in every row, two labels or more, and two different texts or more for each",
@@ -116,7 +117,8 @@ def _shown(rows: Sequence[int]) -> str:
     return f"{len(rows):,} row{'s' if len(rows) > 1 else ''} ({first})"
 
 
-def _missing(examples: Sequence[Example]) -> list[Finding]:
+def find_missing(examples: Sequence[Example]) -> list[Finding]:
+    """Rows without a text, and rows without a label."""
     no_text = (example.row for example in examples if not example.text.strip())
     no_label = (example.row for example in examples if is_missing_label(example.label))
     return _finding("missing_text", "error", "no text", no_text, drop=True) + _finding(
@@ -195,7 +197,8 @@ def _lengths(
         counts = count_tokens([example.text for example in kept])
     long = [example.row for example, count in zip(kept, counts, strict=True) if count > max_tokens]
     how = "about " if count_tokens is None else ""
-    what = f"texts above {max_tokens} tokens, which are cut there (the longest has {how}{max(counts, default=0):,})"
+    read = "encoders cut them there" if count_tokens is None else "they are cut there"
+    what = f"texts above {how}{max_tokens} tokens: {read} (the longest has {how}{max(counts, default=0):,})"
     return _finding("long_text", "note", what, long)
 
 
@@ -226,5 +229,6 @@ def _wrong_labels(kept: Sequence[Example]) -> list[Finding]:
         return []
     likeliest = ", ".join(f"row {e.row} {e.label!r} reads like {other!r}" for e, other in doubtful[:3])
     rows = tuple(example.row for example, _ in doubtful)
-    message = f"labels that are probably wrong, the most doubtful first: {_shown(rows)}: {likeliest}"
+    some = f" (of {MOST_ROWS:,} rows drawn)" if len(kept) > MOST_ROWS else ""
+    message = f"labels that are probably wrong{some}, the most doubtful first: {_shown(rows)}: {likeliest}"
     return [Finding("probable_wrong_label", "warning", message, rows, False)]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
-from halfpint.data.check import Finding, check, clean, raise_if_unusable
+from halfpint.data.check import Finding, check, clean, find_missing, raise_if_unusable
 from halfpint.data.columns import Columns, find_columns
 from halfpint.data.examples import Example, fingerprint, is_missing_label, labelled
 from halfpint.data.read import read_table
@@ -103,6 +103,8 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
     Raises:
         HalfpintError: the data cannot be read or cannot be learned from.
     """
+    if settings.seed < 0:
+        raise HalfpintError("seed", wanted="0 or more", got=str(settings.seed))
     for name in ("validation_share", "test_share"):
         if not 0 < getattr(settings, name) < 0.9:
             raise HalfpintError(f"data.{name}", wanted="a share between 0 and 0.9", got=str(getattr(settings, name)))
@@ -110,15 +112,17 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
     columns = find_columns(table, text=settings.text or None, label=settings.label or None)
     examples = labelled(table, columns)
     log.say(f"{settings.source}: {len(examples):,} rows; {columns.said}", kind="data")
+    for note in table.notes:
+        log.say(f"  {note}", kind="data")
+    unlabelled: list[Finding] = []
     if settings.drop_missing:
-        kept = [example for example in examples if not is_missing_label(example.label)]
-        if len(kept) < len(examples):
-            log.say(f"  dropped {len(examples) - len(kept):,} rows without a label (drop_missing)", kind="data")
-        examples = kept
+        unlabelled = [replace(one, drop=True) for one in find_missing(examples) if one.kind == "missing_label"]
+        examples, _ = clean(examples, unlabelled)
     test = read_test(settings, columns) if settings.test else []
     findings = check(examples, test=test, probe_labels=probe_labels)
     raise_if_unusable(findings, settings.source)
     kept, dropped = clean(examples, findings)
+    findings, dropped = [*unlabelled, *findings], [*unlabelled, *dropped]
     for finding in dropped:
         log.say(f"  dropped: {finding.message}", kind="dropped")
     for finding in findings:

@@ -120,7 +120,7 @@ def _json_lines(lines: list[str], source: str) -> list[tuple[int, Any]]:
             continue
         try:
             found.append((number, json.loads(line)))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise HalfpintError(
                 f"{source}, line {number}",
                 wanted="one JSON object a line",
@@ -133,7 +133,7 @@ def _json_lines(lines: list[str], source: str) -> list[tuple[int, Any]]:
 def _json_array(text: str, source: str) -> list[tuple[int, Any]]:
     try:
         loaded = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HalfpintError(source, wanted="a JSON array of objects", got=f"text that is not JSON ({error})") from error
     if not isinstance(loaded, list):
         keys = f" with the keys {', '.join(map(repr, list(loaded)[:8]))}" if isinstance(loaded, dict) else ""

@@ -13,10 +13,12 @@ from halfpint.errors import HalfpintError, need
 _FEWEST = 20
 _MOST_FEATURES = 30_000
 _FOLDS = 3
+MOST_ROWS = 20_000
+"""Rows that are looked at; of more a sample is drawn."""
 
 
 def probable_wrong_labels(
-    examples: Sequence[Example], *, max_rows: int = 20_000, seed: int = 0
+    examples: Sequence[Example], *, max_rows: int = MOST_ROWS, seed: int = 0
 ) -> list[tuple[Example, str]]:
     """(example, the label it reads like), the most doubtful first.
 

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from halfpint.errors import HalfpintError, need
 from halfpint.machine import cores
+
+_MANY = 4  # inputs that are worth a second session
+
+
+class Sessions:
+    """A model for single inputs, which all threads work on, and for many, each of which has a thread of its own.
+
+    Products of a small model are too small to be shared well: two threads with a batch each are faster than two on one.
+
+    Args:
+        path: the model.
+        threads: None takes one a core.
+    """
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        self._path, self._threads = path, threads or cores()
+        self._shared = open_session(path, self._threads)
+        self._alone: Any = None
+
+    def run(self, inputs: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """The first output for each of the inputs, in their order."""
+        if self._threads == 1 or len(inputs) < _MANY:
+            return [self._shared.run(None, one)[0] for one in inputs]
+        if self._alone is None:
+            self._alone = open_session(self._path, 1)
+        with ThreadPoolExecutor(self._threads) as pool:
+            return list(pool.map(lambda one: self._alone.run(None, one)[0], inputs))
 
 
 def open_session(path: Path, threads: int | None = None) -> Any:

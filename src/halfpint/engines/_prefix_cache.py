@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,15 @@ _SLICED = ("DynamicLayer", "DynamicSlidingWindowLayer")
 """Kinds of layers that make new tensors when they grow, and can be cut to their first tokens."""
 
 
+@dataclass
+class _Read:
+    """A text that was read: its ids, the model's cache, and the states after each id."""
+
+    ids: list[int]
+    cache: Any
+    states: npt.NDArray[np.float32]
+
+
 class PrefixCache:
     """Runs a causal model of transformers on ids, from the longest beginning that it read before.
 
@@ -25,44 +37,58 @@ class PrefixCache:
     """
 
     def __init__(self, model: Any) -> None:
-        self._model = model
-        self._held: list[tuple[list[int], Any]] = []  # the latest last
+        self._model, self._head = model, model.get_output_embeddings()
+        self._held: list[_Read] = []  # the latest last
 
-    def logits(self, ids: list[int]) -> npt.NDArray[np.float32]:
-        """Logits of the token after `ids`: float32 of shape (vocabulary,)."""
+    def read(self, ids: list[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Logits of the token after `ids`, float32 (vocabulary,); and the states after each of `ids` that the output
+        layer was given, float32 (ids, width)."""
         torch = need("torch", "a language model")
-        with torch.inference_mode():
-            known, cache = self._beginning(ids)
+        with torch.inference_mode(), states_of(self._head) as caught:
+            known, cache, before = self._beginning(ids)
             out = self._model(input_ids=torch.tensor([ids[known:]]), past_key_values=cache, use_cache=True)
+            states = np.concatenate([*before, caught[-1][0].float().numpy()])
             if (kept := getattr(out, "past_key_values", None)) is not None:
-                self._keep(list(ids), kept)
+                self._keep(_Read(list(ids), kept, states))
             last: npt.NDArray[np.float32] = out.logits[0, -1].float().numpy()
-        return last
+        return last, states
 
-    def _beginning(self, ids: list[int]) -> tuple[int, Any]:
-        """How many of `ids` are known, at most all but the last, and a cache of those; 0 and None where none are."""
+    def _beginning(self, ids: list[int]) -> tuple[int, Any, list[npt.NDArray[np.float32]]]:
+        """How many of `ids` are known, at most all but the last, a cache of those and their states; 0, None and nothing
+        where none are."""
         order = sorted(
-            ((common_length(held, ids), place) for place, (held, _) in enumerate(self._held)),
+            ((common_length(one.ids, ids), place) for place, one in enumerate(self._held)),
             key=lambda found: (-found[0], -found[1]),
         )
         for common, place in order:
-            held, cache = self._held[place]
+            one = self._held[place]
             known = min(common, len(ids) - 1)
-            if known == len(held) and known:
-                return known, self._held.pop(place)[1]
+            if known == len(one.ids) and known:
+                return known, self._held.pop(place).cache, [one.states]
             if known:
-                cut = _cut(cache, len(held) - known)
+                cut = _cut(one.cache, len(one.ids) - known)
                 if cut is not None:
-                    return known, cut
-        return 0, None
+                    return known, cut, [one.states[:known]]
+        return 0, None, []
 
-    def _keep(self, ids: list[int], cache: Any) -> None:
-        self._held = [one for one in self._held if one[0] != ids]
-        self._held.append((ids, cache))
-        sizes = [_bytes(one) for _, one in self._held]
+    def _keep(self, read: _Read) -> None:
+        self._held = [one for one in self._held if one.ids != read.ids]
+        self._held.append(read)
+        sizes = [_bytes(one.cache) + one.states.nbytes for one in self._held]
         while len(self._held) > 1 and (len(self._held) > _MOST_TEXTS or sum(sizes) > _MOST_BYTES):
             self._held.pop(0)
             sizes.pop(0)
+
+
+@contextmanager
+def states_of(head: Any) -> Iterator[list[Any]]:
+    """Gathers what an output layer is given, a tensor (texts, tokens, width) each time that it runs."""
+    found: list[Any] = []
+    hook = head.register_forward_pre_hook(lambda _, given: found.append(given[0]))
+    try:
+        yield found
+    finally:
+        hook.remove()
 
 
 def common_length(one: list[int], other: list[int]) -> int:

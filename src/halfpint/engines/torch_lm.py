@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from halfpint.bundle import Bundle
 from halfpint.engines._constraint import Grammars
-from halfpint.engines._prefix_cache import PrefixCache
+from halfpint.engines._prefix_cache import PrefixCache, states_of
 from halfpint.engines._scored import ScoredText
 from halfpint.engines._writing import Writer
 from halfpint.errors import HalfpintError, need
@@ -106,7 +106,8 @@ class TorchLanguageEngine(Writer):
         if len(ids) > self.context:
             raise HalfpintError("text", wanted=f"at most {self.context} tokens", got=str(len(ids)), todo="Shorten it.")
         with torch.inference_mode():
-            found = torch.softmax(self._model(input_ids=torch.tensor([ids])).logits[0, places].float(), -1).topk(top)
+            chances = torch.softmax(self._model(input_ids=torch.tensor([ids])).logits[0, places].float(), -1)
+            found = chances.topk(min(top, chances.shape[-1]))
         return [
             [(self._tokenizer.decode([token]), probability) for token, probability in zip(tokens, values, strict=True)]
             for tokens, values in zip(found.indices.tolist(), found.values.tolist(), strict=True)
@@ -131,7 +132,21 @@ class TorchLanguageEngine(Writer):
 
     def after(self, ids: list[int]) -> npt.NDArray[np.float32]:
         """Logits of the token after `ids`; of a beginning that was read before, what is new alone is read."""
-        return self._read.logits(ids)
+        return self.read(ids)[0]
+
+    def read(self, ids: list[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """As `after`, and the states after each of `ids` that the output layer is given: float32 (ids, width)."""
+        return self._read.read(ids)
+
+    def score_states(self, texts: Sequence[str]) -> Iterator[tuple[list[int], npt.NDArray[np.float32], Any]]:
+        """Of each text, one after the other: its scored ids, their log-probabilities as `score` has them, and the
+        states they were foretold from, float32 (tokens, width)."""
+        self._must_be(CAUSAL, "score_states")
+        for text in texts:
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+            states: list[Any] = []
+            logs = self._causal_scores([ids], states)[0]
+            yield ids[len(ids) - len(logs) :], logs, states[0] if states else np.zeros((0, 1), dtype=np.float32)
 
     def token(self, number: int) -> bytes:
         """The bytes that a token stands for; of a special one its name's."""
@@ -168,8 +183,13 @@ class TorchLanguageEngine(Writer):
                 todo="Use `fill` with it." if self.objective == MASKED else "Use `generate` with it.",
             )  # fmt: skip
 
-    def _causal_scores(self, rows: Sequence[list[int]]) -> list[npt.NDArray[np.float32]]:
-        """Scores of tokenised texts; without a token to start from, a text's first has no condition and is left out."""
+    def _causal_scores(
+        self, rows: Sequence[list[int]], states: list[npt.NDArray[np.float32]] | None = None
+    ) -> list[npt.NDArray[np.float32]]:
+        """Scores of tokenised texts; without a token to start from, a text's first has no condition and is left out.
+
+        Their states are added to `states` where it is given.
+        """
         import torch
 
         before = [] if self._first is None else [int(self._first)]
@@ -177,7 +197,7 @@ class TorchLanguageEngine(Writer):
         out = [np.zeros(max(len(ids) - 1, 0), dtype=np.float32) for ids in whole]
         windows = [(row, *window) for row, ids in enumerate(whole) for window in self._windows(len(ids))]
         most = max(self.context, _MOST_LOGITS // self._model.config.vocab_size)
-        with torch.inference_mode():
+        with torch.inference_mode(), states_of(self._model.get_output_embeddings()) as caught:
             for batch in length_batches([end - start for _, start, end, _ in windows], most):
                 some = [windows[index] for index in batch]
                 ids, _ = pad([whole[row][start:end] for row, start, end, _ in some], 0)  # what is behind is not seen
@@ -187,6 +207,12 @@ class TorchLanguageEngine(Writer):
                     wanted = torch.from_numpy(ids[place, first - start : end - start, None])
                     scores = part.gather(1, wanted)[:, 0] - part.logsumexp(-1)
                     out[row][first - 1 : end - 1] = scores.numpy()
+                    if states is not None:
+                        if not states:
+                            states += [np.zeros((len(one), caught[-1].shape[-1]), dtype=np.float32) for one in out]
+                        before_each = caught[-1][place, first - start - 1 : end - start - 1]
+                        states[row][first - 1 : end - 1] = before_each.float().numpy()
+                caught.clear()
         return out
 
     def _windows(self, length: int) -> Iterator[tuple[int, int, int]]:

@@ -8,16 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.errors import HalfpintError, nearest
+from halfpint.metrics import METRICS, class_counts, from_counts, need_rows, ratio
 
 IntArray = npt.NDArray[np.integer[Any]]
 FloatArray = npt.NDArray[np.floating[Any]]
-Float64Array = npt.NDArray[np.float64]
 
-METRICS = (
-    "accuracy",
-    *(f"{kind}_{average}" for average in ("macro", "micro", "weighted") for kind in ("precision", "recall", "f1")),
-)
 _CALIBRATION_BINS = 15
 _SHOWN_TEXT = 300
 
@@ -34,7 +29,7 @@ def scores(true: IntArray, probabilities: FloatArray) -> dict[str, float]:
     Raises:
         HalfpintError: there is no row.
     """
-    _need_rows(true)
+    need_rows(true)
     counts = class_counts(true, probabilities.argmax(axis=1), probabilities.shape[1])
     found = {name: float(from_counts(name, *counts)) for name in METRICS}
     return {
@@ -42,50 +37,6 @@ def scores(true: IntArray, probabilities: FloatArray) -> dict[str, float]:
         "calibration_error": calibration_error(true, probabilities),
         "log_loss": log_loss(true, probabilities),
     }
-
-
-def metric(name: str, true: IntArray, predicted: IntArray, n_classes: int) -> float:
-    """One metric of `METRICS`.
-
-    Raises:
-        HalfpintError: there is no such metric, or no row.
-    """
-    check_metric(name)
-    _need_rows(true)
-    return float(from_counts(name, *class_counts(true, predicted, n_classes)))
-
-
-def check_metric(name: str, place: str = "metric") -> None:
-    """Raise HalfpintError, with the nearest name, when `name` is none of `METRICS`; `place` is where it was written."""
-    if name not in METRICS:
-        raise HalfpintError(place, wanted="the name of a metric", got=repr(name), todo=nearest(name, METRICS))
-
-
-def class_counts(
-    true: IntArray, predicted: IntArray, n_classes: int
-) -> tuple[Float64Array, Float64Array, Float64Array]:
-    """How often each class was predicted rightly, is true, and was predicted: three arrays of shape (classes,)."""
-    hits, support, guesses = (
-        np.bincount(rows, minlength=n_classes).astype(np.float64) for rows in (true[true == predicted], true, predicted)
-    )
-    return hits, support, guesses
-
-
-def from_counts(name: str, hits: Float64Array, support: Float64Array, guesses: Float64Array) -> Float64Array:
-    """The metric `name` from arrays of shape (..., classes) as `class_counts` gives them; shape (...)."""
-    kind, _, average = name.partition("_")
-    if kind == "accuracy" or average == "micro":
-        # With one label a row, micro precision, recall and F1 are all the accuracy.
-        return _ratio(hits.sum(-1), support.sum(-1))
-    if kind == "precision":
-        values = _ratio(hits, guesses)
-    elif kind == "recall":
-        values = _ratio(hits, support)
-    else:
-        values = _ratio(2 * hits, support + guesses)
-    if average == "weighted":
-        return _ratio((values * support).sum(-1), support.sum(-1))
-    return _ratio(values.sum(-1), ((support + guesses) > 0).sum(-1).astype(np.float64))
 
 
 def calibration_error(true: IntArray, probabilities: FloatArray) -> float:
@@ -110,7 +61,7 @@ def log_loss(true: IntArray, probabilities: FloatArray) -> float:
 def per_class(true: IntArray, predicted: IntArray, labels: Sequence[str]) -> list[dict[str, Any]]:
     """label, precision, recall, f1 and support (rows of that label) of each class, in the order of `labels`."""
     hits, support, guesses = class_counts(true, predicted, len(labels))
-    precision, recall, f1 = _ratio(hits, guesses), _ratio(hits, support), _ratio(2 * hits, support + guesses)
+    precision, recall, f1 = ratio(hits, guesses), ratio(hits, support), ratio(2 * hits, support + guesses)
     return [
         {
             "label": label,
@@ -149,13 +100,3 @@ def worst_errors(
         }
         for at in wrong[np.argsort(-confidence[wrong], kind="stable")][:n]
     ]
-
-
-def _ratio(above: Float64Array, below: Float64Array) -> Float64Array:
-    """`above` / `below`, 0 where `below` is 0."""
-    return np.divide(above, below, out=np.zeros_like(above, dtype=np.float64), where=below != 0)
-
-
-def _need_rows(true: IntArray) -> None:
-    if not len(true):
-        raise HalfpintError("evaluation", wanted="at least one row", got="none", todo="Give data with labelled rows.")

@@ -13,6 +13,7 @@ from halfpint.errors import HalfpintError
 from halfpint.evaluate import classification
 from halfpint.evaluate.intervals import bootstrap_interval
 from halfpint.evaluate.measure import figures, measure
+from halfpint.metrics import METRICS, check_metric
 from halfpint.progress import SILENT, Log
 
 if TYPE_CHECKING:
@@ -31,24 +32,21 @@ def evaluate(
 ) -> dict[str, Any]:
     """The bundle on labelled rows, in one flat dict that JSON can hold.
 
-    Every metric of `classification.METRICS`, "calibration_error", "log_loss"; "primary" and its 95 % "interval";
-    "intervals" of accuracy, macro F1 and the primary metric; the figures of `Measurement` ("texts_per_s" is its
+    Every metric of `halfpint.metrics.METRICS`, "calibration_error", "log_loss"; "primary" and its 95 % "interval";
+    "intervals" of every metric of `METRICS`; the figures of `Measurement` ("texts_per_s" is its
     throughput); "rows"; "per_class"; "confusion" with "labels" and "matrix" [true][predicted]; "worst", the most
     confident mistakes.
 
     Raises:
         HalfpintError: no row, no such metric, a label that the bundle does not know, or a bundle that does not run.
     """
-    classification.check_metric(primary, "primary")
+    check_metric(primary, "primary")
     labels = bundle.labels
     true = _indices(bundle, examples)
     texts, rows = [example.text for example in examples], [example.row for example in examples]
     measured = measure(bundle, texts, threads=threads, log=log)
     predicted = measured.probabilities.argmax(axis=1)
-    intervals = {
-        name: list(bootstrap_interval(true, predicted, name, n_classes=len(labels)))
-        for name in dict.fromkeys(("accuracy", "f1_macro", primary))
-    }
+    intervals = {name: list(bootstrap_interval(true, predicted, name, n_classes=len(labels))) for name in METRICS}
     costs = figures(measured)
     costs["texts_per_s"] = costs.pop("throughput_per_s")
     result = {

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.errors import HalfpintError
-from halfpint.evaluate.classification import Float64Array, IntArray, check_metric, from_counts, metric
+from halfpint.metrics import Float64Array, IntArray, check_metric, from_counts, metric
 
 _CELLS_AT_ONCE = 4_000_000
 
@@ -28,7 +28,7 @@ def bootstrap_interval(
     Args:
         true: class indices, shape (rows,).
         predicted: class indices, shape (rows,).
-        name: one of `classification.METRICS`.
+        name: one of `halfpint.metrics.METRICS`.
         n_classes: classes of the model; indices are below it.
         resamples: how many resamples are drawn.
         seed: the same seed gives the same interval.

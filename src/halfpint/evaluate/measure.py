@@ -23,6 +23,7 @@ from halfpint.evaluate.classification import FloatArray
 from halfpint.evaluate.probe import PROBABILITIES, RESULT
 from halfpint.progress import SILENT, Log
 
+_LEAST_TIMEOUT_S, _TIMEOUT_A_TEXT_S = 900.0, 0.5
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
@@ -52,7 +53,7 @@ class Measurement:
 
 
 def measure(
-    bundle: Bundle, texts: Sequence[str], *, threads: int | None = None, log: Log = SILENT, timeout_s: float = 900
+    bundle: Bundle, texts: Sequence[str], *, threads: int | None = None, log: Log = SILENT, timeout_s: float = 0
 ) -> Measurement:
     """Measure `bundle` on `texts` in a fresh process; it takes about 5 s, longer where one text takes over 10 ms.
 
@@ -61,7 +62,7 @@ def measure(
         texts: what it answers; at least one, better some hundreds as they come in use.
         threads: threads of the engine; None lets it choose.
         log: gets the event "measured".
-        timeout_s: the process is ended after so many seconds.
+        timeout_s: the process is ended after so many seconds; 0 takes 15 minutes and half a second for each text.
 
     Raises:
         HalfpintError: no text, or the bundle does not run: with the child's own error, or the end of what it wrote.
@@ -72,7 +73,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="halfpint-measure-") as name:
         out = Path(name)
         (out / "texts.json").write_text(json.dumps(list(texts)), encoding="utf-8")
-        _run(bundle, out, threads, timeout_s)
+        _run(bundle, out, threads, timeout_s or _LEAST_TIMEOUT_S + _TIMEOUT_A_TEXT_S * len(texts))
         result = read_json(out / RESULT)
         probabilities = np.load(out / PROBABILITIES, allow_pickle=False)
     told = {field.name: result[field.name] for field in fields(Measurement) if field.name in result}

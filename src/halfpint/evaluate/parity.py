@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.errors import RefusedError
-from halfpint.evaluate.classification import metric
 from halfpint.evaluate.intervals import bootstrap_interval
+from halfpint.metrics import metric
 
 SAME_LABELS = 0.995
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from halfpint.bundle import CARD, REPORTS, Bundle, new_bundle, open_bundle, read_json
 from halfpint.errors import HalfpintError
-from halfpint.models.sources import locate
+from halfpint.models.sources import cache_folder, catalogue, locate
 from halfpint.progress import Log
 from halfpint.stage import Stage, Work
 
@@ -62,6 +62,20 @@ def pull_language(base: str, target: Path, log: Log) -> Bundle:
         card.update(task=card["task"] or "predict", engine="torch_lm")
         card["stages"].append(PullLanguage(base=base).entry(started))
     return Bundle(target)
+
+
+def find_bundle(name: Path | str, log: Log | None = None) -> Bundle:
+    """The bundle in a folder; of a language model known by name the one in the cache, made where there is none yet.
+
+    Raises:
+        HalfpintError: there is neither, or the model cannot be had.
+    """
+    if Path(name).exists() or str(name) not in catalogue("language"):
+        return open_bundle(name)
+    target = cache_folder() / "bundles" / str(name)
+    if not (target / CARD).is_file():
+        pull_language(str(name), target, log or Log())
+    return open_bundle(target)
 
 
 def _linked(source: Path, target: Path) -> None:

@@ -91,7 +91,7 @@ def resolve(arch: str, objective: str = "") -> tuple[str, str]:
     if name not in known:
         raise HalfpintError(
             "arch", wanted="an architecture of transformers with a language model", got=repr(arch),
-            todo=nearest(arch, known) or "For example llama, qwen3, gpt2, bert or modernbert.",
+            todo=nearest(arch, ["ngram", *known], "For example ngram, llama, qwen3, gpt2, bert or modernbert."),
         )  # fmt: skip
     # Encoders are listed among the causal ones as well, for use as decoders beside another encoder.
     own = MASKED if name in masked else CAUSAL

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from halfpint.bundle import REPORTS
+from halfpint.metrics import METRICS
 from halfpint.report.language import KIND, taught
 from halfpint.report.language_page import commands_of
 from halfpint.report.units import grams, size, watt_hours
@@ -61,11 +62,12 @@ def _language_summary(report: Mapping[str, Any]) -> str:
 
 def evaluation(result: Mapping[str, Any]) -> str:
     """What `evaluate` prints."""
-    low, high = result["interval"]
     primary = result["primary"]
     rows = [
-        (primary, f"{result[primary]:.4f}", f"95% interval {low:.4f} to {high:.4f}"),
-        *((name, f"{result[name]:.4f}", "") for name in ("accuracy", "f1_macro", "precision_macro", "recall_macro")),
+        *(
+            (name, f"{result[name]:.4f}", "95% interval {:.4f} to {:.4f}".format(*result["intervals"][name]))
+            for name in dict.fromkeys((primary, *METRICS))
+        ),
         ("calibration error", f"{result['calibration_error']:.4f}", ""),
         ("size", size(result["size_bytes"]), ""),
         ("latency", f"{result['latency_p50_ms']:.2f} ms", f"p95 {result['latency_p95_ms']:.2f} ms"),
@@ -75,10 +77,7 @@ def evaluation(result: Mapping[str, Any]) -> str:
         ("energy", f"{result['energy_wh_per_1000']:.4f} Wh", f"a 1,000 texts, {result['energy_source']}"),
         ("CO2e", f"{result['co2e_g_per_1000']:.4f} g", f"a 1,000 texts, {result['energy_source']}"),
     ]
-    seen: dict[str, tuple[str, str, str]] = {}
-    for row in rows:
-        seen.setdefault(row[0], row)
-    return table(list(seen.values()), left=(0, 2))
+    return table(rows, left=(0, 2))
 
 
 def table(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:

@@ -112,7 +112,7 @@ def _verdict(
     neural = [one for one in measured if one["family"] not in CHEAP]
     if linear and neural:
         cheap = max(linear, key=lambda one: one["metrics"][primary])
-        if _as_good(cheap, best, primary, true, n_classes, level=0.95):
+        if cheap["feasible"] and _as_good(cheap, best, primary, true, n_classes, level=0.95):
             words.append(
                 f"You don't need a transformer: {cheap['name']} reaches {cheap['metrics'][primary]:.4f}, within the "
                 f"interval of the best candidate ({best['name']}, {best['metrics'][primary]:.4f})."
@@ -121,5 +121,9 @@ def _verdict(
             gain = best["metrics"][primary] - cheap["metrics"][primary]
             words.append(f"A transformer pays here: {gain:+.4f} over {cheap['name']}.")
     elif linear and chosen["family"] == "tfidf":
-        words.append("You don't need a transformer: counting words meets what was asked.")
+        words.append(
+            "You don't need a transformer: counting words meets what was asked."
+            if asked
+            else "No transformer was tried."
+        )
     return " ".join(words)

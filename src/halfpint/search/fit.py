@@ -12,10 +12,10 @@ from halfpint import __version__
 from halfpint.bundle import Bundle, open_bundle, read_json, write_json
 from halfpint.data.prepare import Data, Prepared, prepare
 from halfpint.energy import EnergyMeter
-from halfpint.errors import DeadlineError, RefusedError, TrainingStoppedError, need_installed
-from halfpint.evaluate.classification import METRICS, check_metric
+from halfpint.errors import DeadlineError, HalfpintError, RefusedError, TrainingStoppedError, need_installed
 from halfpint.evaluate.evaluate import evaluate
 from halfpint.machine import describe
+from halfpint.metrics import METRICS, check_metric
 from halfpint.models.pull import Pull
 from halfpint.models.sources import locate
 from halfpint.pipeline import Made, Pipeline
@@ -32,7 +32,7 @@ from halfpint.tasks import classify
 from halfpint.train.finetune import Finetune
 
 NO_BASE = "none"
-_RESERVE_S = 45.0  # for the last evaluation and the report
+_RESERVE_S, _RESERVE_SHARE = 45.0, 0.2  # for the last evaluation and the report, the less of the two
 _LEAST = 0.7  # of a training's expected time has to be left: its evaluations stop it where the rest is missing
 _OPTIMISM = 0.85  # of the expected bytes: a candidate over the limit even so is not made
 
@@ -77,7 +77,8 @@ class _Run:
 
     @property
     def deadline(self) -> float:
-        return self.started + self.request.limits.minutes * 60 - _RESERVE_S
+        seconds = self.request.limits.minutes * 60
+        return self.started + seconds - min(_RESERVE_S, _RESERVE_SHARE * seconds)
 
 
 def fit(request: Request, log: Log) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def _try_group(run: _Run, group: Group) -> float:
         for variant in group.variants:
             _note(run, variant, group, "skipped", reasons[variant.name])
         return 0.0
-    if run.deadline - time.monotonic() < group.expected_s * _LEAST:
+    if group.expected_s and run.deadline - time.monotonic() < group.expected_s * _LEAST:
         why = f"no time left: it needs about {group.expected_s:.0f} s"
         for variant in group.variants:
             _note(run, variant, group, "skipped", why)
@@ -182,6 +183,9 @@ def _try_group(run: _Run, group: Group) -> float:
             assessment = run.pipeline.assess(made)
         except RefusedError as error:
             _note(run, variant, group, "refused", str(error))
+            continue
+        except HalfpintError as error:  # one that does not run is no reason to lose the others
+            _note(run, variant, group, "failed", str(error))
             continue
         run.made[variant.name] = made
         figures = {key: value for key, value in assessment.items() if key not in ("fingerprint", "primary")}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from halfpint.bundle import CARD, write_json
-from halfpint.errors import HalfpintError
+from halfpint.errors import DISK_FAULTS, HalfpintError
 from halfpint.machine import available_disk_bytes
 
 REQUEST, REPORT = "request.json", "report.json"
@@ -52,17 +52,22 @@ def check_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_
             f"--out {folder}", wanted="a folder whose parts --force may replace",
             got=f"a {theirs[0]} of something else", todo="Give another --out, or move it away.",
         )  # fmt: skip
+    _need_room(folder, free_bytes)
+    return resume
+
+
+def _need_room(folder: Path, free_bytes: int) -> None:
     free = available_disk_bytes(folder)
     if free < free_bytes:
         raise HalfpintError(
             f"--out {folder}", wanted=f"{free_bytes / 1e6:,.0f} MB free on the device", got=f"{free / 1e6:,.0f} MB",
             todo="Make room or give another --out.",
         )  # fmt: skip
-    return resume
 
 
 def refuse_other_files(out: Path, *, force: bool) -> None:
-    """Refuse a folder to write a bundle to that holds anything, unless that is a bundle and `force` is given.
+    """Refuse a folder to write a bundle to that holds anything, unless that is a bundle and `force` is given; and a
+    device without room.
 
     Raises:
         HalfpintError: with what is there.
@@ -71,6 +76,7 @@ def refuse_other_files(out: Path, *, force: bool) -> None:
         todo = "Give another --out, or --force." if (out / CARD).is_file() else "Give another --out."
         got = "a bundle that is there" if (out / CARD).is_file() else "other files"
         raise HalfpintError(f"--out {out}", wanted="a new or empty folder", got=got, todo=todo)
+    _need_room(out, _LEAST_FREE)
 
 
 def open_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_bytes: int = _LEAST_FREE) -> bool:
@@ -121,7 +127,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
         # Packages written in Rust (safetensors) have exceptions of their own, with the number in their text.
         number = re.search(r"\(os error (\d+)\)", str(error))
         found = error if isinstance(error, OSError) else OSError(int(number[1]) if number else None, str(error))
-        if found.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if found.errno in DISK_FAULTS:
             raise disk_error(found, folder) from error
         raise
 

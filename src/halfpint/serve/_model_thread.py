@@ -25,6 +25,7 @@ class ModelThread(Generic[Model]):
     Attributes:
         state: "loading", then "ok" or "failed"; "stopped" after `stop`.
         model: the loaded model; None before.
+        failure: why it was not loaded.
         changed: guards what the thread and others share, and tells of changes.
     """
 
@@ -34,6 +35,7 @@ class ModelThread(Generic[Model]):
         self.changed = threading.Condition()
         self.state: State = "loading"
         self.model: Model | None = None
+        self.failure: BaseException | None = None
 
     def start(self) -> None:
         """Begin to load the model."""
@@ -49,6 +51,13 @@ class ModelThread(Generic[Model]):
         if self._thread is not None:
             self._thread.join(_STOP_WAIT_S)
 
+    def loaded(self) -> bool:
+        """Wait until the model is loaded, failed to load or was stopped; gives whether it did not fail."""
+        with self.changed:
+            while self.state == "loading":
+                self.changed.wait()
+            return self.state != "failed"
+
     def use(self, model: Model) -> None:
         """What the thread does with the loaded model until it is stopped."""
         raise NotImplementedError
@@ -57,13 +66,16 @@ class ModelThread(Generic[Model]):
         try:
             self.model = self._load()
         except BaseException as error:  # a panic of a Rust tokenizer is no Exception
-            self.state = "failed"
+            with self.changed:
+                self.state, self.failure = "failed", error
+                self.changed.notify_all()
             self._log.say(f"The model was not loaded: {error}", kind="load_failed", error=type(error).__name__)
             return
         with self.changed:
             if self.state != "loading":
                 return
             self.state = "ok"
+            self.changed.notify_all()
         if self._on_ready is not None:
             self._on_ready()
         self.use(self.model)

@@ -135,6 +135,7 @@ def build_app(
         redoc_url=None,
         lifespan=lifespan,
     )
+    app.state.model = backend
     _http.install(app, metrics, _ROUTES, openai=True)
     page = page_of("language")
     refusals: dict[int | str, dict[str, Any]] = {

@@ -143,6 +143,8 @@ def build_app(
     _http.install(app, metrics, _ROUTES)
     page = page_of("classify")
 
+    app.state.model = worker
+
     @app.post(
         "/v1/classify",
         response_model=ClassifyAnswer,

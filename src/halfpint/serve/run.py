@@ -56,7 +56,8 @@ def serve(
         log: where the address and faults are told; None takes standard error.
 
     Raises:
-        HalfpintError: no bundle there, a damaged one, a setting out of range, or an address not to be had.
+        HalfpintError: no bundle there, one that its engine does not read, a setting out of range, or an address not to
+            be had.
     """
     import uvicorn
 
@@ -103,8 +104,17 @@ def serve(
             timeout_graceful_shutdown=math.ceil(drain_s),
         )
         server = uvicorn.Server(config)
+        model = app.state.model
+
+        def end_if_failed() -> None:
+            if not model.loaded():
+                server.should_exit = True
+
+        threading.Thread(target=end_if_failed, name="halfpint-loading", daemon=True).start()
         with _stopped_by_signals(server):
             server.run(sockets=[listener])
+    if model.failure is not None:
+        raise model.failure
     log.say("Stopped.", kind="stopped")
 
 

@@ -124,13 +124,15 @@ def memory_needed(model: Any, rows: int, context: int, *, chunked: bool, checkpo
 
 
 def check_memory(needed: int, device: Any, place: str) -> None:
-    """Raise a HalfpintError where the device has not so many bytes free."""
+    """Raise a HalfpintError where the device has not so many bytes free for each process that torchrun started."""
+    needed *= ranks.processes_here() if device.type == "cpu" else 1
     free = free_memory_bytes(device)
     if free and needed > _SPARE * free:
         raise HalfpintError(
             f"{place}: memory", wanted=f"about {needed / 2**30:.1f} GiB for this size and these batches",
             got=f"{free / 2**30:.1f} GiB free",
-            todo="Lower batch_tokens (and raise accumulate as much), set gradient_checkpointing, or lower the size.",
+            todo="Lower batch_tokens and raise accumulate as much (--set batch_tokens=1024), set "
+            "gradient_checkpointing, or lower the size.",
         )  # fmt: skip
 
 

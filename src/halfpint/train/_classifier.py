@@ -14,6 +14,7 @@ import numpy.typing as npt
 from halfpint.bundle import Bundle
 from halfpint.data.examples import Example
 from halfpint.engines.torch_classifier import load_model
+from halfpint.metrics import metric
 from halfpint.tokenizers.load import open_tokenizer
 
 _LONGEST = 256
@@ -96,14 +97,8 @@ def token_ids(folder: Path, examples: Sequence[Example], max_tokens: int) -> lis
 
 
 def score(logits: npt.NDArray[Any], targets: npt.NDArray[np.int64], primary: str) -> float:
-    """Accuracy or macro F1 of the largest logit, for choices made during training."""
-    predicted = logits.argmax(axis=1)
-    if primary == "f1_macro":
-        present = np.unique(np.concatenate([targets, predicted]))
-        hits = np.array([((predicted == c) & (targets == c)).sum() for c in present])
-        sizes = np.array([(predicted == c).sum() + (targets == c).sum() for c in present])
-        return float((2 * hits / np.maximum(sizes, 1)).mean())
-    return float((predicted == targets).mean())
+    """The metric `primary` of the largest logits, for choices made during training."""
+    return metric(primary, targets, logits.argmax(axis=1), logits.shape[1])
 
 
 def write_classifier(folder: Path, model: Any, source: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 _CLOSE = 1e-5  # relative difference that rounding alone explains
+_KINDS = (torch.float32, torch.bfloat16)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _USUAL_THRESHOLD = 128 << 10
 
@@ -49,31 +50,35 @@ def quick_passes(model: torch.nn.Module) -> Iterator[list[str]]:
 
 
 class _RMSNorm(torch.autograd.Function):
-    """`x / rms(x) * (weight + offset)` over the last axis, fp32.
+    """`x / rms(x) * (weight + offset)` over the last axis, computed in fp32, given in the type `low`.
 
     Its gradient is that of a layer norm about a mean of 0, plus what a layer norm takes off for the mean's own
-    derivative: so PyTorch's one pass over memory does most of it.
+    derivative: so PyTorch's one pass over memory does most of it. Under autocast what comes next is a product in
+    bfloat16: it is given that, instead of fp32 that each product would turn again.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, offset: float) -> torch.Tensor:
-        rows = x.reshape(-1, x.shape[-1])
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, offset: float, low: torch.dtype
+    ) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1]).float()
         scale = torch.linalg.vector_norm(rows, dim=1, keepdim=True).square_().div_(rows.shape[1]).add_(eps).rsqrt_()
         gain = weight + offset if offset else weight
         ctx.save_for_backward(rows, gain, scale)
-        return torch.mul(rows, scale).mul_(gain).view(x.shape)
+        ctx.given = x.dtype
+        return torch.mul(rows, scale).mul_(gain).view(x.shape).to(low)
 
     @staticmethod
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[Any, ...]:
         rows, gain, scale = ctx.saved_tensors
-        slope = slopes[0].reshape(rows.shape)
+        slope = slopes[0].reshape(rows.shape).float()
         width = rows.shape[1]
         centre = torch.zeros_like(scale)
         d_rows, d_weight, _ = torch.ops.aten.native_layer_norm_backward(
             slope, rows, [width], centre, scale, gain, None, [True, True, False]
         )
         d_rows.add_((slope @ gain)[:, None].mul_(scale).div_(width))
-        return d_rows.view(slopes[0].shape), d_weight, None, None
+        return d_rows.view(slopes[0].shape).to(ctx.given), d_weight, None, None, None
 
 
 class _Rotation(torch.autograd.Function):
@@ -101,9 +106,9 @@ def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, sign: float)
 
 def _quick_rotation(plain: Callable[..., Any]) -> Callable[..., Any]:
     def rotate(q: Any, k: Any, cos: Any, sin: Any, *more: Any, **named: Any) -> Any:
-        if more or named or q.dtype != torch.float32 or cos.shape[-1] != q.shape[-1] or cos.dtype != q.dtype:
+        if more or named or q.dtype not in _KINDS or cos.shape[-1] != q.shape[-1] or cos.dtype not in _KINDS:
             return plain(q, k, cos, sin, *more, **named)
-        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+        cos, sin = cos.unsqueeze(1).to(q.dtype), sin.unsqueeze(1).to(q.dtype)
         return _Rotation.apply(q, cos, sin), _Rotation.apply(k, cos, sin)  # type: ignore[no-untyped-call]
 
     return rotate
@@ -134,9 +139,10 @@ def _replace_norm(module: torch.nn.Module) -> bool:
     for offset in (0.0, 1.0):
 
         def forward(x: torch.Tensor, offset: float = offset) -> Any:
-            if x.dtype != torch.float32:
+            if x.dtype not in _KINDS:
                 return plain(x)
-            return _RMSNorm.apply(x, weight, eps, offset)  # type: ignore[no-untyped-call]
+            low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+            return _RMSNorm.apply(x, weight, eps, offset, low)  # type: ignore[no-untyped-call]
 
         with torch.no_grad():
             changed = torch.randn(len(weight), generator=random)

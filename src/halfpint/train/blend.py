@@ -12,7 +12,7 @@ import numpy as np
 from halfpint.bundle import Bundle, new_bundle, write_json
 from halfpint.engines import open_engine
 from halfpint.engines.blend import LINEAR, blended
-from halfpint.errors import RefusedError, need
+from halfpint.errors import HalfpintError, RefusedError, need
 from halfpint.models.tfidf import FEATURES_FILE
 from halfpint.stage import Stage, Work
 from halfpint.train import _classifier
@@ -37,6 +37,11 @@ class Blend(Stage):
 
     features: int = 6000
     share: float = 0.0
+
+    def __post_init__(self) -> None:
+        TfidfLinear(features=self.features)  # refuses what it refuses
+        if not 0 <= self.share < 1:
+            raise HalfpintError(f"{self.use}: share", wanted="a share from 0, below 1", got=str(self.share))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Train the TF-IDF classifier (or take it from the cache), choose the share, write both into one bundle."""

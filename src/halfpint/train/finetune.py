@@ -59,6 +59,15 @@ class Finetune(Training, Stage):
         check_settings(self, self.use)
         if self.class_weights not in _WEIGHTINGS:
             raise HalfpintError(f"{self.use}: class_weights", wanted="none or balanced", got=repr(self.class_weights))
+        for name, fits, wanted in (
+            ("dropout", 0 <= self.dropout < 1, "a share from 0, below 1"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "a share from 0, below 1"),
+            ("start_share", 0 <= self.start_share <= 1, "a share from 0 to 1"),
+            ("max_tokens", self.max_tokens >= 0, "0 or more"),
+            ("train_texts", self.train_texts >= 0, "0 or more"),
+        ):
+            if not fits:
+                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Train, keep the best evaluation on validation."""

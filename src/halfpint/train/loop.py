@@ -102,6 +102,15 @@ def check_settings(settings: Training, place: str, *, may_be_zero: Sequence[str]
         )  # fmt: skip
     if settings.precision not in ("auto", "fp32", "bf16"):
         raise HalfpintError(f"{place}: precision", wanted="auto, fp32 or bf16", got=repr(settings.precision))
+    for name, fits, wanted in (
+        ("seed", settings.seed >= 0, "0 or more"),
+        ("warmup", 0 <= settings.warmup <= 1, "a share from 0 to 1"),
+        ("weight_decay", settings.weight_decay >= 0, "0 or more"),
+        ("clip_norm", settings.clip_norm >= 0, "0 or more"),
+        ("head_learning_rate", settings.head_learning_rate >= 0, "0 or more"),
+    ):
+        if not fits:
+            raise HalfpintError(f"{place}: {name}", wanted=wanted, got=str(getattr(settings, name)))
     for name in ("learning_rate", "epochs", "batch_size", "batch_tokens", "accumulate"):
         value = getattr(settings, name)
         if value < 0 or (value == 0 and name not in may_be_zero):
@@ -227,7 +236,7 @@ def train(
 
     model.train()
     with work.log.bar("training", total) as bar:
-        bar.advance(state["step"])
+        bar.resume(state["step"])
         while state["step"] < total and not state["ended"]:
             step = state["step"]
             epoch, batches = plan.step(step)

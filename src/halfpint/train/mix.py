@@ -1,56 +1,66 @@
-"""Stage: let a trained language model and counts of the same tokens foretell the next token together."""
+"""Stage: let counts of the same tokens, and the text so far, foretell the next token with a trained language model."""
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import Bundle, new_bundle, write_json
+from halfpint.bundle import Bundle, new_bundle
 from halfpint.data.conversations import Conversations
-from halfpint.engines.mixed import COUNTED, WEIGHTS, ids_and_logs
+from halfpint.engines.mixed import COUNTED, Floats, Mixture, Scored, mixed_logs
 from halfpint.engines.torch_lm import load as load_engine
 from halfpint.errors import HalfpintError
+from halfpint.models.continuous_cache import AGES, ContinuousCache, ages
 from halfpint.models.sizes import CAUSAL
 from halfpint.models.token_ngram import TokenNgram
 from halfpint.stage import Stage, Work
 
 _ROUNDS = 200
-_AT_ONCE = 64  # documents
+_MOST_TOKENS = 200_000  # of validation: more would not change a weight
+_SHARPNESSES = (2.0, 4.0, 8.0, 12.0, 16.0, 24.0)
 _LEAST_TOKENS = 2_000  # of validation, to choose weights by
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mix(Stage):
-    """Add an n-gram model of the tokens that the trained model has, counted in the text that it learned from.
+    """Let an n-gram model of the tokens in the text that was learned from, and the text that is read, foretell along.
 
     The probability of a token is w times that of the counts and 1 - w times that of the trained model; w is one number
-    for each length of the counted sequence that it follows, and is fitted on the validation documents. What was trained
-    briefly gains most: names and phrases that it saw once are counted, not learned. The result runs in halfpint alone.
+    for each length of the counted sequence that it follows. Of the result and of a continuous cache (what followed
+    states like this one earlier in the text) a mean is taken in the same way, with a weight for each age of the text.
+    All weights are fitted on the validation documents. What was trained briefly gains most: names and phrases that it
+    saw once are counted, not learned. The result runs in halfpint alone.
 
     Source: Jelinek and Mercer 1980, "Interpolated estimation of Markov source parameters from sparse data" (weights by
     context, fitted by expectation maximisation on held-out text); Mikolov et al. 2011, "Empirical evaluation and
-    combination of advanced language modeling techniques", section 3.
+    combination of advanced language modeling techniques", section 3; Grave et al. 2017, "Improving Neural Language
+    Models with a Continuous Cache".
 
     Args:
         order: tokens in the longest sequence counted, 2 to 8.
+        cache: tokens back in the text that the cache looks; 0 has none.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("language",)
     gives: ClassVar[str] = "mixed"
 
     order: int = 5
+    cache: int = 2000
 
     def __post_init__(self) -> None:
         if not 2 <= self.order <= 8:
             raise HalfpintError(f"{self.use}: order", wanted="2 to 8", got=str(self.order))
+        if self.cache < 0:
+            raise HalfpintError(f"{self.use}: cache", wanted="0 or more", got=str(self.cache))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
-        """Count, fit the weights, write both models into one bundle."""
+        """Count, fit the weights, write all of it into one bundle."""
         assert bundle is not None
         started = time.monotonic()
         corpus = work.corpus
@@ -61,39 +71,62 @@ class Mix(Stage):
             raise HalfpintError(self.use, wanted="a causal model", got="a masked one")
         vocabulary = int(bundle.config["vocab_size"])
         counts = TokenNgram.fit(map(engine.encode, corpus.train), vocabulary, self.order, work.log)
-        found: list[tuple[Any, Any, Any]] = []
+        scored: list[Scored] = []
+        tokens = 0
         with work.log.bar("reading validation texts", len(corpus.validation)) as bar:
-            for start in range(0, len(corpus.validation), _AT_ONCE):
-                texts = corpus.validation[start : start + _AT_ONCE]
-                found += [ids_and_logs(counts, engine.encode(text), scored.log_probabilities) for text, scored in
-                          zip(texts, engine.score(texts), strict=True)]  # fmt: skip
-                bar.advance(len(texts))
-        trained, counted, lengths = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        if len(trained) < _LEAST_TOKENS:
+            for text in engine.score_states(corpus.validation):
+                scored.append(text)
+                tokens += len(text[1])
+                bar.advance(1)
+                if tokens >= _MOST_TOKENS:
+                    break
+        if tokens < _LEAST_TOKENS:
             raise HalfpintError(
-                f"{self.use}: validation text", wanted=f"{_LEAST_TOKENS:,} tokens or more", got=f"{len(trained):,}"
+                f"{self.use}: validation text", wanted=f"{_LEAST_TOKENS:,} tokens or more", got=f"{tokens:,}"
             )
-        weights = fit_weights(trained, counted, lengths, self.order)
-        mixed = np.logaddexp(np.log1p(-weights[lengths]) + trained, np.log(weights[lengths]) + counted)
-        before, after = float(-trained.mean()), float(-mixed.mean())
+        ids = [engine.encode(text) for text in corpus.validation[: len(scored)]]
+        mixture, nats = fitted(counts, ids, scored, self.cache)
         work.log.say(
-            f"  {before:.3f} nats a token trained, {-counted.mean():.3f} counted, {after:.3f} together",
-            kind="mixed", trained=before, counted=float(-counted.mean()), together=after,
-        )  # fmt: skip
+            "  nats a token: " + ", ".join(f"{value:.3f} {name}" for name, value in nats.items()), kind="mixed", **nats
+        )
         with new_bundle(work.target, bundle) as (folder, card):
             for file in bundle.path.iterdir():
                 if file.is_file() and file.name not in ("card.json", "README.md"):
                     shutil.copyfile(file, folder / file.name)
-            counts.save(folder / COUNTED)
-            write_json(folder / COUNTED / WEIGHTS, {"weights": [round(float(one), 6) for one in weights]})
+            mixture.save(folder / COUNTED)
             card["engine"] = "mixed"
-            card["stages"].append(
-                self.entry(
-                    started, weights=weights.round(4).tolist(), nats_trained=before, nats_together=after,
-                    ngrams=counts.model.tables.ngrams,
-                )
-            )  # fmt: skip
+            card["stages"].append(self.entry(started, nats=nats, ngrams=counts.model.tables.ngrams))
         return Bundle(work.target)
+
+
+def fitted(
+    counts: TokenNgram, ids: Sequence[Sequence[int]], scored: Sequence[Scored], reach: int
+) -> tuple[Mixture, dict[str, float]]:
+    """The mixture that foretells these texts best, and the mean nats a token of its parts and of all together.
+
+    Args:
+        ids: of each text; scored: what the trained model says of it.
+        reach: tokens back that the cache looks; 0 leaves it out.
+    """
+    plain = Mixture(counts, np.zeros(counts.order), None, np.zeros(0))
+    parts = [plain.counted(some, len(one[1])) for some, one in zip(ids, scored, strict=True)]
+    counted, lengths = (np.concatenate(column) for column in zip(*parts, strict=True))
+    trained = np.concatenate([one[1] for one in scored]).astype(np.float64)
+    by_length = fit_weights(trained, counted, lengths, counts.order)
+    together = mixed_logs(trained, counted, by_length[lengths])
+    nats = {"trained": trained, "counted": counted, "together": together}
+    found: tuple[ContinuousCache | None, Floats] = None, np.zeros(0)
+    if reach:
+        old = np.concatenate([ages(len(one[1])) for one in scored])
+        for sharpness in _SHARPNESSES:
+            cache = ContinuousCache(sharpness, reach)
+            told = np.concatenate([cache.score(states, following) for following, _, states in scored])
+            by_age = fit_weights(together, told, old, AGES)
+            by_age[0] = 0.0  # there is nothing yet
+            logs = mixed_logs(together, told, by_age[old])
+            if logs.sum() > nats.get("with the text so far", together).sum():
+                nats["with the text so far"], found = logs, (cache, by_age)
+    return Mixture(counts, by_length, *found), {name: float(-logs.mean()) for name, logs in nats.items()}
 
 
 def fit_weights(

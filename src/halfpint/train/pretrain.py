@@ -111,8 +111,26 @@ class Pretrain(Training, Stage):
         sizes.parse_parameters(self.size)
 
     def check(self) -> None:
-        """Refuse an architecture or an objective that there is not."""
-        sizes.resolve(self.arch, self.objective)
+        """Refuse an architecture or an objective that there is not, and a size that the memory does not hold."""
+        model_type, _ = sizes.resolve(self.arch, self.objective)
+        need("torch", "pre-training")
+        parameters = sizes.parse_parameters(self.size)
+        vocabulary = self.vocabulary or sizes.default_vocabulary(parameters)
+        settings, _ = sizes.size_dial(self.arch, parameters, vocabulary, self.context)
+        self._memory(sizes.new_model(model_type, settings, meta=True))
+
+    def _memory(self, shape: Any) -> int:
+        """Bytes that training takes at its peak, about, by a model of the same shape that has no memory of its own.
+
+        Raises:
+            HalfpintError: there are not so many.
+        """
+        needed = _budget.memory_needed(
+            shape, part_rows(self.rows(), self.context), self.context, chunked=True,
+            checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision),
+        )  # fmt: skip
+        _budget.check_memory(needed, device(), self.use)
+        return needed
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Make the tokenizer and the tokens, then the model; keep the best evaluation on validation."""
@@ -136,15 +154,12 @@ class Pretrain(Training, Stage):
         special = special_tokens(tokenizer)
         vocabulary = tokenizer.get_vocab_size()
         settings, _ = sizes.size_dial(self.arch, parameters, vocabulary, self.context)
+        settings = {**settings, **special.config(settings)}
+        needed = self._memory(sizes.new_model(model_type, settings, meta=True))
         torch.manual_seed(self.seed)
-        model = sizes.new_model(model_type, {**settings, **special.config(settings)}).to(device())
+        model = sizes.new_model(model_type, settings).to(device())
         learner = self._learner(model, objective)
         rows = self.rows()
-        needed = _budget.memory_needed(
-            model, part_rows(rows, self.context), self.context, chunked=learner.chunked,
-            checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision),
-        )  # fmt: skip
-        _budget.check_memory(needed, device(), self.use)
         # Muon's steps have one size whatever the noise in them, so that small batches need no smaller rate (LOG.md).
         tokens = rows * self.context * self.accumulate if self.optimizer == "adamw" else math.inf
         rate = self.learning_rate or sizes.learning_rate(parameters, tokens)

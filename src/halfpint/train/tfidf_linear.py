@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle, new_bundle, write_json
-from halfpint.errors import need
+from halfpint.errors import HalfpintError, need
+from halfpint.metrics import metric
 from halfpint.models.tfidf import Features, terms
 from halfpint.stage import Stage, Work
 
@@ -40,6 +41,17 @@ class TfidfLinear(Stage):
     strength: float = 0.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, fits, wanted in (
+            ("features", self.features >= 1, "1 or more"),
+            ("min_documents", self.min_documents >= 1, "1 or more"),
+            ("characters", self.characters == 0 or self.characters >= 3, "3 or more, or 0 for words alone"),
+            ("strength", self.strength >= 0, "0 or more"),
+            ("seed", self.seed >= 0, "0 or more"),
+        ):
+            if not fits:
+                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Choose features, fit, calibrate."""
         started = time.monotonic()
@@ -55,7 +67,8 @@ class TfidfLinear(Stage):
         best: Any = None
         for strength in (self.strength,) if self.strength else _STRENGTHS:
             model = _fit(matrix, targets, strength, self.seed)
-            tried[strength] = float((_scores(model, held, len(work.labels)).argmax(1) == held_targets).mean())
+            predicted = _scores(model, held, len(work.labels)).argmax(1)
+            tried[strength] = metric(work.primary, held_targets, predicted, len(work.labels))
             if best is None or tried[strength] > tried[best[0]]:
                 best = (strength, model)
             elif tried[strength] < max(tried.values()) - 0.02:

@@ -1,0 +1,190 @@
+"""The commands of language models as a person types them: what was asked for wrongly is said, and nothing is left."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from halfpint import cli
+from halfpint.bundle import Bundle, new_bundle, open_bundle, write_json
+from halfpint.models.ngram import NgramModel
+
+ROOT = Path(__file__).resolve().parents[1]
+TICKETS = ROOT / "examples" / "tickets.csv"
+TEXT = "the cat sat on the <unk>\nthe dog sat on the log\nthe cat saw the <unk> dog\n"
+Typed = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Typed]:
+    """Runs a command here; gives its exit code, standard output and standard error."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["halfpint", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, said.out, said.err
+
+    yield run
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "in" / "text.txt"
+    path.parent.mkdir()
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def test_counts_go_to_arpa_and_come_back(tmp_path: Path, text: Path, typed: Typed) -> None:
+    counted, back = tmp_path / "counted", tmp_path / "back"
+    assert typed("pretrain", text, "--arch", "ngram", "--order", 3, "--out", counted)[0] == 0
+    for name, words in (("plain.arpa.gz", ()), ("merged.arpa", ("--merge-unknown",))):
+        code, _, errors = typed("export", counted, "--to", "arpa", "--out", tmp_path / name, *words)
+        assert code == 0, errors
+    plain = gzip.decompress((tmp_path / "plain.arpa.gz").read_bytes()).decode()
+    assert "\\<unk>" in plain and "\\<unk>" not in (tmp_path / "merged.arpa").read_text(encoding="utf-8")
+    code, _, errors = typed("import", tmp_path / "plain.arpa.gz", "--out", back)
+    assert code == 0, errors
+    one, other = (NgramModel.load(folder).score([TEXT]).log10 for folder in (counted, back))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    assert open_bundle(back, task="predict").card["stages"][0]["use"] == "import"
+    assert json.loads(typed("evaluate", back, text, "--json")[1])["perplexity"] > 1
+
+
+def test_a_file_that_is_there_is_not_replaced_unasked(tmp_path: Path, text: Path, typed: Typed) -> None:
+    counted, arpa = tmp_path / "counted", tmp_path / "kept.arpa"
+    assert typed("pretrain", text, "--arch", "ngram", "--order", 2, "--out", counted)[0] == 0
+    arpa.write_text("mine", encoding="utf-8")
+    code, _, errors = typed("export", counted, "--to", "arpa", "--out", arpa)
+    assert code == 2 and "wanted a new file" in errors and arpa.read_text(encoding="utf-8") == "mine"
+    assert typed("export", counted, "--to", "arpa", "--out", tmp_path)[0] == 2
+    assert (
+        json.loads(typed("export", counted, "--to", "arpa", "--out", arpa, "--force", "--json")[1])["size_bytes"] > 99
+    )
+    assert typed("export", counted, "--to", "gguf", "--merge-unknown", "--out", tmp_path / "x")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--arch", "ngram", "--objective", "masked"], ["--objective: wanted a Transformer"]),
+        (["--arch", "ngram", "--counts"], ["--counts: wanted a Transformer"]),
+        (["--arch", "llama", "--smoothing", "none"], ["--smoothing: wanted --arch ngram"]),
+        (["--arch", "ngarm"], ["Did you mean 'ngram'?"]),
+        (["--arch", "zzzzzz"], ["For example ngram, llama"]),
+        (["--arch", "bert", "--counts"], ["--counts: wanted a causal model"]),
+        (["--arch", "llama", "--set", "batch_tokns=5"], ["unknown key 'batch_tokns'", "'batch_tokens'"]),
+        (["--arch", "llama", "--set", "batch_tokens=many"], ["batch_tokens: wanted int, got 'many'"]),
+        (["--arch", "llama", "--set", "accumulate"], ["wanted NAME=VALUE"]),
+        (["--arch", "llama", "--set", "warmup=3"], ["warmup: wanted a share"]),
+        (["--arch", "llama", "--seed", "-1"], ["'--seed'"]),
+    ],
+)
+def test_pretrain_says_what_it_cannot_use(
+    words: list[str], said: list[str], tmp_path: Path, text: Path, typed: Typed
+) -> None:
+    code, output, errors = typed("pretrain", text, "--out", tmp_path / "out", *words)
+    assert (code, output) == (2, "") and all(part in errors for part in said), errors
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_size_that_no_memory_holds_is_refused_before_anything_is_read(
+    tmp_path: Path, text: Path, typed: Typed
+) -> None:
+    code, _, errors = typed("pretrain", text, "--size", "60B", "--out", tmp_path / "out")
+    assert code == 2 and "memory: wanted about" in errors and "GiB" in errors, errors
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_places_that_cannot_be_written(tmp_path: Path, text: Path, typed: Typed) -> None:
+    for command in (["tokenizer"], ["pretrain", "--arch", "ngram"]):
+        code, _, errors = typed(command[0], text, *command[1:], "--out", text / "below" / "a" / "file")
+        assert code == 2 and "Not a directory" in errors, errors
+    code, _, errors = typed("tokenizer", text, "--kind", "bep", "--out", tmp_path / "out")
+    assert code == 2 and "Did you mean 'bpe'?" in errors
+
+
+def test_a_base_model_is_used_by_its_name(
+    tmp_path: Path, bundles: Callable[[str], Bundle], typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `pull` put into the cache writes at once; the bundle made of it is made once."""
+    name = "smollm2-135m-instruct"
+    monkeypatch.setenv("HALFPINT_CACHE", str(tmp_path))
+    shutil.copytree(bundles("language").path, tmp_path / "models" / name, ignore=shutil.ignore_patterns("card.json"))
+    code, output, errors = typed("generate", name, "My order", "--max-tokens", 3, "--no-chat")
+    assert code == 0 and output.startswith("My order"), errors
+    made = (tmp_path / "bundles" / name / "card.json").stat().st_mtime_ns
+    assert typed("predict", name, "My", "--top", 2)[0] == 0
+    assert (tmp_path / "bundles" / name / "card.json").stat().st_mtime_ns == made
+    code, _, errors = typed("generate", "smollm2-135m-instrct", "My")
+    assert code == 2 and "wanted the folder of a bundle" in errors
+
+
+def test_each_gap_has_its_words(bundles: Callable[[str], Bundle], typed: Typed) -> None:
+    code, output, _ = typed("predict", bundles("masked").path, "my [MASK] is [MASK]", "--json", "--top", 3)
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert code == 0 and [line["gap"] for line in lines] == [1, 2] and all(len(line["words"]) == 3 for line in lines)
+    assert typed("predict", bundles("masked").path, "my [MASK]", "--top", 100_000)[0] == 0  # more than there are
+
+
+def test_a_server_whose_model_cannot_be_read_ends(tmp_path: Path, bundles: Callable[[str], Bundle]) -> None:
+    pytest.importorskip("xllamacpp")
+    source = bundles("gguf")
+    with new_bundle(tmp_path / "broken", source) as (folder, _):
+        for file in source.path.iterdir():
+            if file.name not in ("card.json", "README.md"):
+                shutil.copyfile(file, folder / file.name)
+        (folder / "model.gguf").write_bytes(b"GGUF" + bytes(100))
+    command = [sys.executable, "-m", "halfpint", "serve", str(tmp_path / "broken"), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ") and "model.gguf" in done.stderr
+
+
+def test_a_killed_training_goes_on(tmp_path: Path, typed: Typed) -> None:
+    """SIGKILL in the middle of `pretrain`; the same command goes on, and another one in between says what to do."""
+    out = tmp_path / "out"
+    words = [
+        "pretrain", TICKETS, "--text", "text", "--size", "125k", "--vocab", "400", "--context", "32",
+        "--tokens", "400k", "--as-it-is", "--out", out,
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "halfpint", *map(str, words)], stderr=subprocess.PIPE, env={**os.environ}, text=True
+    )
+    checkpoint = Path(f"{out}.unfinished")
+    until = time.monotonic() + 60
+    while not any(checkpoint.rglob("checkpoint")):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not out.exists()
+    code, _, errors = typed(*words)
+    assert code == 0 and "resuming at step" in errors, errors
+    assert open_bundle(out).card["stages"][0]["total_steps"] >= 190 and not checkpoint.exists()
+
+
+def test_damaged_bundles_are_said_to_be(tmp_path: Path, bundles: Callable[[str], Bundle], typed: Typed) -> None:
+    for name, change in (("files", {"files": []}), ("none", {"files": None})):
+        folder = tmp_path / name
+        shutil.copytree(bundles("linear").path, folder)
+        write_json(folder / "card.json", {**Bundle(folder).card, **change})
+        code, _, errors = typed("predict", folder, "hello")
+        assert code == 2 and "wanted the hashes of the bundle's files" in errors, errors
+    (tmp_path / "report.json").write_text("{}", encoding="utf-8")
+    code, _, errors = typed("report", tmp_path)
+    assert code == 2 and "wanted a report of halfpint" in errors and not (tmp_path / "report.html").exists()
