@@ -148,7 +148,7 @@ def test_chunked_cross_entropy_of_what_is_frozen(trained: tuple[bool, bool]) -> 
     assert products == 6 * (1 + sum(trained))  # in six chunks: the logits, and what each gradient takes
 
 
-@pytest.mark.parametrize(("arch", "replaced"), [("llama", 2), ("gemma3", 2), ("gpt2", 0)])
+@pytest.mark.parametrize(("arch", "replaced"), [("llama", 3), ("gemma3", 3), ("gpt2", 1), ("bert", 1)])
 def test_quick_passes_are_the_same_and_go_again(arch: str, replaced: int) -> None:
     from halfpint.train._fused import quick_passes
 

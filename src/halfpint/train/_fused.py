@@ -14,7 +14,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from halfpint.train._attention import quick_attention
+
+_ATTENTION = "sdpa"
 _CLOSE = 1e-5  # relative difference that rounding alone explains
 _KINDS = (torch.float32, torch.bfloat16)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
@@ -41,6 +46,11 @@ def quick_passes(model: torch.nn.Module) -> Iterator[list[str]]:
                 namespace["apply_rotary_pos_emb"] = _quick_rotation(plain)
                 names.add("apply_rotary_pos_emb")
                 undo.append(partial(namespace.__setitem__, "apply_rotary_pos_emb", plain))
+        if getattr(model.config, "_attn_implementation", "") == _ATTENTION:
+            plain = AttentionInterface().get_interface(_ATTENTION, sdpa_attention_forward)
+            AttentionInterface.register(_ATTENTION, quick_attention(plain))
+            names.add("attention")
+            undo.append(partial(AttentionInterface.register, _ATTENTION, plain))
     try:
         with _kept_memory():
             yield sorted(names)
