@@ -88,9 +88,8 @@ def _quantise_encoder(source: Path, target: Path, reduce_range: bool) -> None:
 def _store_encoder(source: Path, target: Path) -> None:
     """Constant matrices of the encoder as int8 codes, turned back by a cast and a product that ONNX Runtime folds away
     when it loads the model (a DequantizeLinear it would keep and compute each time)."""
-    import numpy as np
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import numpy_helper
 
     model = onnx.load(str(source))
     graph: Any = model.graph
@@ -99,20 +98,29 @@ def _store_encoder(source: Path, target: Path) -> None:
     for node in graph.node:
         for name in [name for name in node.input if name in tensors] if node.op_type in _QUANTISED else []:
             tensor = tensors.pop(name)
-            values = numpy_helper.to_array(tensor)
-            axis = 1 if node.op_type == "Gather" else 0
-            scale = np.maximum(np.abs(values).max(axis=axis, keepdims=True), 1e-12).astype(np.float32) / np.float32(127)
-            graph.initializer.remove(tensor)
-            codes = np.rint(values / scale).astype(np.int8)
-            graph.initializer.append(numpy_helper.from_array(codes, f"{name}.codes"))
-            graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
-            before.append(helper.make_node("Cast", [f"{name}.codes"], [f"{name}.float"], to=TensorProto.FLOAT))
-            before.append(helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [name]))
+            before += stored_rows(graph, tensor, numpy_helper.to_array(tensor), 1 if node.op_type == "Gather" else 0)
     nodes = [*before, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
     onnx.checker.check_model(model)
     onnx.save(model, str(target))
+
+
+def stored_rows(graph: Any, tensor: Any, values: Any, axis: int) -> list[Any]:
+    """Put int8 codes of `values`, with one scale along `axis`, in the place of `tensor`; gives the nodes that turn them
+    back when the model is loaded."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    name = tensor.name
+    scale = np.maximum(np.abs(values).max(axis=axis, keepdims=True), 1e-12).astype(np.float32) / np.float32(127)
+    graph.initializer.remove(tensor)
+    graph.initializer.append(numpy_helper.from_array(np.rint(values / scale).astype(np.int8), f"{name}.codes"))
+    graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
+    return [
+        helper.make_node("Cast", [f"{name}.codes"], [f"{name}.float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [name]),
+    ]
 
 
 def _quantise_rows(source: Path, target: Path) -> None:

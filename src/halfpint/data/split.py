@@ -1,4 +1,4 @@
-"""Train, validation and test: by label in proportion, near duplicates on one side, the same for the same seed.
+"""Train, validation and test: by label in proportion, like texts on one side, the same for the same seed.
 
 Source: K. Sechidis, G. Tsoumakas, I. Vlahavas, "On the Stratification of Multi-Label Data", 2011 (the rarest label
 first, each to the side that wants it most), with groups of near duplicates in the place of single examples.
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from halfpint.data.containment import join_contained
 from halfpint.data.dedup import near_duplicate_groups
 from halfpint.data.examples import Example
 from halfpint.errors import HalfpintError
@@ -46,7 +47,8 @@ def split(
         examples: labelled examples.
         fractions: of train, validation and test; they sum to 1, and a side with 0 stays empty.
         seed: another seed gives another split.
-        groups: one number an example, shape (examples,); equal numbers stay together. Default: near duplicates.
+        groups: one number an example, shape (examples,); equal numbers stay together. Default: near duplicates, and
+            texts with those that they are a part of.
         max_validation: most validation examples; what would be above goes to train.
 
     Raises:
@@ -60,7 +62,8 @@ def split(
             todo="For example (0.7, 0.15, 0.15).",
         )
     if groups is None:
-        groups = near_duplicate_groups([example.text for example in examples])
+        texts = [example.text for example in examples]
+        groups = join_contained(texts, near_duplicate_groups(texts))
     groups = np.asarray(groups)
     if len(groups) != len(examples):
         raise HalfpintError("split groups", wanted=f"one for each of {len(examples)} examples", got=str(len(groups)))
@@ -71,7 +74,7 @@ def split(
     cap = min(fractions[_VALIDATION], max_validation / max(len(examples), 1))
     shares = (fractions[_TRAIN] + fractions[_VALIDATION] - cap, cap, fractions[_TEST])
     plan = _Plan(contents, shares, seed)
-    plan.assign()
+    plan.assign(shares)
     plan.give_every_label()
     plan.cap_validation(max_validation)
     sides: tuple[list[int], list[int], list[int]] = ([], [], [])
@@ -118,13 +121,18 @@ class _Plan:
             self.open_of[label][side] -= sign * rows
             self.held[label][side] += sign
 
-    def assign(self) -> None:
+    def assign(self, shares: tuple[float, float, float]) -> None:
         done = [False] * len(self.contents)
         for label in self.labels:
             todo = [group for group in self.with_label[label] if not done[group]]
+            rows = sum(self.contents[group][label] for group in self.with_label[label])
             # Large groups first, while there is room everywhere; the sort keeps the shuffled order among equals.
             for group in sorted(todo, key=lambda group: -self.contents[group][label]):
                 wants = self.open_of[label]
+                if self.contents[group][label] > 1:
+                    # By the share of what each side still wants: by rows the largest side would get all large groups,
+                    # and the others would be left with what stands alone. Single rows, which come last, even it out.
+                    wants = [want / max(share * rows, 1e-9) for want, share in zip(wants, shares, strict=True)]
                 self.put(group, max(self.wanted, key=lambda side: (round(wants[side], 9), self.open[side])))
                 done[group] = True
 
