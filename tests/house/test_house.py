@@ -89,8 +89,9 @@ HEAVY_FILES = {
     "serve._openai_requests": {"pydantic"},
     "serve.chat": WEB,
     "serve.predict": WEB,
+    "train._attention": {"torch"},
     "train._cross_entropy": {"torch"},
-    "train._fused": {"torch"},
+    "train._fused": {"torch", "transformers"},
     "train._muon": {"torch"},
 }
 

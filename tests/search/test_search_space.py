@@ -51,8 +51,11 @@ def test_the_likeliest_are_finished_first(used_tokens: int) -> None:
         blends = [any(isinstance(stage, Blend) for stage in variant.finish) for variant in group.variants]
         assert any(blends) and blends == sorted(blends, reverse=True)
         names = [variant.name.removeprefix(f"{group.name}-") for variant in group.variants]
-        few = ["vocab-min-w8+tfidf", "vocab-w8+tfidf", "vocab-min-w8", "vocab-w8", "vocab-int8", "vocab-fp32"]
-        most = [name for name in few if "min" not in name]
+        few = [
+            "vocab-min-w8+tfidf", "vocab-min-int4+tfidf", "vocab-w8+tfidf",
+            "vocab-min-w8", "vocab-min-int4", "vocab-w8", "vocab-int8", "vocab-fp32",
+        ]  # fmt: skip
+        most = ["vocab-w8+tfidf", "vocab-int4+tfidf", "vocab-w8", "vocab-int4", "vocab-int8", "vocab-fp32"]
         assert names == [*(few if used_tokens < 8000 else most), "int8", "fp32"]
     whole = frozen_group(replace(ENCODER, wordpiece=False), 9000, 77, used_tokens).variants
     assert [variant.name for variant in whole] == ["frozen-w8+tfidf", "frozen-int8", "frozen-fp32"]

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from halfpint.errors import HalfpintError
+from halfpint.machine import memory_bytes
 from halfpint.models._ngram_text import BOS, Ids
 
 Ints = npt.NDArray[np.int64]
+
+_BYTES_A_TOKEN = 60  # and order, at the peak of counting: more than any text takes (LOG.md)
 
 
 @dataclass(frozen=True)
@@ -128,3 +132,17 @@ def _both(one: Ints, other: Ints) -> Ints:
     new = np.ones(len(keys), dtype=bool)
     new[1:] = keys[1:] != keys[:-1]
     return keys[new]
+
+
+def need_memory(tokens: int, order: int) -> None:
+    """Refuse a text whose sequences this machine has no memory for.
+
+    Raises:
+        HalfpintError: with how much is wanted.
+    """
+    needed, room = tokens * _BYTES_A_TOKEN * order, memory_bytes()
+    if room and needed > room:
+        raise HalfpintError(
+            "the text", wanted=f"memory for {tokens:,} tokens by sequences of {order}: {needed / 2**30:.1f} GiB",
+            got=f"{room / 2**30:.1f} GiB", todo="Give less text, a smaller order, or a machine with more memory.",
+        )  # fmt: skip

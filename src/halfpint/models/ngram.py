@@ -15,9 +15,8 @@ import numpy.typing as npt
 
 from halfpint.bundle import read_json, write_json, write_text
 from halfpint.errors import HalfpintError, nearest, need
-from halfpint.machine import memory_bytes
 from halfpint.models import _arpa
-from halfpint.models._ngram_counts import count
+from halfpint.models._ngram_counts import count, need_memory
 from halfpint.models._ngram_estimate import kneser_ney, relative_frequencies
 from halfpint.models._ngram_tables import Tables
 from halfpint.models._ngram_text import BOS, EOS, SPECIALS, UNKNOWN, Ids, encode, plain_lines, split_lines
@@ -29,7 +28,6 @@ SMOOTHINGS = {"kneser-ney": kneser_ney, "none": relative_frequencies}
 
 _CHUNK = 1 << 22  # tokens sorted at once when counting
 _BATCH = 1 << 20  # tokens scored at once
-_BYTES_A_TOKEN = 60  # and order, at the peak of counting: more than any text takes (LOG.md)
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ class NgramModel:
         if min_count > 1:
             words, chunks = _frequent(words, chunks, min_count)
         tokens = sum(len(chunk) for chunk in chunks)
-        _need_memory(tokens, order)
+        need_memory(tokens, order)
         with log.bar(f"counting n-grams of {tokens:,} tokens", order) as bar:
             levels = count(chunks, order, len(words), done=bar.advance)
         del chunks
@@ -331,20 +329,6 @@ class NgramModel:
             HalfpintError: no such file, or a damaged one; the message has the line.
         """
         return cls(_arpa.read_arpa(Path(path)), "arpa")
-
-
-def _need_memory(tokens: int, order: int) -> None:
-    """Refuse a text whose sequences this machine has no memory for.
-
-    Raises:
-        HalfpintError: with how much is wanted.
-    """
-    needed, room = tokens * _BYTES_A_TOKEN * order, memory_bytes()
-    if room and needed > room:
-        raise HalfpintError(
-            "the text", wanted=f"memory for {tokens:,} tokens by sequences of {order}: {needed / 2**30:.1f} GiB",
-            got=f"{room / 2**30:.1f} GiB", todo="Give less text, a smaller order, or a machine with more memory.",
-        )  # fmt: skip
 
 
 def check_settings(order: int, smoothing: str, prune: Sequence[int], min_count: int) -> tuple[int, ...]:

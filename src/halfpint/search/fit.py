@@ -25,7 +25,16 @@ from halfpint.report.html import write_report
 from halfpint.search.choose import Choice, choose
 from halfpint.search.limits import Limits, bytes_text
 from halfpint.search.output import check_output, copy_bundle, disk_errors, open_output
-from halfpint.search.space import EXPORTS_S, Group, Variant, cheap_groups, describe_encoder, frozen_group, tuned_groups
+from halfpint.search.space import (
+    EXPORTS_S,
+    Group,
+    Variant,
+    cheap_groups,
+    describe_encoder,
+    frozen_group,
+    static_group,
+    tuned_groups,
+)
 from halfpint.search.speed import training_speed
 from halfpint.stage import Stage
 from halfpint.tasks import classify
@@ -133,11 +142,15 @@ def _search(run: _Run, prepared: Prepared) -> None:
         write_json(plan_file, plan)
     encoder = describe_encoder(base.bundle, run.request.base, plan["texts_per_s"])
     sizes = (len(prepared.train), len(run.pipeline.labels), plan["used_tokens"])
+    _try_group(run, static_group(encoder, sizes[0]))
     exports_s = _try_group(run, frozen_group(encoder, *sizes, plan["frozen_seconds"]))
     if "seconds" not in plan:  # an unfinished run that goes on keeps its plan
         plan["seconds"], plan["exports_s"] = run.deadline - time.monotonic(), max(exports_s, EXPORTS_S / 2)
         write_json(plan_file, plan)
-    groups = tuned_groups(encoder, *sizes, plan["seconds"], run.request.seed, plan["exports_s"])
+    taught_s = static_group(encoder, sizes[0]).expected_s
+    groups = tuned_groups(encoder, *sizes, plan["seconds"] - taught_s, run.request.seed, plan["exports_s"])
+    if groups:
+        groups.append(static_group(encoder, sizes[0], groups[0]))
     run.log.say(
         f"plan: {len(groups)} trainings in {plan['seconds'] / 60:.1f} minutes at {plan['texts_per_s']:.0f} texts/s"
         + "".join(f", {group.name} {group.expected_s / 60:.1f}" for group in groups),

@@ -9,8 +9,10 @@ from typing import Any
 
 from halfpint.bundle import Bundle
 from halfpint.compress.layers import Layers
+from halfpint.compress.onnx_int4 import OnnxInt4
 from halfpint.compress.onnx_int8 import OnnxInt8
 from halfpint.compress.vocab import Vocab
+from halfpint.distil.static import Static
 from halfpint.export.onnx import Onnx
 from halfpint.models.pull import Pull
 from halfpint.stage import Stage
@@ -20,9 +22,12 @@ from halfpint.train.frozen_linear import FrozenLinear
 from halfpint.train.majority import Majority
 from halfpint.train.tfidf_linear import TfidfLinear
 
-EXPORTS_S = 80.0  # what the exports of one training take with their measurements on two cores, until it is measured
+EXPORTS_S = 110.0  # what the exports of one training take with their measurements on two cores, until it is measured
 _COMMON_TOKENS = 8000
 _STORED = OnnxInt8(compute="fp32")  # weights stored in 8 bits, products in fp32
+_INT4_BITS = 4.5  # a weight, scales and all
+_STATIC_TEXTS_PER_S = 6000.0  # that a table of token vectors is trained on
+_STATIC_S = 30.0  # for what the encoder says of tokens, and the measurement
 _BLEND_BYTES = 6000  # of a TF-IDF classifier in int8, for each label
 # Many texts bear a larger rate (two epochs at a small one under-fit), and teach something to most embeddings.
 _MANY_TEXTS, _MANY_RATE = 20_000, 1e-4
@@ -117,6 +122,18 @@ def frozen_group(encoder: Encoder, texts: int, labels: int, used_tokens: int, se
     )
 
 
+def static_group(encoder: Encoder, texts: int, teacher: Group | None = None) -> Group:
+    """A table of token vectors from the encoder; with `teacher` from the encoder that it trains, and of its answers."""
+    stage = Static()
+    name = f"{teacher.name}-static" if teacher else "static"
+    rows = min(encoder.embedding_weights // encoder.hidden, stage.tokens) + stage.pairs
+    tokenizer = round(encoder.tokenizer_bytes * stage.tokens * encoder.hidden / encoder.embedding_weights)
+    variant = Variant(name, "static vectors", "int8", (), rows * (stage.width + 12) + tokenizer)
+    cost = stage.epochs * texts / _STATIC_TEXTS_PER_S + _STATIC_S + (_pass_s(encoder, texts) if teacher else 0.0)
+    train = teacher.train if teacher else (Pull(base=encoder.base),)
+    return Group(name, "static vectors", (*train, stage), (variant,), round(cost, 1), _STATIC_S)
+
+
 def tuned_groups(
     encoder: Encoder, texts: int, labels: int, used_tokens: int, seconds: float, seed: int, exports_s: float = EXPORTS_S
 ) -> list[Group]:
@@ -189,9 +206,14 @@ def _variants(encoder: Encoder, name: str, layers: int, labels: int, used_tokens
     vocabulary = encoder.embedding_weights // encoder.hidden
     family = "pruned vocabulary"
     blends, rest = [], []
-    for suffix, tokens in {"vocab-min": used_tokens, "vocab": max(_COMMON_TOKENS, used_tokens)}.items():
-        if tokens >= 0.9 * vocabulary or (suffix == "vocab-min" and tokens >= _COMMON_TOKENS):
-            continue
+    sizes = {"vocab-min": used_tokens, "vocab": max(_COMMON_TOKENS, used_tokens)}
+    suffixes = [
+        suffix
+        for suffix, tokens in sizes.items()
+        if tokens < 0.9 * vocabulary and (suffix != "vocab-min" or tokens < _COMMON_TOKENS)
+    ]
+    for suffix in suffixes:
+        tokens = sizes[suffix]
         weights, tokenizer = tokens * encoder.hidden, round(encoder.tokenizer_bytes * tokens / vocabulary)
         cost = expected(weights, tokenizer, 1)
         pruned = (Onnx(), Vocab(size=tokens if suffix == "vocab" else 1))
@@ -199,6 +221,12 @@ def _variants(encoder: Encoder, name: str, layers: int, labels: int, used_tokens
         blended = (*stored, Blend())
         blends.append(Variant(f"{name}-{suffix}-w8+tfidf", "blend", "w8", blended, cost + _BLEND_BYTES * labels))
         rest.append(Variant(f"{name}-{suffix}-w8", family, "w8", stored, cost))
+        if suffix == suffixes[0]:  # four bits are for who wants it small
+            small = cost - round(layers * encoder.layer_weights * (1 - _INT4_BITS / 8))
+            four = (*pruned, OnnxInt4())
+            name4 = f"{name}-{suffix}-int4"
+            blends.append(Variant(f"{name4}+tfidf", "blend", "int4", (*four, Blend()), small + _BLEND_BYTES * labels))
+            rest.append(Variant(name4, family, "int4", four, small))
         if suffix == "vocab":
             rest.append(Variant(f"{name}-{suffix}-int8", family, "int8", (*pruned, OnnxInt8()), cost))
             cost = expected(weights, tokenizer, 4)
