@@ -94,7 +94,9 @@ def check_ids(trained: Path, engine: LlamaCppEngine) -> int:
     """
     tokenizer = open_tokenizer(trained)
     texts = varied_strings(STRINGS)
-    if tokenizer.normalizer is not None:  # NFC, which llama.cpp leaves to whoever gives it the text
+    if type(tokenizer.normalizer).__name__ == "Replace":  # U+2581 is a space there, and comes back as one
+        texts = [text for text in texts if "\u2581" not in text]
+    elif tokenizer.normalizer is not None:  # NFC, which llama.cpp leaves to whoever gives it the text
         texts = [unicodedata.normalize("NFC", text) for text in texts]
     wrong = []
     for start in range(0, len(texts), 1000):

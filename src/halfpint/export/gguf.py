@@ -248,11 +248,15 @@ def _files(source: Path) -> list[Path]:
 
 
 def _write_tokenizer(writer: Any, tokenizer: GgufTokenizer) -> None:
-    writer.add_tokenizer_model("gpt2")  # llama.cpp's name of every byte-level BPE
+    writer.add_tokenizer_model("llama" if tokenizer.scores else "gpt2")  # llama.cpp's name of every byte-level BPE
     writer.add_tokenizer_pre(tokenizer.pre)
     writer.add_token_list(tokenizer.tokens)
     writer.add_token_types(tokenizer.types)
-    writer.add_token_merges(tokenizer.merges)
+    if tokenizer.scores:
+        writer.add_token_scores(tokenizer.scores)
+        writer.add_add_space_prefix(False)
+    else:
+        writer.add_token_merges(tokenizer.merges)
     for add, number in (
         (writer.add_bos_token_id, tokenizer.start),
         (writer.add_eos_token_id, tokenizer.end),

@@ -9,6 +9,7 @@ Source: ggml-org/ggml, docs/gguf.md, "Tokenizer"; the names are those of llama.c
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ _LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 _BYTES = ("ByteLevel", False)  # whether it divides by GPT-2's expression too
 _BYTES_OF_WORDS = ("ByteLevel", True)
 _SPLITS: dict[str, tuple[tuple[Any, ...], ...]] = {
@@ -38,12 +40,13 @@ _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 
 @dataclass(frozen=True)
 class GgufTokenizer:
-    """A byte-level BPE as GGUF has it.
+    """A byte-level BPE, or a BPE over characters with byte fallback (Gemma's), as GGUF has it.
 
     Attributes:
         pre: how texts are divided, by llama.cpp's name.
         tokens, types: each token's name and kind, by its id.
         merges: pairs with a space between, the first merged first.
+        scores: of each token of a BPE over characters: what has the highest is merged first; else empty.
         start, end, end_of_turn, pad, unknown: ids; None where there is none.
         adds_start, adds_end: whether they are put around each text.
         chat_template: in Jinja; empty where there is none.
@@ -53,6 +56,7 @@ class GgufTokenizer:
     tokens: list[str]
     types: list[int]
     merges: list[str]
+    scores: list[float]
     start: int | None
     end: int | None
     end_of_turn: int | None
@@ -72,19 +76,22 @@ def read_for_gguf(folder: Path, config: Mapping[str, Any], size: int) -> GgufTok
         size: rows of the model's embeddings; ids that the tokenizer does not have become unused tokens.
 
     Raises:
-        HalfpintError: it is no byte-level BPE, or divides texts in a way that llama.cpp has no name for.
+        HalfpintError: it is neither a byte-level BPE nor like Gemma's, or divides texts in a way that llama.cpp has no
+            name for.
     """
     place = folder / "tokenizer.json"
     tokenizer = open_tokenizer(folder)
     held = json.loads(place.read_text(encoding="utf-8"))
     model = held["model"]
-    if model.get("type") != "BPE" or model.get("byte_fallback") or model.get("continuing_subword_prefix"):
+    by_characters = _is_by_characters(held)
+    plain = model.get("type") == "BPE" and not model.get("byte_fallback")
+    if not by_characters and (not plain or model.get("continuing_subword_prefix")):
         kind = str(model.get("type")) + (" with byte fallback" if model.get("byte_fallback") else "")
         raise HalfpintError(
-            str(place), wanted="a byte-level BPE", got=f"a tokenizer of the kind {kind}",
+            str(place), wanted="a byte-level BPE, or one like Gemma's", got=f"a tokenizer of the kind {kind}",
             todo="Train one with the kind bpe.",
         )  # fmt: skip
-    if (held.get("normalizer") or {}).get("type") not in (None, "NFC"):
+    if not by_characters and (held.get("normalizer") or {}).get("type") not in (None, "NFC"):
         raise HalfpintError(str(place), wanted="no normalizer, or NFC", got=str(held["normalizer"].get("type")))
     tokens = [f"[PAD{number}]" for number in range(size)]
     types = [UNUSED] * size
@@ -96,6 +103,8 @@ def read_for_gguf(folder: Path, config: Mapping[str, Any], size: int) -> GgufTok
             )
         tokens[number] = token
         types[number] = NORMAL if number not in added else CONTROL if added[number]["special"] else USER_DEFINED
+        if by_characters and _BYTE.fullmatch(token):
+            types[number] = BYTE
     settings = _settings(folder)
     template = _template(folder, settings)
     ids = {name: _id(tokenizer, settings.get(f"{name}_token"), config, name) for name in ("bos", "eos", "pad", "unk")}
@@ -105,13 +114,41 @@ def read_for_gguf(folder: Path, config: Mapping[str, Any], size: int) -> GgufTok
     adds_end = len(around) > int(adds_start) and around[-1] == ids["eos"]
     if adds_start:
         start = around[0]
+    if by_characters and ids["unk"] is not None:
+        types[ids["unk"]] = UNKNOWN
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     turn = next((tokenizer.token_to_id(name) for name in _TURN_ENDS if name in template), None)
     return GgufTokenizer(
-        pre=_name_of_split(held.get("pre_tokenizer"), place), tokens=tokens, types=types,
-        merges=[pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]],
+        pre="default" if by_characters else _name_of_split(held.get("pre_tokenizer"), place), tokens=tokens,
+        types=types, merges=merges, scores=_scores(tokens, model["merges"]) if by_characters else [],
         start=start, end=ids["eos"], end_of_turn=turn, pad=ids["pad"], unknown=ids["unk"],
         adds_start=adds_start, adds_end=adds_end, chat_template=template,
     )  # fmt: skip
+
+
+def _is_by_characters(held: Mapping[str, Any]) -> bool:
+    """Whether a tokenizer.json is as Gemma's: spaces written as U+2581, characters merged, others by their bytes."""
+    model, normalizer = held["model"], held.get("normalizer") or {}
+    return bool(
+        model.get("type") == "BPE"
+        and model.get("byte_fallback")
+        and model.get("merges")
+        and normalizer.get("type") == "Replace"
+        and normalizer.get("content") == "\u2581"
+        and (normalizer.get("pattern") or {}).get("String") == " "
+        and not model.get("continuing_subword_prefix")
+    )
+
+
+def _scores(tokens: list[str], merges: list[Any]) -> list[float]:
+    """What llama.cpp merges by: the earlier a token is first merged, the higher; a token that is never is last.
+
+    It merges the pair whose whole has the highest score, wherever it is divided; so the first rank of a whole counts.
+    """
+    rank: dict[str, int] = {}
+    for number, pair in enumerate(merges):
+        rank.setdefault("".join(pair.split(" ", 1) if isinstance(pair, str) else pair), number)
+    return [-float(rank.get(token, len(merges))) for token in tokens]
 
 
 def tokenizer_from_fields(fields: Mapping[str, Any], place: str) -> tuple[Any, dict[str, Any], str]:
