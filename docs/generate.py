@@ -60,7 +60,7 @@ def cli_page() -> str:
 
 def command_section(function: Callable[..., Any]) -> Iterator[str]:
     """The part of cli.md on one command."""
-    name = function.__name__
+    name = function.__name__.rstrip("_")
     hints = typing.get_type_hints(function, include_extras=True)
     arguments, options = [], []
     for parameter in inspect.signature(function).parameters.values():

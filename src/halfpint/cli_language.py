@@ -110,7 +110,8 @@ def pretrain(
     from halfpint.train.pretrain import Pretrain
 
     stages: list[Stage]
-    _refuse_unused(sys.argv[1:], _TRAINED_ALONE if arch == "ngram" else _COUNTED_ALONE, arch)
+    unused = _COUNTED_ALONE if counts else (*_COUNTED_ALONE, "--order")
+    _refuse_unused(sys.argv[1:], _TRAINED_ALONE if arch == "ngram" else unused, arch)
     if arch == "ngram":  # counts want every line, as it is
         data = CorpusData(
             sources=tuple(texts), text=text, validation=validation, validation_share=0.0, clean=False, seed=seed
@@ -121,13 +122,13 @@ def pretrain(
             sources=tuple(texts), text=text, validation=validation, clean=not as_it_is, language=language, seed=seed
         )
         total = parse_parameters(tokens, "--tokens") if tokens else 0
-        trained: Stage = Pretrain(
+        trained = Pretrain(
             arch=arch, objective=objective, size=size, minutes=minutes, tokens=total, vocabulary=vocab, context=context,
             tokenizer=tokenizer, seed=seed,
         )  # fmt: skip
-        if counts and resolve(arch, objective)[1] != CAUSAL:
-            raise HalfpintError("--counts", wanted="a causal model", got=f"--arch {arch}, which is masked")
         trained = changed(trained, set_ or [])
+        if counts and resolve(trained.arch, trained.objective)[1] != CAUSAL:
+            raise HalfpintError("--counts", wanted="a causal model", got=f"--arch {arch}, which is masked")
         stages = [trained, Mix(order=order)] if counts else [trained]
     command = shlex.join(["halfpint", *sys.argv[1:]])
     result = make(data, stages, out, Log(quiet=quiet or json_), force=force, command=command)

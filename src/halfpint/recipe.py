@@ -24,6 +24,7 @@ _PARTS: dict[str, type] = {"data": dict, "task": dict, "stage": list}
 _TASK_KEYS = ("name", "metric")
 _TASK = "classify"
 _Settings = TypeVar("_Settings")
+_Stage = TypeVar("_Stage", bound=Stage)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def check_recipe(content: Mapping[str, Any], place: str) -> Recipe:
     return Recipe(data, task, metric, tuple(stages))
 
 
-def changed(stage: Stage, overrides: Sequence[str]) -> Stage:
+def changed(stage: _Stage, overrides: Sequence[str]) -> _Stage:
     """`stage` with the settings that `overrides` ("name=value") give.
 
     Raises:

@@ -33,6 +33,12 @@ def test_what_many_hold_joins_nobody() -> None:
     assert len(set(joined(*texts[:9]))) == 1
 
 
+def test_phrases_of_one_sentence_are_one_holder() -> None:
+    words = ["it", "was", "at", "the", "end", "of", "the", "day", "that", "we", "all", "went", "home"]
+    inside = [" ".join(words[low:high]) for low in range(3) for high in range(8, 14)]
+    assert len(set(joined("at the end of", *inside))) == 1  # eighteen texts hold it, all of one sentence
+
+
 def test_no_sentence_is_on_one_side_and_its_phrases_on_another() -> None:
     random = np.random.default_rng(0)
     examples = []

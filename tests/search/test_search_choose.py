@@ -156,8 +156,11 @@ def test_a_choice_always_meets_the_limits(
 
 def test_no_need_of_a_transformer_is_said_with_grounds_alone() -> None:
     counted = candidate("counted", 10, 1000, family="tfidf")
-    assert "No transformer was tried." in pick([counted]).verdict
+    assert "No transformer was measured." in pick([counted]).verdict
     assert "meets what was asked" in pick([counted], Limits(floor={"accuracy": 0.5})).verdict
     slow = candidate("slow", 10, 9000, family="tfidf", latency_p50_ms=50.0)
     chosen = pick([slow, candidate("trained", 12, 5000)], Limits(max_latency_ms=10))
     assert name(chosen.chosen) == "trained" and "don't need" not in chosen.verdict
+    vectors = candidate("vectors", 10, 100, family="static vectors")
+    verdict = pick([candidate("words", 90, 10, family="tfidf"), vectors, candidate("trained", 60, 5000)]).verdict
+    assert "No transformer does better than vectors (0.9750)." in verdict

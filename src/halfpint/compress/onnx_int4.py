@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -148,7 +149,8 @@ class OnnxInt4(Stage):
                     continue
                 tensor = tensors.pop(name)
                 values = numpy_helper.to_array(tensor)
-                if node.op_type == "Gather" and self.embedding_bits == 4 and EMBEDDING.search(name):
+                grouped = self.embedding_bits == 4 and values.shape[1] % self.group == 0 and EMBEDDING.search(name)
+                if node.op_type == "Gather" and grouped:
                     graph.initializer.remove(tensor)
                     before += _stored_groups(graph, name, round_to(kind, torch.from_numpy(values.copy())))
                     counts["matrices_4_bits"] += 1
@@ -164,12 +166,16 @@ class OnnxInt4(Stage):
 
 
 def _matrices(graph: Any, group: int) -> dict[str, Any]:
-    """The products with a constant matrix whose inputs `group` divides, by the matrix' name."""
+    """The products with a constant matrix that no other node has and whose inputs `group` divides, by its name."""
+    uses = Counter(name for node in graph.node for name in node.input)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer if len(tensor.dims) == 2}
     return {
         node.input[1]: node
         for node in graph.node
-        if node.op_type == "MatMul" and node.input[1] in shapes and shapes[node.input[1]][0] % group == 0
+        if node.op_type == "MatMul"
+        and uses[node.input[1]] == 1
+        and node.input[1] in shapes
+        and shapes[node.input[1]][0] % group == 0
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from sys import intern
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from halfpint.data.dedup import normalise
 _WORDS = 4
 """Words that a text has at least to be looked for in others: shorter ones are anybody's."""
 _MOST_HOLDERS = 8
-"""Texts that hold a text, at most, to be joined with it: what many hold is a common phrase."""
+"""Groups that hold a text, at most, to be joined with it: what many hold is a common phrase."""
 
 
 def join_contained(texts: Sequence[str], groups: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -26,18 +27,20 @@ def join_contained(texts: Sequence[str], groups: NDArray[np.int64]) -> NDArray[n
 
     Source: the containment of Broder 1997, "On the resemblance and containment of documents", exactly 1.
     """
-    words = [normalise(text).split() for text in texts]
-    beginning: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    words = [tuple(map(intern, normalise(text).split())) for text in texts]
+    numbers: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    lengths: dict[tuple[str, ...], set[int]] = defaultdict(set)  # of the texts that begin so
     for number, some in enumerate(words):
         if len(some) >= _WORDS:
-            beginning[tuple(some[:_WORDS])].append(number)
-    holders: dict[int, set[int]] = defaultdict(set)
+            numbers[some].append(number)
+            lengths[some[:_WORDS]].add(len(some))
+    holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for holder, some in enumerate(words):
         for start in range(len(some) - _WORDS + 1):
-            for part in beginning.get(tuple(some[start : start + _WORDS]), ()):
-                found = words[part]
-                if len(found) < len(some) and some[start : start + len(found)] == found:
-                    holders[part].add(holder)
+            for length in lengths.get(some[start : start + _WORDS], ()):
+                part = some[start : start + length]
+                if length < len(some) and part in numbers and (part not in holders or holders[part][-1] != holder):
+                    holders[part].append(holder)
     first = {int(group): int(group) for group in groups.tolist()}
 
     def root(group: int) -> int:
@@ -46,9 +49,11 @@ def join_contained(texts: Sequence[str], groups: NDArray[np.int64]) -> NDArray[n
             group = first[group]
         return group
 
-    for part in sorted(holders):
-        if len(holders[part]) <= _MOST_HOLDERS:
-            for holder in sorted(holders[part]):
-                low, high = sorted((root(int(groups[part])), root(int(groups[holder]))))
-                first[high] = low
+    # The longest first: phrases of one sentence that hold each other are one by the time the shortest is looked at.
+    for part in sorted(holders, key=lambda part: (-len(part), part)):
+        roots = {root(int(groups[holder])) for holder in holders[part]}
+        if len(roots) <= _MOST_HOLDERS:
+            roots |= {root(int(groups[number])) for number in numbers[part]}
+            for other in roots:
+                first[other] = min(roots)
     return np.array([root(int(group)) for group in groups.tolist()], dtype=np.int64)

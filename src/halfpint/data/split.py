@@ -128,12 +128,14 @@ class _Plan:
             rows = sum(self.contents[group][label] for group in self.with_label[label])
             # Large groups first, while there is room everywhere; the sort keeps the shuffled order among equals.
             for group in sorted(todo, key=lambda group: -self.contents[group][label]):
-                wants = self.open_of[label]
-                if self.contents[group][label] > 1:
+                wants, size = self.open_of[label], self.contents[group][label]
+                sides = [side for side in self.wanted if size > 1 and wants[side] >= size]
+                if sides:
                     # By the share of what each side still wants: by rows the largest side would get all large groups,
                     # and the others would be left with what stands alone. Single rows, which come last, even it out.
                     wants = [want / max(share * rows, 1e-9) for want, share in zip(wants, shares, strict=True)]
-                self.put(group, max(self.wanted, key=lambda side: (round(wants[side], 9), self.open[side])))
+                best = max(sides or self.wanted, key=lambda side: (round(wants[side], 9), self.open[side]))
+                self.put(group, best)
                 done[group] = True
 
     def give_every_label(self) -> None:

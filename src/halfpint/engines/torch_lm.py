@@ -28,7 +28,7 @@ MASK = "[MASK]"
 """What stands for a gap in the texts of `fill`, whatever the model's own token is called."""
 
 _MOST_LOGITS = 1 << 25  # values at once
-_TEXTS_AT_ONCE = 512
+_TEXTS_AT_ONCE, _TEXTS_WITH_STATES = 512, 16
 
 
 def load_model(folder: Path, objective: str) -> Any:
@@ -142,11 +142,14 @@ class TorchLanguageEngine(Writer):
         """Of each text, one after the other: its scored ids, their log-probabilities as `score` has them, and the
         states they were foretold from, float32 (tokens, width)."""
         self._must_be(CAUSAL, "score_states")
-        for text in texts:
-            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        for start in range(0, len(texts), _TEXTS_WITH_STATES):
+            some = list(texts[start : start + _TEXTS_WITH_STATES])
+            rows = [one.ids for one in self._tokenizer.encode_batch_fast(some, add_special_tokens=False)]
             states: list[Any] = []
-            logs = self._causal_scores([ids], states)[0]
-            yield ids[len(ids) - len(logs) :], logs, states[0] if states else np.zeros((0, 1), dtype=np.float32)
+            scores = self._causal_scores(rows, states)
+            states = states or [np.zeros((0, 1), dtype=np.float32)] * len(rows)
+            for ids, logs, before in zip(rows, scores, states, strict=True):
+                yield ids[len(ids) - len(logs) :], logs, before
 
     def token(self, number: int) -> bytes:
         """The bytes that a token stands for; of a special one its name's."""

@@ -73,7 +73,9 @@ def find_bundle(name: Path | str, log: Log | None = None) -> Bundle:
     if Path(name).exists() or str(name) not in catalogue("language"):
         return open_bundle(name)
     target = cache_folder() / "bundles" / str(name)
-    if not (target / CARD).is_file():
+    try:
+        return open_bundle(target)
+    except HalfpintError:  # there is none yet, or it is damaged
         pull_language(str(name), target, log or Log())
     return open_bundle(target)
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from halfpint.evaluate.intervals import paired_difference
 from halfpint.search.limits import Limits, bytes_text
 
-CHEAP = ("majority", "tfidf")
+CHEAP = ("majority", "tfidf", "static vectors")  # families that need no transformer to run
 ONE_ERROR = 0.6827
 """The level of an interval one standard error to each side."""
 
@@ -118,12 +118,17 @@ def _verdict(
                 f"interval of the best candidate ({best['name']}, {best['metrics'][primary]:.4f})."
             )
         else:
-            gain = best["metrics"][primary] - cheap["metrics"][primary]
-            words.append(f"A transformer pays here: {gain:+.4f} over {cheap['name']}.")
+            top = max(neural, key=lambda one: one["metrics"][primary])
+            gain = top["metrics"][primary] - cheap["metrics"][primary]
+            words.append(
+                f"A transformer pays here: {gain:+.4f} over {cheap['name']}."
+                if top["metrics"][primary] >= best["metrics"][primary]
+                else f"No transformer does better than {best['name']} ({best['metrics'][primary]:.4f})."
+            )
     elif linear and chosen["family"] == "tfidf":
         words.append(
             "You don't need a transformer: counting words meets what was asked."
             if asked
-            else "No transformer was tried."
+            else "No transformer was measured."
         )
     return " ".join(words)

@@ -38,7 +38,7 @@ from halfpint.search.space import (
 from halfpint.search.speed import training_speed
 from halfpint.stage import Stage
 from halfpint.tasks import classify
-from halfpint.train.finetune import Finetune
+from halfpint.train.loop import Training
 
 NO_BASE = "none"
 _RESERVE_S, _RESERVE_SHARE = 45.0, 0.2  # for the last evaluation and the report, the less of the two
@@ -96,7 +96,8 @@ def fit(request: Request, log: Log) -> dict[str, Any]:
     Raises:
         HalfpintError: bad input or data. An infeasible request is no error here: the report's "chosen" is None.
     """
-    need_installed("sklearn", "halfpint fit")
+    for package in ("sklearn", "onnx"):
+        need_installed(package, "halfpint fit")
     started = time.monotonic()
     if request.metric:
         check_metric(request.metric, "--metric")
@@ -142,15 +143,14 @@ def _search(run: _Run, prepared: Prepared) -> None:
         write_json(plan_file, plan)
     encoder = describe_encoder(base.bundle, run.request.base, plan["texts_per_s"])
     sizes = (len(prepared.train), len(run.pipeline.labels), plan["used_tokens"])
-    _try_group(run, static_group(encoder, sizes[0]))
-    exports_s = _try_group(run, frozen_group(encoder, *sizes, plan["frozen_seconds"]))
+    static = static_group(encoder, sizes[0])
+    _try_group(run, static)
+    exports_s = _try_group(run, frozen_group(encoder, *sizes, plan["frozen_seconds"] - static.expected_s))
     if "seconds" not in plan:  # an unfinished run that goes on keeps its plan
         plan["seconds"], plan["exports_s"] = run.deadline - time.monotonic(), max(exports_s, EXPORTS_S / 2)
         write_json(plan_file, plan)
-    taught_s = static_group(encoder, sizes[0]).expected_s
-    groups = tuned_groups(encoder, *sizes, plan["seconds"] - taught_s, run.request.seed, plan["exports_s"])
-    if groups:
-        groups.append(static_group(encoder, sizes[0], groups[0]))
+    seconds = plan["seconds"] - static_group(encoder, sizes[0], static).expected_s  # it is taught by the first of them
+    groups = tuned_groups(encoder, *sizes, seconds, run.request.seed, plan["exports_s"])
     run.log.say(
         f"plan: {len(groups)} trainings in {plan['seconds'] / 60:.1f} minutes at {plan['texts_per_s']:.0f} texts/s"
         + "".join(f", {group.name} {group.expected_s / 60:.1f}" for group in groups),
@@ -159,6 +159,8 @@ def _search(run: _Run, prepared: Prepared) -> None:
     )
     for group in groups:
         _try_group(run, group)
+    if any(variant.name in run.made for group in groups[:1] for variant in group.variants):
+        _try_group(run, static_group(encoder, sizes[0], groups[0]))
 
 
 def _try_group(run: _Run, group: Group) -> float:
@@ -306,8 +308,9 @@ def repeatable(made: Made) -> tuple[Stage, ...]:
     """
     stages: list[Stage] = []
     for stage, entry in zip(made.stages, made.bundle.card["stages"], strict=True):
-        if isinstance(stage, Finetune) and entry["stopped"] and entry["steps"] < entry["total_steps"]:
-            stages.append(replace(stage, stop_after_steps=entry["steps"]))
+        if isinstance(stage, Training) and entry.get("stopped") and entry["steps"] < entry["total_steps"]:
+            again: Any = stage
+            stages.append(replace(again, stop_after_steps=entry["steps"]))
         else:
             stages.append(stage)
     return tuple(stages)

@@ -23,6 +23,7 @@ from halfpint.train.majority import Majority
 from halfpint.train.tfidf_linear import TfidfLinear
 
 EXPORTS_S = 110.0  # what the exports of one training take with their measurements on two cores, until it is measured
+STATIC = "static vectors"
 _COMMON_TOKENS = 8000
 _STORED = OnnxInt8(compute="fp32")  # weights stored in 8 bits, products in fp32
 _INT4_BITS = 4.5  # a weight, scales and all
@@ -126,12 +127,13 @@ def static_group(encoder: Encoder, texts: int, teacher: Group | None = None) -> 
     """A table of token vectors from the encoder; with `teacher` from the encoder that it trains, and of its answers."""
     stage = Static()
     name = f"{teacher.name}-static" if teacher else "static"
-    rows = min(encoder.embedding_weights // encoder.hidden, stage.tokens) + stage.pairs
-    tokenizer = round(encoder.tokenizer_bytes * stage.tokens * encoder.hidden / encoder.embedding_weights)
-    variant = Variant(name, "static vectors", "int8", (), rows * (stage.width + 12) + tokenizer)
+    vocabulary = encoder.embedding_weights // encoder.hidden
+    rows = min(vocabulary, stage.tokens) if encoder.wordpiece else vocabulary  # pairs come besides, by the data
+    tokenizer = round(encoder.tokenizer_bytes * rows / vocabulary)
+    variant = Variant(name, STATIC, "int8", (), rows * (min(stage.width, encoder.hidden) + 4) + tokenizer)
     cost = stage.epochs * texts / _STATIC_TEXTS_PER_S + _STATIC_S + (_pass_s(encoder, texts) if teacher else 0.0)
     train = teacher.train if teacher else (Pull(base=encoder.base),)
-    return Group(name, "static vectors", (*train, stage), (variant,), round(cost, 1), _STATIC_S)
+    return Group(name, STATIC, (*train, stage), (variant,), round(cost, 1), _STATIC_S)
 
 
 def tuned_groups(

@@ -67,6 +67,8 @@ class ModelThread(Generic[Model]):
             self.model = self._load()
         except BaseException as error:  # a panic of a Rust tokenizer is no Exception
             with self.changed:
+                if self.state != "loading":
+                    return
                 self.state, self.failure = "failed", error
                 self.changed.notify_all()
             self._log.say(f"The model was not loaded: {error}", kind="load_failed", error=type(error).__name__)

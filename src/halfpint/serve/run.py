@@ -113,8 +113,13 @@ def serve(
         threading.Thread(target=end_if_failed, name="halfpint-loading", daemon=True).start()
         with _stopped_by_signals(server):
             server.run(sockets=[listener])
-    if model.failure is not None:
+    if isinstance(model.failure, HalfpintError):
         raise model.failure
+    if model.failure is not None:
+        raise HalfpintError(
+            str(bundle_path), wanted="a model that its engine loads", got=repr(model.failure)[:300],
+            todo="Make the bundle again, or report this.",
+        ) from model.failure  # fmt: skip
     log.say("Stopped.", kind="stopped")
 
 

@@ -4,7 +4,8 @@ PyTorch's kernel for processors goes through keys in small blocks and computes t
 At the lengths that are trained here the probabilities fit into memory, and whole products with them take half the time.
 What a causal mask hides is left out by whole blocks.
 
-Source: the gradient is that of Dao et al. 2022, "FlashAttention", appendix B.2, without its tiling.
+Under autocast scores are rounded to bfloat16 before the softmax, as in transformers' eager attention. Source: the
+gradient is that of Dao et al. 2022, "FlashAttention", appendix B.2, without its tiling.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def quick_attention(plain: Callable[..., Any]) -> Callable[..., Any]:
         **more: Any,
     ) -> tuple[torch.Tensor, None]:
         causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-        if dropout or not _fits(query, key, attention_mask, more):
+        if dropout or not _fits(query, key, value, attention_mask, more):
             found: tuple[torch.Tensor, None] = plain(
                 module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **more
             )
@@ -50,13 +51,16 @@ def quick_attention(plain: Callable[..., Any]) -> Callable[..., Any]:
     return attend
 
 
-def _fits(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, more: dict[str, Any]) -> bool:
+def _fits(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, more: dict[str, Any]
+) -> bool:
     rows, heads, length, _ = query.shape
     return (
         query.device.type == "cpu"
         and torch.is_grad_enabled()
         and query.requires_grad
         and key.shape[2] == length
+        and value.shape[-1] == query.shape[-1]
         and heads % key.shape[1] == 0
         and rows * heads * length * length <= _MOST_PROBABILITIES
         and all(more.get(name) is None for name in ("position_bias", "softcap", "cache", "sinks", "s_aux"))

@@ -106,8 +106,8 @@ def memory_needed(model: Any, rows: int, context: int, *, chunked: bool, checkpo
     their gradients and AdamW's two moments.
 
     Of a layer backward needs about 14 values as wide as the hidden states and 4 of the feed-forward's inner width a
-    token (Korthikanti et al. 2023, "Reducing Activation Recomputation", section 4.1, with attention that is not
-    stored); with checkpointing its input alone.
+    token (Korthikanti et al. 2023, "Reducing Activation Recomputation", section 4.1), and on a CPU the probabilities of
+    attention (`_attention`); with checkpointing its input alone.
     """
     config = model.config
     weights = sum(tensor.numel() for tensor in model.parameters())
@@ -116,7 +116,8 @@ def memory_needed(model: Any, rows: int, context: int, *, chunked: bool, checkpo
     inner = max([width, *(t.shape[0] for n, t in model.named_parameters() if t.ndim == 2 and t.shape[0] != vocabulary)])
     inner = min(inner, 8 * width)
     value = 2 if bf16 else 4
-    a_layer = (14 * width + 4 * inner) * value
+    heads = int(getattr(config, "num_attention_heads", None) or 1)
+    a_layer = (14 * width + 4 * inner + heads * context) * value
     held = layers * width * value + a_layer if checkpointing else layers * a_layer
     logits = 3 * 4 * vocabulary * (1 if chunked else rows * context)
     logits = max(logits, 2 * (16 << 20)) if chunked else logits

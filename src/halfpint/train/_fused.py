@@ -1,7 +1,7 @@
 """Quicker passes through modules of transformers while they are trained on a CPU: less traffic to memory, same results.
 
-Weights, their names and what is saved stay as they are; each replacement is tried against what it replaces first, and
-left out where the results differ.
+Weights, their names and what is saved stay as they are. A norm or rotation is tried against what it replaces first, in
+fp32, and left out where the results differ; attention is PyTorch's, but for what `_attention` says.
 """
 
 from __future__ import annotations

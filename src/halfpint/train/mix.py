@@ -74,9 +74,9 @@ class Mix(Stage):
         scored: list[Scored] = []
         tokens = 0
         with work.log.bar("reading validation texts", len(corpus.validation)) as bar:
-            for text in engine.score_states(corpus.validation):
-                scored.append(text)
-                tokens += len(text[1])
+            for following, logs, states in engine.score_states(corpus.validation):
+                scored.append((following, logs, states.astype(np.float16)))  # which tells them apart as well
+                tokens += len(logs)
                 bar.advance(1)
                 if tokens >= _MOST_TOKENS:
                     break

@@ -119,14 +119,14 @@ class Pretrain(Training, Stage):
         settings, _ = sizes.size_dial(self.arch, parameters, vocabulary, self.context)
         self._memory(sizes.new_model(model_type, settings, meta=True))
 
-    def _memory(self, shape: Any) -> int:
+    def _memory(self, shape: Any, *, chunked: bool = True) -> int:
         """Bytes that training takes at its peak, about, by a model of the same shape that has no memory of its own.
 
         Raises:
             HalfpintError: there are not so many.
         """
         needed = _budget.memory_needed(
-            shape, part_rows(self.rows(), self.context), self.context, chunked=True,
+            shape, part_rows(self.rows(), self.context), self.context, chunked=chunked,
             checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision),
         )  # fmt: skip
         _budget.check_memory(needed, device(), self.use)
@@ -159,6 +159,7 @@ class Pretrain(Training, Stage):
         torch.manual_seed(self.seed)
         model = sizes.new_model(model_type, settings).to(device())
         learner = self._learner(model, objective)
+        needed = needed if learner.chunked else self._memory(model, chunked=False)
         rows = self.rows()
         # Muon's steps have one size whatever the noise in them, so that small batches need no smaller rate (LOG.md).
         tokens = rows * self.context * self.accumulate if self.optimizer == "adamw" else math.inf
