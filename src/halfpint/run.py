@@ -29,7 +29,7 @@ from halfpint.report.html import write_report
 from halfpint.report.language import taught
 from halfpint.report.learning import energy_spent, trainings
 from halfpint.search.language_report import write_language_report
-from halfpint.search.output import copy_bundle, disk_errors
+from halfpint.search.output import copy_bundle, disk_errors, write_figures
 
 RESULT, RECIPE, EVENTS = "result.json", "recipe.resolved.toml", "events.jsonl"
 _ANSWER_LABELS = ("classifier", "linear", "onnx", "ready")  # kinds of bundle that give labels
@@ -69,6 +69,8 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
                 return found
             figures = _figures(pipeline, made, primary, log)
         copy_bundle(made.bundle.path, out / "best")
+        if isinstance(prepared, Prepared):
+            write_figures(out / "best", primary, figures["validation"], figures["test"], prepared.key)
         _report(recipe, prepared, made, figures, primary, out, time.monotonic() - started, log)
         result = {
             "key": key,

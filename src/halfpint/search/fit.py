@@ -24,7 +24,7 @@ from halfpint.recipe import Recipe
 from halfpint.report.html import write_report
 from halfpint.search.choose import Choice, choose
 from halfpint.search.limits import Limits, bytes_text
-from halfpint.search.output import check_output, copy_bundle, disk_errors, open_output
+from halfpint.search.output import check_output, copy_bundle, disk_errors, open_output, write_figures
 from halfpint.search.space import (
     EXPORTS_S,
     Group,
@@ -283,19 +283,7 @@ def _prove(run: _Run, choice: Choice, prepared: Prepared) -> dict[str, Any]:
     best = run.request.out / "best"
     copy_bundle(run.made[chosen].bundle.path, best)
     choice.chosen["bundle"] = best.name
-    result = tests[chosen]
-    card = dict(open_bundle(best).card)
-    card["figures"] = {
-        "validation": {run.primary: choice.chosen["metrics"][run.primary], "interval": choice.chosen["interval"]},
-        "test": {
-            key: result[key] for key in ("rows", "accuracy", "f1_macro", "interval", "latency_p50_ms", "texts_per_s")
-        },
-        "energy_wh_per_1000": result["energy_wh_per_1000"],
-        "energy_source": result["energy_source"],
-        "data": prepared.key,
-        "machine": describe()["cpu"],
-    }
-    write_json(best / "card.json", card)
+    write_figures(best, run.primary, choice.chosen, tests[chosen], prepared.key)
     stages = repeatable(run.made[chosen])
     Recipe(run.request.data, classify, run.primary, stages).write(run.request.out / "recipe.toml")
     return tests

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from halfpint.bundle import CARD, write_json
+from halfpint.bundle import CARD, open_bundle, write_json
 from halfpint.errors import DISK_FAULTS, HalfpintError
-from halfpint.machine import available_disk_bytes
+from halfpint.machine import available_disk_bytes, cpu_model
 
 REQUEST, REPORT = "request.json", "report.json"
 OURS = ("best", "work", "plan.json", "recipe.toml", REPORT, "report.html", "events.jsonl", REQUEST)
@@ -130,6 +130,28 @@ def disk_errors(folder: Path) -> Iterator[None]:
         if found.errno in DISK_FAULTS:
             raise disk_error(found, folder) from error
         raise
+
+
+def write_figures(
+    bundle: Path, primary: str, validation: Mapping[str, Any], test: Mapping[str, Any], data: str
+) -> None:  # fmt: skip
+    """Tell in a bundle's card how it did.
+
+    Args:
+        validation: "metrics" and the "interval" of the primary one; test: what `evaluate` gives.
+        data: the hash of what was learned from.
+    """
+    card = dict(open_bundle(bundle).card)
+    told = ("rows", "accuracy", "f1_macro", "interval", "latency_p50_ms", "texts_per_s")
+    card["figures"] = {
+        "validation": {primary: validation["metrics"][primary], "interval": validation["interval"]},
+        "test": {key: test[key] for key in told},
+        "energy_wh_per_1000": test["energy_wh_per_1000"],
+        "energy_source": test["energy_source"],
+        "data": data,
+        "machine": cpu_model(),
+    }
+    write_json(bundle / CARD, card)
 
 
 def copy_bundle(source: Path, target: Path) -> None:

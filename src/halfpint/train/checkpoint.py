@@ -44,6 +44,11 @@ def save(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer,
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def exists(folder: Path) -> bool:
+    """Whether a checkpoint is in `folder`."""
+    return (folder / _NAME).exists()
+
+
 def load(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
     """Put the checkpoint in `folder` back and give its `state`; None where there is none."""
     import torch

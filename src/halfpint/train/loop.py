@@ -254,7 +254,7 @@ def train(
             norm = torch.nn.utils.clip_grad_norm_(
                 [p for g in optimiser.param_groups for p in g["params"]], settings.clip_norm or math.inf
             )
-            _check_loss(float(norm), [], math.inf, step, settings, work)
+            _check_loss(float(norm), [], math.inf, step, settings, work, "gradient")
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             state["step"] += 1
@@ -302,19 +302,21 @@ def train(
     )  # fmt: skip
 
 
-def _check_loss(value: float, recent: Sequence[float], guess: float, step: int, settings: Training, work: Work) -> None:
+def _check_loss(
+    value: float, recent: Sequence[float], guess: float, step: int, settings: Training, work: Work, what: str = "loss"
+) -> None:
     latest = statistics.median([*recent[-_LATEST + 1 :], value])
     exploded = len(recent) == _RECENT and latest > max(1.2 * guess, 2 * statistics.median(recent))
     if math.isfinite(value) and not exploded:
         return
     cause = "exploded" if exploded else "is not a finite number"
     work.log.event("stopped", step=step, value=value, cause=cause)
+    kept = f"; the last good checkpoint is kept in {work.scratch}" if checkpoint.exists(work.scratch) else ""
     raise TrainingStoppedError(
         f"training, step {step + 1}",
         wanted="a finite loss that falls",
-        got=f"one that {cause} ({value:.4g} at learning rate {settings.learning_rate:g})",
-        todo=f"Lower learning_rate (try {settings.learning_rate / 4:g}), raise warmup, or check the data; the last "
-        f"good checkpoint is kept in {work.scratch}.",
+        got=f"a {what} that {cause} ({value:.4g} at learning rate {settings.learning_rate:g})",
+        todo=f"Lower learning_rate (try {settings.learning_rate / 4:g}), raise warmup, or check the data{kept}.",
     )
 
 
