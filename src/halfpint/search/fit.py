@@ -43,6 +43,7 @@ from halfpint.train.loop import Training
 NO_BASE = "none"
 _RESERVE_S, _RESERVE_SHARE = 45.0, 0.2  # for the last evaluation and the report, the less of the two
 _LEAST = 0.7  # of a training's expected time has to be left: its evaluations stop it where the rest is missing
+_ONE_EXPORT_S = 30.0
 _OPTIMISM = 0.85  # of the expected bytes: a candidate over the limit even so is not made
 
 
@@ -173,7 +174,9 @@ def _try_group(run: _Run, group: Group) -> float:
         for variant in group.variants:
             _note(run, variant, group, "skipped", reasons[variant.name])
         return 0.0
-    if group.expected_s and run.deadline - time.monotonic() < group.expected_s * _LEAST:
+    # Of the exports one is enough: the others are left out where the time ends.
+    least = min(group.expected_s * _LEAST, group.expected_s - group.finish_s + _ONE_EXPORT_S)
+    if group.expected_s and run.deadline - time.monotonic() < least:
         why = f"no time left: it needs about {group.expected_s:.0f} s"
         for variant in group.variants:
             _note(run, variant, group, "skipped", why)
