@@ -99,6 +99,7 @@ ROWS = {
         "compress/quantize", {"types": "q4_0", "method": "gptq", "samples": 4, "tokens": 32}, "language", "quantized"
     ),
     "codes": Row("export/gguf", {"type": "codes"}, "quantized", "gguf"),
+    "packed": Row("compress/lossless", {}, "gguf", "packed"),
     "chat": Row("train/chat", {"template": "chatml", "epochs": 1, "precision": "fp32"}, "language", "language"),
     "mixed": Row("train/mix", {"order": 3}, "language", "mixed"),
     "student": Row("distil/student", {"layers": "1"}, "finetuned", "classifier"),

@@ -217,6 +217,9 @@ def export(
     type_: Annotated[
         str, typer.Option("--type", help="Weights of a GGUF file: f32, f16, q8_0, q4_1 or q4_0.")
     ] = "q8_0",
+    pack: Annotated[
+        bool, typer.Option("--pack", help="GGUF: fewer bytes on the disk, bit for bit the same when halfpint loads it.")
+    ] = False,
     merge_unknown: Annotated[
         bool,
         typer.Option("--merge-unknown", help="ARPA: the word <unk> of the text, as in WikiText, is the unknown word."),
@@ -225,6 +228,7 @@ def export(
     json_: AsJson = False,
 ) -> None:
     """Write a language model for another program, proven to say the same there."""
+    from halfpint.compress.lossless import Lossless
     from halfpint.errors import HalfpintError, nearest
     from halfpint.export.gguf import Gguf
     from halfpint.language import export as write
@@ -240,7 +244,8 @@ def export(
         return
     if merge_unknown:
         raise HalfpintError("--merge-unknown", wanted="--to arpa for it", got=f"--to {to}")
-    result = write(bundle, Gguf(type=type_), out, Log(quiet=json_), force=force)
+    stages = [Gguf(type=type_), Lossless()] if pack else [Gguf(type=type_)]
+    result = write(bundle, stages, out, Log(quiet=json_), force=force)
     print(json.dumps(plain(result), ensure_ascii=False) if json_ else pretrained(result))
 
 

@@ -229,21 +229,22 @@ def base_bundle(name: str, folder: Path, log: Log) -> Bundle:
     return open_bundle(folder)
 
 
-def export(name: str, stage: Stage, out: Path, log: Log, *, force: bool = False) -> dict[str, Any]:
-    """Export a language model to `out` by a stage of export/; gives what was done.
+def export(name: str, stages: Sequence[Stage], out: Path, log: Log, *, force: bool = False) -> dict[str, Any]:
+    """Export a language model to `out` by a stage of export/ and what may follow it; gives what was done.
 
     Raises:
         HalfpintError: no such model, a stage that does not fit it, or an `out` that holds something else.
         RefusedError: the export does not say what the model says.
     """
     refuse_other_files(out, force=force)
-    stage.check()
+    for stage in stages:
+        stage.check()
     started = time.monotonic()
     work = out.with_name(out.name + _UNFINISHED)
     with disk_errors(out):
         try:
             start = base_bundle(name, work / "base", log)
-            made = _pipeline(None, work, log).make([stage], start=start, kind=_kind(start))
+            made = _pipeline(None, work, log).make(stages, start=start, kind=_kind(start))
             replace_folder(made.bundle.path, out)
         finally:
             shutil.rmtree(work, ignore_errors=True)

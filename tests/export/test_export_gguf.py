@@ -13,13 +13,14 @@ import pytest
 from halfpint.bundle import Bundle, new_bundle, open_bundle, read_json, write_json, write_text
 from halfpint.data.examples import Example
 from halfpint.engines import open_language_engine
-from halfpint.engines.llama_cpp import GGUF_FILE, LlamaCppEngine
+from halfpint.engines.llama_cpp import LlamaCppEngine
 from halfpint.engines.torch_lm import TorchLanguageEngine
 from halfpint.errors import HalfpintError, RefusedError
 from halfpint.evaluate import gguf_parity
 from halfpint.evaluate._varied_strings import prose, varied_strings
 from halfpint.export.gguf import Gguf
 from halfpint.models.block_codes import read_blocks, read_types
+from halfpint.models.packed_gguf import GGUF_FILE
 from halfpint.progress import SILENT, Log
 from halfpint.stage import Work
 from halfpint.tasks import predict

@@ -10,11 +10,12 @@ import pytest
 
 from halfpint.bundle import Bundle, new_bundle, write_json
 from halfpint.data.examples import Example
-from halfpint.engines.llama_cpp import GGUF_FILE, LlamaCppEngine
+from halfpint.engines.llama_cpp import LlamaCppEngine
 from halfpint.evaluate._varied_strings import prose
 from halfpint.evaluate.gguf_parity import check_distributions, check_ids
 from halfpint.export import gguf
 from halfpint.export.gguf import Gguf
+from halfpint.models.packed_gguf import GGUF_FILE
 from halfpint.stage import Work
 from halfpint.tasks import predict
 from halfpint.tokenizers.gguf import read_for_gguf

@@ -17,8 +17,8 @@ from halfpint.engines._prefix_cache import common_length
 from halfpint.engines._scored import ScoredText
 from halfpint.engines._writing import Writer
 from halfpint.machine import cores
+from halfpint.models.packed_gguf import opened_gguf
 
-GGUF_FILE = "model.gguf"
 _MOST_CONTEXT = 8192  # tokens: what models were made for may be more than memory holds
 _WORTH_KEEPING = 8  # tokens: fewer are read again sooner than their keys and values are copied
 _MOST_TEXTS = 16  # put aside
@@ -179,4 +179,5 @@ class LlamaCppEngine(Writer):
 
 def load(bundle: Bundle, threads: int | None = None) -> LlamaCppEngine:
     """Load a language model from its GGUF file."""
-    return LlamaCppEngine(bundle.path / GGUF_FILE, threads)
+    with opened_gguf(bundle.path) as path:
+        return LlamaCppEngine(path, threads)

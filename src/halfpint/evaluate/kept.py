@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle
-from halfpint.engines.llama_cpp import GGUF_FILE, LlamaCppEngine
+from halfpint.engines.llama_cpp import LlamaCppEngine
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError
+from halfpint.models.packed_gguf import GGUF_FILE, PACKED_FILE, opened_gguf
 from halfpint.models.sizes import CAUSAL
 from halfpint.progress import SILENT, Log
 from halfpint.tokenizers.load import open_tokenizer
@@ -116,7 +117,8 @@ def kept(
 def _logits_of(bundle: Bundle, threads: int | None) -> tuple[Logits, int]:
     """What gives the logits after each of some ids from a place on, float32 (places, vocabulary); and the context."""
     if bundle.card["engine"] == "llama_cpp":
-        model = LlamaCppEngine(bundle.path / GGUF_FILE, threads)
+        with opened_gguf(bundle.path) as path:
+            model = LlamaCppEngine(path, threads)
         return model.model.logits, model.context
     import torch
 
@@ -181,5 +183,5 @@ def _weight_bytes(bundle: Bundle) -> int:
 
 
 def _weights(bundle: Bundle) -> Iterator[Any]:
-    gguf = bundle.path / GGUF_FILE
-    yield from [gguf] if gguf.is_file() else bundle.path.glob("model*.safetensors")
+    whole = [path for name in (GGUF_FILE, PACKED_FILE) if (path := bundle.path / name).is_file()]
+    yield from whole or bundle.path.glob("model*.safetensors")

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle, new_bundle
-from halfpint.engines.llama_cpp import GGUF_FILE
 from halfpint.errors import HalfpintError, RefusedError, nearest, need, need_installed
 from halfpint.export._gguf_architectures import Architecture, architecture_of, rope_factors, write_hyperparameters
 from halfpint.models.block_codes import CODES_FILE, read_blocks, read_types
+from halfpint.models.packed_gguf import GGUF_FILE
 from halfpint.models.sparse_weights import SPARSE_FILE
 from halfpint.progress import Log
 from halfpint.stage import Stage, Work

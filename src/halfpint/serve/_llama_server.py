@@ -17,9 +17,9 @@ from typing import Any
 
 from halfpint.bundle import Bundle
 from halfpint.engines import Generation, Piece, TokenScore
-from halfpint.engines.llama_cpp import GGUF_FILE
 from halfpint.errors import HalfpintError, need
 from halfpint.machine import cores
+from halfpint.models.packed_gguf import GGUF_FILE, opened_gguf
 from halfpint.progress import Log
 from halfpint.serve._feed import Feed
 from halfpint.serve._generation import Asked, StoppedError
@@ -61,7 +61,6 @@ class LlamaServer:
         self.first = read_for_gguf(bundle.path, bundle.config, size).start
         self.context = _context_of(bundle.config, slots, context)
         params = package.CommonParams()
-        params.model.path = str(bundle.path / GGUF_FILE)
         params.n_parallel, params.n_ctx, params.fit_params = slots, slots * self.context, False
         params.n_batch = params.n_ubatch = _BATCH
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or cores()
@@ -69,7 +68,8 @@ class LlamaServer:
         params.sse_ping_interval, params.verbosity = -1, 0
         params.ui = params.endpoint_slots = False
         params.api_keys = [secrets.token_urlsafe(32)]
-        with tempfile.TemporaryDirectory(prefix="halfpint-") as folder:
+        with tempfile.TemporaryDirectory(prefix="halfpint-") as folder, opened_gguf(bundle.path) as path:
+            params.model.path = str(path)
             socket = os.path.join(folder, "llama.sock")
             if os.name == "posix" and len(os.fsencode(socket)) <= _LONGEST_SOCKET:
                 params.hostnames = [socket]
