@@ -25,8 +25,8 @@ NAMES = (
     "encoder", "majority", "linear", "classifier", "finetuned", "one-layer", "few-tokens", "onnx", "onnx-linear",
     "onnx-few-tokens", "int8", "int4", "blend", "int8-linear", "ngram", "language", "masked", "masked-encoder",
     "pulled", "gguf", "quantized", "codes", "packed", "chat", "adapted", "mixed", "student", "answers", "hidden",
-    "distilled", "static", "small-language", "token-answers", "taught", "healed", "shallow", "narrow", "narrow-classifier",
-    "sparse", "thin", "pseudo", "written", "on-policy", "ranked", "universal",
+    "distilled", "static", "small-language", "token-answers", "taught", "healed", "shallow", "narrow",
+    "narrow-classifier", "sparse", "thin", "pseudo", "written", "on-policy", "ranked", "universal",
 )  # fmt: skip
 
 COSTLY = {"onnx", "gguf", "codes"}  # ten seconds each time, so they are made but once
