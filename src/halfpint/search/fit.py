@@ -145,8 +145,8 @@ def _search(run: _Run, prepared: Prepared) -> None:
     encoder = describe_encoder(base.bundle, run.request.base, plan["texts_per_s"])
     sizes = (len(prepared.train), len(run.pipeline.labels), plan["used_tokens"])
     static = static_group(encoder, sizes[0])
+    exports_s = _try_group(run, frozen_group(encoder, *sizes, plan["frozen_seconds"]))
     _try_group(run, static)
-    exports_s = _try_group(run, frozen_group(encoder, *sizes, plan["frozen_seconds"] - static.expected_s))
     if "seconds" not in plan:  # an unfinished run that goes on keeps its plan
         plan["seconds"], plan["exports_s"] = run.deadline - time.monotonic(), max(exports_s, EXPORTS_S / 2)
         write_json(plan_file, plan)
