@@ -109,6 +109,8 @@ def memory_needed(model: Any, rows: int, context: int, *, chunked: bool, checkpo
     token (Korthikanti et al. 2023, "Reducing Activation Recomputation", section 4.1), and on a CPU the probabilities of
     attention (`_attention`); with checkpointing its input alone.
     """
+    from halfpint.train._cross_entropy import chunk_rows
+
     config = model.config
     weights = sum(tensor.numel() for tensor in model.parameters())
     trained = sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad)
@@ -120,7 +122,7 @@ def memory_needed(model: Any, rows: int, context: int, *, chunked: bool, checkpo
     a_layer = (14 * width + 4 * inner + heads * context) * value
     held = layers * width * value + a_layer if checkpointing else layers * a_layer
     logits = 3 * 4 * vocabulary * (1 if chunked else rows * context)
-    logits = max(logits, 2 * (16 << 20)) if chunked else logits
+    logits = logits * chunk_rows(vocabulary) // 2 if chunked else logits
     return int(4 * weights + 12 * trained + rows * context * (held + 6 * width * 4) + logits)
 
 

@@ -243,11 +243,12 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * factor(settings.schedule, step, total, settings.warmup)
             loss = 0.0
-            for batch in batches:
-                with torch.autocast(kind, torch.bfloat16, enabled=bf16):
+            with torch.autocast(kind, torch.bfloat16, enabled=bf16):  # around all: weights are turned once a step
+                for batch in batches:
                     part = batch_loss(batch) / len(batches)
-                part.backward()  # type: ignore[no-untyped-call]
-                loss += float(part.detach())
+                    with torch.autocast(kind, enabled=False):
+                        part.backward()  # type: ignore[no-untyped-call]
+                    loss += float(part.detach())
             loss = ranks.mean(loss, device())
             ranks.average(p for g in optimiser.param_groups for p in g["params"])
             _check_loss(loss, state["recent"], guess, step, settings, work)
