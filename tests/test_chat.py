@@ -137,7 +137,8 @@ def test_a_talk_keeps_what_was_said(taught: Bundle) -> None:
     again = "".join(piece.text for piece in talk.retry())
     assert talk.messages[1]["content"] == again != first and len(talk.messages) == 2
     pieces = talk.ask("And then?")
-    next(pieces), next(pieces)
+    while not next(pieces).text:  # the first tokens may be parts of a character
+        pass
     pieces.close()  # as Ctrl-C does
     assert [message["role"] for message in talk.messages] == ["user", "assistant"] * 2
     assert talk.messages[3]["content"]

@@ -278,7 +278,7 @@ def test_force_drop_missing_and_a_size_that_nothing_meets(fitted: Path, tmp_path
     limits = ("--max-size", "1KB", "--drop-missing")
     done = halfpint("fit", data, "--base", "none", "--out", out, *limits, "--force", cwd=ROOT)
     assert (done.returncode, "Traceback" in done.stderr) == (3, False), done.stderr
-    assert "dropped 2 rows without a label" in done.stderr
+    assert "dropped: no label: 2 rows" in done.stderr
     assert "Infeasible; the closest is majority" in done.stdout and "next:" not in done.stdout
     assert (out / "mine.txt").read_text() == "mine" and not (out / "best").exists()
     report = json.loads((out / "report.json").read_text("utf-8"))

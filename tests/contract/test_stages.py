@@ -133,7 +133,8 @@ def test_contract(
     assert entry["seconds"] >= 0
     files = [file for file in made.path.rglob("*") if file.is_file()]
     assert all(
-        file.suffix in {".json", ".md", ".safetensors", ".onnx", ".npy", ".txt", ".jinja", ".gguf"} for file in files
+        file.suffix in {".json", ".md", ".safetensors", ".onnx", ".npy", ".txt", ".jinja", ".gguf", ".packed"}
+        for file in files
     )
     assert {key: value for key, value in content(made.path).items() if key != "card.json"} == {
         key: value for key, value in content(first.path).items() if key != "card.json"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from halfpint.errors import HalfpintError
 from halfpint.evaluate import classification as c
+from halfpint.metrics import metric
 
 reference = pytest.importorskip("sklearn.metrics")
 
@@ -64,7 +65,7 @@ def test_one_metric_is_the_one_among_the_scores(answer: tuple[c.IntArray, c.Floa
     true, probabilities = answer
     found = c.scores(true, probabilities)
     for name in c.METRICS:
-        assert c.metric(name, true, probabilities.argmax(axis=1), probabilities.shape[1]) == found[name]
+        assert metric(name, true, probabilities.argmax(axis=1), probabilities.shape[1]) == found[name]
     assert set(found) == {*c.METRICS, "calibration_error", "log_loss"}
 
 
@@ -114,11 +115,11 @@ def test_worst_errors_are_the_most_confident_mistakes() -> None:
 
 def test_an_unknown_metric_is_told_with_the_nearest() -> None:
     with pytest.raises(HalfpintError, match="Did you mean 'f1_macro'"):
-        c.metric("f1-macro", np.array([0]), np.array([0]), 2)
+        metric("f1-macro", np.array([0]), np.array([0]), 2)
 
 
 @pytest.mark.parametrize(
-    "call", [lambda none: c.scores(none, np.zeros((0, 2))), lambda none: c.metric("accuracy", none, none, 2)]
+    "call", [lambda none: c.scores(none, np.zeros((0, 2))), lambda none: metric("accuracy", none, none, 2)]
 )
 def test_no_row_is_an_error(call: object) -> None:
     assert callable(call)

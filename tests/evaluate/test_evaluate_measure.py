@@ -21,6 +21,7 @@ from halfpint.errors import DeadlineError, HalfpintError
 from halfpint.evaluate import probe
 from halfpint.evaluate.evaluate import evaluate
 from halfpint.evaluate.measure import Measurement, measure
+from halfpint.metrics import METRICS
 from halfpint.progress import Log
 
 TEXTS = [f"text {index}" for index in range(50)]
@@ -190,7 +191,7 @@ def test_evaluate_gives_figures_that_json_can_hold(bundle: Bundle) -> None:
     assert found["f1_macro"] == pytest.approx(0.75 * 2 / 1.75 / 2)
     assert found["primary"] == "f1_weighted"
     assert found["interval"] == found["intervals"]["f1_weighted"]
-    assert set(found["intervals"]) == {"accuracy", "f1_macro", "f1_weighted"}
+    assert set(found["intervals"]) == set(METRICS)
     low, high = found["intervals"]["accuracy"]
     assert low < 0.75 < high
     assert found["rows"] == 40

@@ -70,7 +70,7 @@ class Page:
         """Wait for an expression to be true."""
         end = time.monotonic() + PATIENCE_S
         while not (found := self.run(script)):
-            assert time.monotonic() < end, script
+            assert time.monotonic() < end, (script, self.run("document.body.innerText"))
             time.sleep(0.05)
         return found
 

@@ -92,7 +92,7 @@ def test_heads_learn(labels: tuple[str, ...], bundles: Callable[[str], Bundle], 
         target = tmp_path / stage.use.replace("/", "-")
         made = stage.run(parent, work(target, train=train, validation=held, labels=labels))
         probabilities = open_engine(made, threads=1).probabilities([example.text for example in held])
-        assert (probabilities.argmax(axis=1) == targets).mean() > least, stage.use
+        assert (probabilities.argmax(axis=1) == targets).mean() >= least, stage.use
 
 
 def test_a_head_is_what_scikit_learn_finds() -> None:

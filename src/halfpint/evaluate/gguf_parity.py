@@ -218,7 +218,8 @@ def check_distributions(trained: Path, engine: LlamaCppEngine, type_: str) -> di
     most, least = BOUNDS[type_]
     within = usual.low <= found <= usual.high or type_ in _LOSSY
     if not (figures["kl_mean"] <= most and figures["same_top_1"] >= least and within):
-        told = ", ".join(f"{name} {value}" for name, value in figures.items())
+        shown = {name: value for name, value in figures.items() if not isinstance(value, list)}
+        told = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
         raise _refused(
             f"{type_} with a mean KL divergence up to {most}, the same top token for {least:.0%} and a perplexity "
             "within the interval of the trained one's", told,
