@@ -74,9 +74,14 @@ def test_a_text_is_gone_on_with_and_stopped(
         written = page.until("at('figures').textContent && at('text').value")
         assert written.startswith("I was charged ") and len(written) > len("I was charged ")
         assert page.run("[at('go').textContent, at('system-field').hidden].join()") == "Go on,true"
-        page.run("at('text').value = 'My card '; at('figures').textContent = ''")
-        page.press("Enter", CTRL)
-        page.until("at('figures').textContent && at('text').value.startsWith('My card ')")
+        written = "My card "
+        for _ in range(20):  # what is drawn may be the end at once
+            page.run("at('text').value = 'My card '; at('figures').textContent = ''")
+            page.press("Enter", CTRL)
+            written = page.until("at('figures').textContent && at('text').value")
+            if len(written) > len("My card "):
+                break
+        assert written.startswith("My card ") and len(written) > len("My card ")
         page.press("Escape")  # with nothing to stop it does nothing
         assert fits(page)
         assert page.faults() == []

@@ -85,14 +85,14 @@ def test_heads_learn(labels: tuple[str, ...], bundles: Callable[[str], Bundle], 
     """A linear head on random states finds the words too. Of two labels scikit-learn keeps one row of weights."""
     train, held = (
         [example for example in keyword_examples(number, seed) if example.label in labels]
-        for number, seed in ((180, 0), (60, 1))
+        for number, seed in ((360, 0), (60, 1))
     )
     targets = classify.targets(held, labels)
     for stage, parent, least in ((TfidfLinear(), None, 0.95), (FrozenLinear(), bundles("encoder"), 0.75)):
         target = tmp_path / stage.use.replace("/", "-")
         made = stage.run(parent, work(target, train=train, validation=held, labels=labels))
         probabilities = open_engine(made, threads=1).probabilities([example.text for example in held])
-        assert (probabilities.argmax(axis=1) == targets).mean() >= least, stage.use
+        assert (probabilities.argmax(axis=1) == targets).mean() > least, stage.use
 
 
 def test_a_head_is_what_scikit_learn_finds() -> None:
