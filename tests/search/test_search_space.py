@@ -12,6 +12,7 @@ import pytest
 
 from halfpint.data.prepare import Data
 from halfpint.progress import SILENT
+from halfpint.search import space
 from halfpint.search.fit import Request, _bar, _Run
 from halfpint.search.limits import Limits
 from halfpint.search.space import Encoder, Group, frozen_group, tuned_groups
@@ -29,17 +30,39 @@ def tuning(groups: list[Group]) -> list[Finetune]:
     return [stage for group in groups for stage in group.train if isinstance(stage, Finetune)]
 
 
-@pytest.mark.parametrize(("texts", "rate"), [(19_999, 5e-5), (20_000, 1e-4), (150_000, 1e-4)])
-def test_many_texts_bear_a_larger_rate(texts: int, rate: float) -> None:
+@pytest.mark.parametrize(
+    ("texts", "rate", "batch"), [(19_999, 5e-5, 32), (20_000, 1.5e-4, 128), (150_000, 1.5e-4, 128)]
+)
+def test_many_texts_bear_larger_batches_at_a_larger_rate(texts: int, rate: float, batch: int) -> None:
     stages = tuning(tuned_groups(ENCODER, texts, 2, 3000, 10 * HOUR, 0))
-    assert len(stages) > 1 and {stage.learning_rate for stage in stages} == {rate}
+    assert len(stages) > 1
+    assert {(stage.learning_rate, stage.batch_size, stage.train_embeddings) for stage in stages} == {
+        (rate, batch, texts >= 20_000)
+    }
+    assert space.tuning(texts).batch_size == batch  # which the speed is measured with
     assert Finetune.learning_rate == 5e-5
+
+
+def test_many_texts_are_read_twice_where_there_is_time() -> None:
+    """Reading each text twice in a step is for three epochs and more, and its time is counted."""
+    kinds = set()
+    for minutes in range(10, 240, 5):
+        groups = tuned_groups(ENCODER, 50_000, 2, 3000, minutes * 60.0, 0)
+        for stage in tuning(groups[:1]):
+            kinds.add((stage.consistency > 0, stage.epochs))
+            spent = stage.epochs * (stage.train_texts or 50_000) / ENCODER.texts_per_s
+            spent *= 2 if stage.consistency else 1
+            assert groups[0].expected_s == pytest.approx(spent + groups[0].finish_s, abs=0.2)
+    assert {epochs for twice, epochs in kinds if twice} == {3, 4, 5, 6}
+    assert {2, 3} <= {epochs for twice, epochs in kinds if not twice}
+    assert not any(stage.consistency for stage in tuning(tuned_groups(ENCODER, 9000, 2, 3000, 10 * HOUR, 0)))
 
 
 def test_the_rate_goes_by_the_texts_that_are_used() -> None:
     """Many texts of which there is time to read few are few."""
     (stage,) = tuning(tuned_groups(ENCODER, 60_000, 2, 3000, 400.0, 0))
-    assert 0 < stage.train_texts < 20_000 and stage.learning_rate == Finetune.learning_rate
+    assert 0 < stage.train_texts < 20_000
+    assert (stage.learning_rate, stage.batch_size) == (Finetune.learning_rate, Finetune.batch_size)
 
 
 @pytest.mark.parametrize("used_tokens", [3000, 12_000])

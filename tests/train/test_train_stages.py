@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
+from scipy.stats import entropy
 
 from halfpint.bundle import Bundle, open_bundle
 from halfpint.data.examples import Example
@@ -29,7 +31,7 @@ from halfpint.stage import Work
 from halfpint.tasks import classify
 from halfpint.train import _classifier
 from halfpint.train.batches import epoch_batches
-from halfpint.train.finetune import Finetune
+from halfpint.train.finetune import Finetune, _disagreement
 from halfpint.train.frozen_linear import FrozenLinear
 from halfpint.train.majority import Majority
 from halfpint.train.tfidf_linear import TfidfLinear
@@ -146,6 +148,36 @@ def test_the_loss_is_the_formula(
     if smoothing or class_weights == "balanced":
         plain = -log_p[np.arange(len(batch)), targets[batch]].mean()
         assert abs(found - plain) > 1e-3  # the setting shows
+
+
+def test_two_passes_that_disagree_cost(
+    bundles: Callable[[str], Bundle], work: Make, prepared: Prepared, tmp_path: Path
+) -> None:
+    """The loss grows by the weight times what the passes' dropout makes of one text; without dropout by nothing."""
+    parent = bundles("classifier")
+
+    def loss(consistency: float, dropout: float) -> float:
+        stage = Finetune(
+            dropout=dropout, consistency=consistency, batch_size=16, precision="fp32", stop_after_steps=1, epochs=1,
+            refit_head=False,
+        )  # fmt: skip
+        folder = tmp_path / f"{consistency}-{dropout}"
+        folder.mkdir()
+        return first_loss(stage, parent, folder, work, prepared.train[:60])
+
+    assert loss(1.0, 0.0) == pytest.approx(loss(0.0, 0.0), abs=1e-5)
+    none, one, two = (loss(weight, 0.3) for weight in (1e-9, 1.0, 2.0))
+    assert one - none > 1e-4
+    assert two - one == pytest.approx(one - none, abs=1e-5)
+
+
+def test_disagreement_is_the_symmetric_divergence() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(5, 4, generator=generator) for _ in range(2))
+    p, q = softmax(first.numpy()), softmax(second.numpy())
+    expected = [(entropy(a, b) + entropy(b, a)) / 2 for a, b in zip(p, q, strict=True)]
+    assert float(_disagreement(first, second)) == pytest.approx(np.mean(expected), abs=1e-5)
+    assert float(_disagreement(first, first)) == 0.0
 
 
 def test_embeddings_move_only_when_asked(bundles: Callable[[str], Bundle], work: Make, tmp_path: Path) -> None:
@@ -288,7 +320,7 @@ def test_an_encoder_with_few_places(short_encoder: Path, work: Make, prepared: P
     train = prepared.train[:40]
     head = FrozenLinear().run(base, work(tmp_path / "head", train=train))
     tuned = Finetune(epochs=1, precision="fp32", refit_head=False).run(base, work(tmp_path / "tuned", train=train))
-    assert training_speed(base, prepared.train)[0] > 0
+    assert training_speed(base, prepared.train, Finetune())[0] > 0
     for bundle in (head, tuned):
         assert bundle.config["max_tokens"] == 24
         assert np.isfinite(open_engine(bundle, threads=1).probabilities(["parcel " * 500, "hi"])).all()

@@ -34,6 +34,7 @@ from halfpint.search.space import (
     frozen_group,
     static_group,
     tuned_groups,
+    tuning,
 )
 from halfpint.search.speed import training_speed
 from halfpint.stage import Stage
@@ -139,7 +140,9 @@ def _search(run: _Run, prepared: Prepared) -> None:
     plan_file = run.request.out / "plan.json"
     plan = read_json(plan_file) if plan_file.is_file() else {}
     if "texts_per_s" not in plan:
-        plan["texts_per_s"], plan["used_tokens"] = training_speed(base.bundle, prepared.train)
+        plan["texts_per_s"], plan["used_tokens"] = training_speed(
+            base.bundle, prepared.train, tuning(len(prepared.train))
+        )
         plan["frozen_seconds"] = run.deadline - time.monotonic()
         write_json(plan_file, plan)
     encoder = describe_encoder(base.bundle, run.request.base, plan["texts_per_s"])

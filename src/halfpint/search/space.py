@@ -30,8 +30,10 @@ _INT4_BITS = 4.5  # a weight, scales and all
 _STATIC_TEXTS_PER_S = 6000.0  # that a table of token vectors is trained on
 _STATIC_S = 30.0  # for what the encoder says of tokens, and the measurement
 _BLEND_BYTES = 6000  # of a TF-IDF classifier in int8, for each label
-# Many texts bear a larger rate (two epochs at a small one under-fit), and teach something to most embeddings.
-_MANY_TEXTS, _MANY_RATE = 20_000, 1e-4
+# Many texts bear larger batches (they go faster) at a larger rate, and teach something to most embeddings.
+_MANY_TEXTS, _MANY_RATE, _MANY_BATCH = 20_000, 1.5e-4, 128
+_CONSISTENCY = 1.0  # of two passes over many texts, where there is time for them
+_CONSISTENT_EPOCHS, _EPOCHS = (6, 5, 4, 3), (4, 3, 2)
 _HEAL_HEAD_RATE = 5e-4  # the head is trained already; only what it reads has changed
 _HEAL_SHARE = 0.6  # of the epochs, when layers were taken out
 _READING = 2.0  # times as many texts are read in a second as are learned from: steps may be in bf16, reading is in fp32
@@ -86,6 +88,13 @@ class Encoder:
     tokenizer_bytes: int
     wordpiece: bool
     texts_per_s: float
+
+
+def tuning(texts: int) -> Finetune:
+    """How an encoder is fine-tuned on so many texts."""
+    if texts < _MANY_TEXTS:
+        return Finetune()
+    return Finetune(learning_rate=_MANY_RATE, batch_size=_MANY_BATCH, train_embeddings=True)
 
 
 def cheap_groups() -> list[Group]:
@@ -150,19 +159,18 @@ def tuned_groups(
     plan = _epochs(seconds, epoch_s, finish_s, texts, [depth / encoder.layers for depth in depths])
     if plan is None:
         return []
-    epochs, heal, train_texts, taken = plan
-    epoch_s *= train_texts / texts if train_texts else 1.0
-    many = (train_texts or texts) >= _MANY_TEXTS
-    rate = _MANY_RATE if many else Finetune.learning_rate
-    tuning = Finetune(
-        epochs=epochs, learning_rate=rate, train_embeddings=many, train_texts=train_texts, seed=seed
+    epochs, heal, train_texts, taken, twice = plan
+    epoch_s *= 2.0 if twice else train_texts / texts if train_texts else 1.0
+    consistency = _CONSISTENCY if twice else 0.0
+    stage = replace(
+        tuning(train_texts or texts), epochs=epochs, consistency=consistency, train_texts=train_texts, seed=seed
     )  # fmt: skip
-    trained = (Pull(base=encoder.base), tuning)
+    trained = (Pull(base=encoder.base), stage)
     variants = _variants(encoder, "finetuned", encoder.layers, labels, used_tokens)
     groups = [Group("finetuned", "fine-tuned encoder", trained, variants, epochs * epoch_s + finish_s, finish_s)]
     for depth in depths[:taken]:
         name = f"finetuned-{depth}layers"
-        healing = replace(tuning, epochs=heal, head_learning_rate=_HEAL_HEAD_RATE, start_share=0.0)
+        healing = replace(stage, epochs=heal, head_learning_rate=_HEAL_HEAD_RATE, start_share=0.0)
         variants = _variants(encoder, name, depth, labels, used_tokens)
         cost = heal * epoch_s * depth / encoder.layers + finish_s
         stages = (*trained, Layers(keep=depth), healing)
@@ -177,16 +185,33 @@ def _pass_s(encoder: Encoder, texts: int) -> float:
 
 def _epochs(
     left: float, epoch_s: float, finish_s: float, texts: int, shares: Sequence[float]
-) -> tuple[int, int, int, int] | None:
-    """Epochs of fine-tuning and of healing, texts used (0 is all), and the shallower candidates there is time for."""
-    for taken in range(len(shares), -1, -1):
-        for epochs in (4, 3, 2):
-            heal = max(1, round(epochs * _HEAL_SHARE))
-            cost = epochs * epoch_s + heal * epoch_s * sum(shares[:taken]) + (1 + taken) * finish_s
-            if cost <= left and (epochs >= 3 or taken == 0):
-                return epochs, heal, 0, taken
+) -> tuple[int, int, int, int, bool] | None:
+    """Epochs of fine-tuning and of healing, texts used (0 is all), the shallower candidates there is time for, and
+    whether each text is read twice in a step.
+
+    Reading twice beats as much time in more epochs; it is for many texts, few are over-fitted by other means.
+    """
+
+    def fits(epochs: int, taken: int, pass_s: float) -> bool:
+        training_s = (epochs + _heal(epochs) * sum(shares[:taken])) * pass_s
+        return training_s + (1 + taken) * finish_s <= left
+
+    depths = range(len(shares), -1, -1)
+    if texts >= _MANY_TEXTS:
+        for taken in depths:
+            for epochs in _CONSISTENT_EPOCHS:
+                if fits(epochs, taken, 2 * epoch_s) and (epochs > 3 or taken == 0):
+                    return epochs, _heal(epochs), 0, taken, True
+    for taken in depths:
+        for epochs in _EPOCHS:
+            if fits(epochs, taken, epoch_s) and (epochs > 2 or taken == 0):
+                return epochs, _heal(epochs), 0, taken, False
     share = (left - finish_s) / (2 * epoch_s) if epoch_s else 0.0
-    return (2, 1, max(1, int(share * texts)), 0) if share >= 0.1 else None
+    return (2, 1, max(1, int(share * texts)), 0, False) if share >= 0.1 else None
+
+
+def _heal(epochs: int) -> int:
+    return max(1, round(epochs * _HEAL_SHARE))
 
 
 def _variants(encoder: Encoder, name: str, layers: int, labels: int, used_tokens: int) -> tuple[Variant, ...]:

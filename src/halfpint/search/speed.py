@@ -14,27 +14,32 @@ from halfpint.engines.torch_classifier import tensors
 from halfpint.errors import need
 from halfpint.train import _classifier
 from halfpint.train.batches import epoch_batches
+from halfpint.train.finetune import Finetune
 from halfpint.train.loop import device, use_bf16
 
 _STEPS = 12
-_BATCH = 32
 _SAMPLE = 20_000
-_SHARE = 0.75  # of the time goes into such steps: the optimiser, evaluations and checkpoints take the rest
+_SHARE = 0.85  # of the time goes into such steps: evaluations, checkpoints and odd lengths take the rest
 
 
-def training_speed(encoder: Bundle, train: Sequence[Example]) -> tuple[float, int]:
-    """Texts that fine-tuning works through in a second, and the number of different tokens that the training texts use.
+def training_speed(encoder: Bundle, train: Sequence[Example], stage: Finetune) -> tuple[float, int]:
+    """Texts that fine-tuning as `stage` says works through in a second, each read once, and the number of different
+    tokens that the training texts use.
 
     The speed is that of the faster half of a few real steps: what else the machine does slows some, and nothing makes
     one too fast.
     """
     torch = need("torch", "fine-tuning")
     model = _classifier.new_classifier(encoder, ["a", "b"], 256, 0.1).to(device()).train()
-    model.encoder.get_input_embeddings().weight.requires_grad_(False)
+    model.encoder.get_input_embeddings().weight.requires_grad_(stage.train_embeddings)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=0.0, fused=True)
     ids = _classifier.token_ids(encoder.path, train, 256)
     used = len({token for row in ids for token in row})
     ids = ids[:_SAMPLE]
-    batches = epoch_batches([len(row) for row in ids], batch_size=_BATCH, batch_tokens=4096, seed=0, epoch=0)
+    batches = epoch_batches(
+        [len(row) for row in ids], batch_size=stage.batch_size, batch_tokens=stage.batch_tokens, seed=0, epoch=0
+    )
     typical = float(np.mean([len(row) for row in ids]))
     batches.sort(key=lambda batch: abs(np.mean([len(ids[index]) for index in batch]) - typical))
     rates = []
@@ -46,7 +51,8 @@ def training_speed(encoder: Bundle, train: Sequence[Example]) -> tuple[float, in
         with torch.autocast(device().type, torch.bfloat16, enabled=use_bf16("auto")):
             loss = torch.nn.functional.cross_entropy(model(**inputs).logits.float(), wanted)
         loss.backward()
-        model.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         loss.item()
         if step:  # the first one warms up
             rates.append(len(batch) / (time.monotonic() - started))
