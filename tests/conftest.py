@@ -100,6 +100,7 @@ ROWS = {
     ),
     "codes": Row("export/gguf", {"type": "codes"}, "quantized", "gguf"),
     "packed": Row("compress/lossless", {}, "gguf", "packed"),
+    "unpacked": Row("export/unpacked", {}, "packed", "gguf"),
     "chat": Row("train/chat", {"template": "chatml", "epochs": 1, "precision": "fp32"}, "language", "language"),
     "mixed": Row("train/mix", {"order": 3}, "language", "mixed"),
     "student": Row("distil/student", {"layers": "1"}, "finetuned", "classifier"),

@@ -65,12 +65,42 @@ def test_a_target_is_met(
     words = ("compress", base, "--data", TICKETS, "--text", "text", "--out", out, "--method", "round", "--json")
     code, _, errors = typed(capsys, monkeypatch, *words, "--target", "10KB")
     assert code == 2 and "--target: wanted at most 0.0 MB" in errors and not out.exists()
-    code, said, errors = typed(capsys, monkeypatch, *words, "--target", "190KB", "--heal", "0.01")
+    code, said, errors = typed(capsys, monkeypatch, *words, "--target", "190KB", "--plain", "--heal", "0.01")
     assert code == 0, errors
     report = json.loads(said)
     met = [one for one in report["points"] if "kl" in one]
     assert report["steps"][-1]["file_bytes"] <= 190_000 and len(met) >= 2
     assert all(one["file_bytes"] <= 190_000 for one in met)
+
+
+def test_a_target_is_met_by_a_packed_file(
+    bundles: Callable[[str], Bundle],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Packed by default; what is taken out of it says the same."""
+    pytest.importorskip("xllamacpp")
+    base, out, plain = bundles("language").path, tmp_path / "small", tmp_path / "plain"
+    words = ("compress", base, "--data", TICKETS, "--text", "text", "--method", "gptq", "--target", "120KB", "--json")
+    code, said, errors = typed(capsys, monkeypatch, *words, "--out", out, "--heal", "0.01")
+    assert code == 0, errors
+    report = json.loads(said)
+    last, control = report["steps"][-1], report["control"]
+    assert [one["use"] for one in report["stages"]][-3:] == ["compress/quantize", "export/gguf", "compress/lossless"]
+    assert 80_000 < last["file_bytes"] <= 120_000 < last["loaded_bytes"] and last["file_bytes"] == packed_bytes(out)
+    assert control["file_bytes"] <= 1.005 * last["file_bytes"] and control["kl"] > last["kl"]
+    code, said, errors = typed(capsys, monkeypatch, "export", out, "--to", "gguf", "--out", plain)
+    assert code == 0, errors
+    assert (plain / "model.gguf").stat().st_size == last["loaded_bytes"]
+    code, said, errors = typed(
+        capsys, monkeypatch, "evaluate", plain, TICKETS, "--text", "text", "--reference", out, "--json"
+    )
+    assert code == 0 and json.loads(said)["kl"] == pytest.approx(0.0, abs=1e-6), errors
+
+
+def packed_bytes(folder: Path) -> int:
+    return (folder / "model.gguf.packed").stat().st_size
 
 
 def test_a_classifier(

@@ -97,6 +97,13 @@ def compress(
     method: Annotated[str, typer.Option(help="Of quantising: round, gptq or tuned.")] = "tuned",
     minutes: Annotated[float, typer.Option(help="How long tuning may take.")] = 10.0,
     target: Annotated[str, typer.Option(help="Find the best way to at most so many bytes, such as 60MB.")] = "",
+    packed: Annotated[
+        bool,
+        typer.Option("--packed", help="Bits of --quantize are those of a packed file, which halfpint alone reads."),
+    ] = False,
+    plain_file: Annotated[
+        bool, typer.Option("--plain", help="--target is for a file that llama.cpp reads, not a packed one.")
+    ] = False,
     text: Annotated[str, typer.Option(help="Column with the texts (guessed when not given).")] = "",
     label: Annotated[str, typer.Option(help="Column with the labels (guessed when not given).")] = "",
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
@@ -114,7 +121,7 @@ def compress(
     request = Request(
         model=model, data=data, out=out, prune=tuple(prune or ()), low_rank=low_rank, vocab=vocab, heal=heal,
         quantize=quantize, method=method, minutes=minutes, text=text, label=label, seed=seed, force=force,
-        target_bytes=parse_size(target, "--target") if target else 0,
+        packed=packed, plain=plain_file, target_bytes=parse_size(target, "--target") if target else 0,
     )  # fmt: skip
     report = make(request, Log(quiet=quiet or json_))
     print(json.dumps(plain(report), ensure_ascii=False) if json_ else compressed(report))

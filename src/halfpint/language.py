@@ -23,6 +23,7 @@ from halfpint.evaluate.perplexity import perplexity_of
 from halfpint.machine import describe
 from halfpint.models.block_codes import read_types
 from halfpint.models.ngram import NgramModel
+from halfpint.models.packed_gguf import PACKED_FILE
 from halfpint.models.pull_language import PullLanguage, pull_language
 from halfpint.models.sizes import MASKED
 from halfpint.pipeline import Pipeline
@@ -243,8 +244,10 @@ def export(name: str, stages: Sequence[Stage], out: Path, log: Log, *, force: bo
     work = out.with_name(out.name + _UNFINISHED)
     with disk_errors(out):
         try:
-            start = base_bundle(name, work / "base", log)
-            made = _pipeline(None, work, log).make(stages, start=start, kind=_kind(start))
+            packed = (Path(name) / PACKED_FILE).is_file()
+            start = open_bundle(name) if packed else base_bundle(name, work / "base", log)
+            kind = "packed" if packed else _kind(start)
+            made = _pipeline(None, work, log).make(stages, start=start, kind=kind)
             replace_folder(made.bundle.path, out)
         finally:
             shutil.rmtree(work, ignore_errors=True)

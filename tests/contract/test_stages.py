@@ -24,7 +24,8 @@ ROOMS = ("models", "train", "compress", "distil", "export")
 NAMES = (
     "encoder", "majority", "linear", "classifier", "finetuned", "one-layer", "few-tokens", "onnx", "onnx-linear",
     "onnx-few-tokens", "int8", "int4", "blend", "int8-linear", "ngram", "language", "masked", "masked-encoder",
-    "pulled", "gguf", "quantized", "codes", "packed", "chat", "adapted", "mixed", "student", "answers", "hidden",
+    "pulled", "gguf", "quantized", "codes", "packed", "unpacked", "chat", "adapted", "mixed", "student", "answers",
+    "hidden",
     "distilled", "static", "small-language", "token-answers", "taught", "healed", "shallow", "narrow",
     "narrow-classifier", "sparse", "thin", "pseudo", "written", "on-policy", "ranked", "universal",
 )  # fmt: skip

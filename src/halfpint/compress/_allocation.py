@@ -9,7 +9,8 @@ the model itself. Each matrix then starts at its smallest type, and bytes go whe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ _SAMPLED = 256  # outputs of a matrix that its costs are estimated from
 _FIXED = 24_000  # bytes: keys, counts and what else a file holds besides
 _PER_TENSOR = 128
 _PER_STRING = 8
+_PACKED_TOKEN = 0.1  # bytes: the kinds of tokens, packed
 
 
 def costs_of(model: Any, matrices: Sequence[Matrix], rows: Rows, seed: int, log: Log) -> dict[str, dict[str, float]]:
@@ -40,6 +42,36 @@ def costs_of(model: Any, matrices: Sequence[Matrix], rows: Rows, seed: int, log:
         matrix.name: torch.randperm(matrix.rows, generator=generator)[:_SAMPLED].sort().values for matrix in matrices
     }
     fisher = {matrix.name: torch.zeros(len(sampled[matrix.name]), matrix.columns) for matrix in matrices}
+
+    def take(matrix: Matrix, gradient: Any) -> None:
+        fisher[matrix.name] += gradient[sampled[matrix.name]].square()
+
+    tokens = squared_gradients(model, matrices, rows, seed, log, take)
+    found = {}
+    with log.bar("trying types", len(matrices)) as bar:
+        for matrix in matrices:
+            values = matrix.read()[sampled[matrix.name]]
+            share = matrix.rows / len(values)
+            found[matrix.name] = {
+                kind.name: _cost(kind, values, fisher[matrix.name]) * share / (2 * tokens)
+                for kind in fitting(matrix.columns)
+            }
+            bar.advance()
+    return found
+
+
+def squared_gradients(
+    model: Any,
+    matrices: Sequence[Matrix],
+    rows: Rows,
+    seed: int,
+    log: Log,
+    take: Callable[[Matrix, torch.Tensor], None],
+) -> int:
+    """Show `take` for each row of tokens and each matrix the gradient (outputs, inputs) of what the model itself drew,
+    summed over the tokens, whose expected square is the Fisher information; gives the number of tokens."""
+    torch = need("torch", "quantising")
+    generator = torch.Generator().manual_seed(seed)
     for one in model.parameters():
         one.requires_grad_(False)
     for matrix in matrices:
@@ -53,23 +85,12 @@ def costs_of(model: Any, matrices: Sequence[Matrix], rows: Rows, seed: int, log:
             torch.nn.functional.cross_entropy(logits, drawn, reduction="sum").backward()
             tokens += len(row)
             for matrix in matrices:
-                gradient = matrix.module.weight.grad.T if matrix.is_turned else matrix.module.weight.grad
-                fisher[matrix.name] += gradient[sampled[matrix.name]].square()
+                take(matrix, matrix.module.weight.grad.T if matrix.is_turned else matrix.module.weight.grad)
                 matrix.module.weight.grad = None
             bar.advance()
     for one in model.parameters():
         one.requires_grad_(True)
-    found = {}
-    with log.bar("trying types", len(matrices)) as bar:
-        for matrix in matrices:
-            values = matrix.read()[sampled[matrix.name]]
-            share = matrix.rows / len(values)
-            found[matrix.name] = {
-                kind.name: _cost(kind, values, fisher[matrix.name]) * share / (2 * tokens)
-                for kind in fitting(matrix.columns)
-            }
-            bar.advance()
-    return found
+    return tokens
 
 
 def _cost(kind: BlockType, values: torch.Tensor, fisher: torch.Tensor) -> float:
@@ -136,8 +157,12 @@ def _hull(points: Sequence[tuple[int, float, BlockType]]) -> list[tuple[int, flo
     return found
 
 
-def other_bytes(folder: Path, model: Any, matrices: Sequence[Matrix]) -> int:
-    """About the bytes of a GGUF file besides the matrices, a little more than less: vectors and the tokenizer."""
+def other_bytes(folder: Path, model: Any, matrices: Sequence[Matrix], *, packed: bool = False) -> int:
+    """About the bytes of a GGUF file besides the matrices, a little more than less: vectors and the tokenizer.
+
+    Args:
+        packed: those of the file as models/packed_gguf packs it.
+    """
     held = sum(matrix.size for matrix in matrices)
     vectors = 4 * (sum(one.numel() for one in model.parameters()) - held)
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
@@ -145,8 +170,13 @@ def other_bytes(folder: Path, model: Any, matrices: Sequence[Matrix]) -> int:
     tokens = [*vocabulary, *(one["content"] for one in tokenizer.get("added_tokens", []))]
     merges = tokenizer["model"].get("merges", [])
     texts = [*tokens, *(one if isinstance(one, str) else " ".join(one) for one in merges)]
-    strings = sum(len(text.encode("utf-8")) + _PER_STRING for text in texts)
     template = folder / "chat_template.jinja"
     named = sum(1 for _ in model.parameters()) * _PER_TENSOR
     rendered = template.stat().st_size if template.is_file() else 0
-    return int(vectors + strings + 4 * len(tokens) + named + _FIXED + rendered)
+    if packed:
+        shorter = zlib.compress(
+            b"".join(len(text).to_bytes(_PER_STRING, "little") + text.encode() for text in texts), 9
+        )
+        return int(vectors + len(shorter) + _PACKED_TOKEN * len(tokens) + named + rendered // 2)
+    length = sum(len(text.encode("utf-8")) + _PER_STRING for text in texts)
+    return int(vectors + length + 4 * len(tokens) + named + _FIXED + rendered)

@@ -11,6 +11,7 @@ are moved a part of the way: the solution answers noise with smaller weights, wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from halfpint.compress._codes import BlockType, Coded, Scales, fit, nearest_codes, values_of
@@ -19,6 +20,7 @@ from halfpint.errors import need
 if TYPE_CHECKING:
     import torch
 
+Find = Callable[["torch.Tensor"], Scales]
 TOWARDS = 0.5
 """The part of the way: of 0, 0.15, 0.25, 0.35, 0.5 and 1 the best on models of two layers, where 1 is worse than 0."""
 _COLUMNS = 128  # worked on at once
@@ -73,13 +75,16 @@ def towards_reference(weight: torch.Tensor, moments: Moments, damping: float) ->
     return found
 
 
-def gptq(kind: BlockType, weight: torch.Tensor, square: torch.Tensor, damping: float) -> tuple[Coded, torch.Tensor]:
+def gptq(
+    kind: BlockType, weight: torch.Tensor, square: torch.Tensor, damping: float, scales: Find | None = None
+) -> tuple[Coded, torch.Tensor]:
     """The codes of a layer, and the weights that each was rounded from.
 
     Args:
         weight: float32 of shape (outputs, columns), columns a multiple of the type's block.
         square: sum of x xᵀ over tokens, or what should count as it; (columns, columns).
         damping: share of the mean of its diagonal that is added to it.
+        scales: finds those of a block of each row, (outputs, the type's block); None searches for those of least error.
     """
     torch = need("torch", "quantising")
     rows, columns = weight.shape
@@ -98,7 +103,9 @@ def gptq(kind: BlockType, weight: torch.Tensor, square: torch.Tensor, damping: f
             if place % kind.block == 0:
                 block = part[place : place + kind.block].T.contiguous()
                 counts = inner.diagonal()[place : place + kind.block].reciprocal().square()
-                found.append(fit(kind, block, (counts / counts.mean()).expand_as(block)))
+                found.append(
+                    scales(block) if scales else fit(kind, block, (counts / counts.mean()).expand_as(block))
+                )  # fmt: skip
             group = place % kind.block // kind.group
             scale = Scales(found[-1].scale[:, group : group + 1], found[-1].offset[:, group : group + 1])
             column = part[place]

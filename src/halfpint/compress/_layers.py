@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from halfpint.compress._calibration import Rows, Visit, Walk
 from halfpint.compress._codes import TYPES, BlockType, Coded, Scales, round_to
 from halfpint.compress._gptq import Moments, gptq, towards_reference
 from halfpint.compress._matrices import EMBEDDINGS, OUTPUT, Matrix
+from halfpint.compress._rates import Pace, steadily, steady
 from halfpint.errors import need
 from halfpint.progress import Log
 
@@ -49,15 +51,21 @@ class Made:
 
 
 def rounded(
-    matrices: Sequence[Matrix], kinds: Mapping[str, BlockType], importance: Mapping[str, torch.Tensor], log: Log
-) -> Made:
+    matrices: Sequence[Matrix], kinds: Mapping[str, BlockType], importance: Mapping[str, torch.Tensor], log: Log,
+    pace: Pace | None = None,
+) -> Made:  # fmt: skip
     """Every matrix rounded to its type, and the model's weights set to what is read back."""
     made = Made()
     with log.bar("rounding", sum(matrix.size for matrix in matrices)) as bar:
         for matrix in matrices:
             if matrix.name in kinds:
-                values = matrix.read()
-                coded = made.coded[matrix.name] = round_to(kinds[matrix.name], values, importance.get(matrix.name))
+                kind, values = kinds[matrix.name], matrix.read()
+                if pace is None:
+                    coded = round_to(kind, values, importance.get(matrix.name))
+                else:
+                    coded = steadily(kind, values, pace.steps_of(matrix.name))
+                    pace.used({matrix.name: coded})
+                made.coded[matrix.name] = coded
                 matrix.write(coded.values())
             bar.advance(matrix.size)
     return made
@@ -77,6 +85,7 @@ class LayerByLayer:
             give, which takes longer; else all on what comes into the block.
         batch: tokens that run at once.
         scratch: where finished blocks are kept.
+        pace: the steps of all rows, where codes are packed; None goes by each block's peak.
     """
 
     model: Any
@@ -88,6 +97,7 @@ class LayerByLayer:
     batch: int
     scratch: Path
     log: Log
+    pace: Pace | None = None
 
     def run(self, final: Sequence[torch.Tensor]) -> Made:
         """Quantise everything.
@@ -105,6 +115,7 @@ class LayerByLayer:
             if not outside.is_file():
                 write_made(outside, self._outer(outer, final))
             made.take(read_made(outside))
+            self._note(made)
             self._set(outer, made)
             bar.advance()
             path = Walk(self.model, self.rows, self.batch, self.scratch)
@@ -118,9 +129,21 @@ class LayerByLayer:
                     found = self._block(visit, copy.deepcopy(visit.block), inside, reference)
                     write_made(path_of, found)
                 made.take(found)
+                self._note(found)
                 self._set(inside, found)
                 bar.advance()
         return made
+
+    def _note(self, made: Made) -> None:
+        if self.pace is not None:
+            self.pace.used(made.coded)
+
+    def _gptq(self, matrix: Matrix, values: Any, square: Any, made: Made) -> None:
+        kind, scales = self.kinds[matrix.name], None
+        if self.pace is not None:
+            scales = partial(steady, kind, steps=self.pace.steps_of(matrix.name))
+        coded, before = gptq(kind, values, square, self.damping, scales)
+        made.coded[matrix.name], made.before[matrix.name] = coded, before.half()
 
     def _set(self, matrices: Sequence[Matrix], made: Made) -> None:
         for matrix in matrices:
@@ -141,13 +164,13 @@ class LayerByLayer:
             if matrix.name not in self.kinds:
                 continue
             if matrix.role == EMBEDDINGS and own_output:  # looked up alone: no column counts more than another
-                coded = round_to(self.kinds[matrix.name], values)
+                kind = self.kinds[matrix.name]
+                coded = steadily(kind, values, self.pace.steps_of(matrix.name)) if self.pace else round_to(kind, values)
                 made.coded[matrix.name], made.before[matrix.name] = coded, values.half()
                 continue
             share = EMBEDDING_SHARE if matrix.role == EMBEDDINGS else 0.0
             counts = square + share * torch.eye(len(square))
-            coded, before = gptq(self.kinds[matrix.name], values, counts, self.damping)
-            made.coded[matrix.name], made.before[matrix.name] = coded, before.half()
+            self._gptq(matrix, values, counts, made)
             made.importance[matrix.name] = moments.square.diagonal() / max(1, moments.tokens)
         return made
 
@@ -162,8 +185,7 @@ class LayerByLayer:
                     made.importance[matrix.name] = held.square.diagonal() / max(1, held.tokens)
                     if matrix.name in self.kinds:
                         wanted = towards_reference(matrix.read(), held, self.damping)
-                        coded, before = gptq(self.kinds[matrix.name], wanted, held.square, self.damping)
-                        made.coded[matrix.name], made.before[matrix.name] = coded, before.half()
+                        self._gptq(matrix, wanted, held.square, made)
             self._set([matrix for group in some for matrix in group], made)
         return made
 

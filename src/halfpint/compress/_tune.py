@@ -20,6 +20,7 @@ import numpy as np
 
 from halfpint.compress._codes import BlockType, Coded, Scales, nearest_codes, values_of
 from halfpint.compress._matrices import Matrix
+from halfpint.compress._rates import steady_scale
 from halfpint.errors import RefusedError, need
 from halfpint.machine import instructions
 from halfpint.progress import Log
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
     import torch
 
 _BETAS = (0.9, 0.95)
-_SCALE_RATE = 0.05  # of the latents' rate: a scale moves a whole group
+_SCALE_RATE = 0.05  # of the rate: a scale moves a whole group
 _NORM_RATE = 0.02
+_BY_ROW = (0.4, 0.6, 0.4)  # of the rate: latents, scales, norms, where scales move row by row; found by trying
 _WARMUP = 0.1
 _TOKENS_AT_ONCE = 256  # that go through the output layer
 _EPSILON = 1e-12
 _BF16 = {"avx512_bf16", "amx_bf16"}
-_HELD = 8  # one row in so many is not learned from: by these the result is judged
 
 
 class Latent:
@@ -44,9 +45,10 @@ class Latent:
         matrix: whose module computes with the values.
         coded: where it starts.
         before: what the codes were rounded from, (outputs, inputs).
+        by_row: scales move row by row, so that they stay as alike as they are.
     """
 
-    def __init__(self, matrix: Matrix, coded: Coded, before: torch.Tensor) -> None:
+    def __init__(self, matrix: Matrix, coded: Coded, before: torch.Tensor, *, by_row: bool = False) -> None:
         torch = need("torch", "quantising")
         self.matrix, self.kind = matrix, coded.kind
         self.scales = coded.scales
@@ -59,9 +61,11 @@ class Latent:
         self.codes = coded.codes
         self._moments = [torch.zeros_like(self.values) for _ in range(2)]
         self.moves_scales = kind.scales == "half"
-        self._masters = [scale.clone(), offset.clone()]
-        self._units = scale.abs()
-        self._scale_moments = [[torch.zeros_like(scale) for _ in range(2)] for _ in range(2)]
+        self._share, self._scale_share = _BY_ROW[:2] if by_row else (1.0, _SCALE_RATE)
+        self._units, self._by_row = scale.abs(), by_row
+        self._masters = [torch.ones(matrix.rows, 1) if by_row else scale.clone(), offset.clone()]
+        self._least = scale.reshape(matrix.rows, -1).amin(1, keepdim=True)
+        self._scale_moments = [[torch.zeros_like(one) for _ in range(2)] for one in self._masters]
 
     def step(self, rate: float, count: int) -> int:
         """Move by the module's gradient, which is taken away; gives how many codes changed."""
@@ -73,21 +77,31 @@ class Latent:
             table = torch.tensor(self.kind.table, dtype=torch.float32)
             looked_up = table[self.codes.reshape(-1, self.kind.group).int()]
             # A scale's derivative is in units of the table's values; a latent's in one step of it.
-            self._move(0, (grouped * looked_up).sum(1, keepdim=True), rate * _SCALE_RATE, count)
+            self._move_scales((grouped * looked_up).sum(1, keepdim=True), rate * self._scale_share, count)
             if self.kind.has_offset:
                 self._move(1, grouped.sum(1, keepdim=True), rate * _SCALE_RATE * self.kind.table[-1], count)
         slope = grouped * self.scales.scale.reshape(-1, 1)
-        self.values.add_(_adam(self._moments, slope, count), alpha=-rate * self._step).clamp_(*self._ends)
+        self.values.add_(_adam(self._moments, slope, count), alpha=-rate * self._share * self._step).clamp_(*self._ends)
         weight.grad = None
         if self.moves_scales:
             shape = self.scales.scale.shape
-            scale, offset = (value.half().float().reshape(shape) for value in self._masters)
-            self.scales = Scales(scale, offset)
+            scale, offset = self._masters
+            if self._by_row:
+                blocks = self._units.reshape(len(scale), -1)
+                scale = steady_scale(scale * self._least, blocks / self._least)
+            self.scales = Scales(scale.half().float().reshape(shape), offset.half().float().reshape(shape))
         codes = _codes_of(self.kind, self.values).reshape(self.codes.shape)
         changed = int((codes != self.codes).sum())
         self.codes = codes
         self.matrix.write(values_of(self.kind, codes, self.scales))
         return changed
+
+    def _move_scales(self, gradient: Any, rate: float, count: int) -> None:
+        if not self._by_row:
+            self._move(0, gradient, rate, count)
+            return
+        of_rows = (gradient * self._units).reshape(len(self._masters[0]), -1).sum(1, keepdim=True)
+        self._masters[0].sub_(_adam(self._scale_moments[0], of_rows, count), alpha=rate)
 
     def _move(self, which: int, gradient: Any, rate: float, count: int) -> None:
         change = _adam(self._scale_moments[which], gradient, count)
@@ -131,6 +145,8 @@ class Distiller:
         head: the unquantised output layer's weight, (vocabulary, width).
         step_tokens: tokens of a step.
         rate: peak rate of the latents, in steps between codes.
+        learned: batches that are learned from: the tuning is judged by those behind them, and without any by the first.
+        by_row: whether scales move row by row.
     """
 
     model: Any
@@ -142,6 +158,8 @@ class Distiller:
     rate: float
     seed: int
     log: Log
+    learned: int = 0
+    by_row: bool = False
 
     def run(self, latents: Sequence[Latent], minutes: float, tokens: int) -> dict[str, Any]:
         """Learn for so many tokens, or with 0 for so many minutes; gives what was done.
@@ -153,8 +171,10 @@ class Distiller:
         rows = [(batch, row) for batch, ids in enumerate(self.ids) for row in range(len(ids))]
         random, order = np.random.default_rng(self.seed), list[int]()
         random.shuffle(rows)
-        apart = rows[: max(1, len(rows) // _HELD)]
-        rows = rows[len(apart) :] or rows
+        apart = [one for one in rows if one[0] >= (self.learned or len(self.ids))]
+        rows = [one for one in rows if one not in apart]
+        apart = apart or rows[:1]
+        norm_share = _BY_ROW[2] if self.by_row else _NORM_RATE
         first = [(latent.codes, latent.scales) for latent in latents]
         norms = {one: one.detach().clone() for one in self.model.parameters() if one.ndim == 1}
         before = self._divergence(apart)
@@ -187,7 +207,7 @@ class Distiller:
                 with need("torch", "quantising").no_grad():
                     for value, held in zip(rest, moments, strict=True):
                         size = float(value.abs().mean()) or 1.0
-                        value.sub_(_adam(held, value.grad, count), alpha=rate * _NORM_RATE * size)
+                        value.sub_(_adam(held, value.grad, count), alpha=rate * norm_share * size)
                         value.grad = None
                 bar.done = share
                 bar.advance(0.0, f"divergence {losses[-1]:.4f}")
@@ -254,7 +274,7 @@ def _schedule(share: float) -> float:
 
 
 def latents_of(
-    matrices: Sequence[Matrix], coded: Mapping[str, Coded], before: Mapping[str, torch.Tensor]
+    matrices: Sequence[Matrix], coded: Mapping[str, Coded], before: Mapping[str, torch.Tensor], *, by_row: bool
 ) -> list[Latent]:
-    """A latent for each matrix that is quantised."""
-    return [Latent(one, coded[one.name], before[one.name]) for one in matrices if one.name in coded]
+    """A latent for each matrix that is quantised; by_row as there."""
+    return [Latent(one, coded[one.name], before[one.name], by_row=by_row) for one in matrices if one.name in coded]

@@ -17,11 +17,13 @@ from halfpint.compress._codes import BlockType, Coded
 from halfpint.compress._imatrix import IMATRIX_FILE, read_imatrix, write_imatrix
 from halfpint.compress._layers import LayerByLayer, Made, rounded
 from halfpint.compress._matrices import Matrix, by_bits, by_name, matrices_of, shown, weight_bytes
+from halfpint.compress._rates import CONTAINERS, Pace, sensitivity_of
 from halfpint.compress._tune import Distiller, latents_of
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, nearest, need, need_installed
 from halfpint.machine import memory_bytes
 from halfpint.models.block_codes import Blocks, read_types, write_codes
+from halfpint.models.packed_gguf import coded_bytes
 from halfpint.models.sizes import CAUSAL, resolve
 from halfpint.stage import Stage, Work
 
@@ -29,6 +31,8 @@ METHODS = ("round", "gptq", "tuned")
 _BATCH_TOKENS = 2048
 _SENSITIVITY_ROWS = 16
 _FEWEST_MINUTES = 0.1
+_HELD = 8  # one row in so many is kept apart from tuning
+_PACKED_SHARE = 0.995  # of the bytes that are planned with: entropies are estimates
 _SPARE = 0.9  # of the memory: the rest is for what else runs
 _OWN_FILES = ("card.json", "README.md", "config.json")
 
@@ -58,6 +62,8 @@ class Quantize(Stage):
         tuning_batch: tokens of a step of it.
         target_bytes: most bytes of the GGUF file where `types` is empty: each matrix then gets the type that pays
             most, by how much its errors change what the model says on the calibration rows; 0 goes by `bits`.
+        packed: the codes are for compress/lossless: each row has steps of one size, and `bits` and `target_bytes` are
+            those after packing. `types` are then of q8_0, q5_0 and q4_0; empty takes the narrowest that do.
         importance: an importance matrix of llama.cpp's (GGUF) for the method round: what an error in each column
             counts. The other methods measure their own and write it beside the weights.
         seed: of the rows drawn.
@@ -78,6 +84,7 @@ class Quantize(Stage):
     tuning_rate: float = 0.005
     tuning_batch: int = 2048
     target_bytes: int = 0
+    packed: bool = False
     importance: str = ""
     seed: int = 0
 
@@ -98,6 +105,7 @@ class Quantize(Stage):
             ("target_bytes", self.target_bytes >= 0, "0 or more"),
             ("target_bytes", not (self.target_bytes and self.types), "0 where types are given"),
             ("importance", not self.importance or self.method == "round", "none, as the method measures its own"),
+            ("importance", not (self.importance and self.packed), "none where codes are packed"),
         ):
             if not fits:
                 raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
@@ -116,7 +124,8 @@ class Quantize(Stage):
         self._check_parent(bundle)
         model = load_model(bundle.path, CAUSAL)
         matrices = matrices_of(model)
-        kinds = self._kinds(bundle, model, matrices, work)
+        pace = self._pace(bundle, model, matrices, work) if self.packed else None
+        kinds = dict(pace.kinds) if pace else self._kinds(bundle, model, matrices, work)
         if not kinds:
             raise HalfpintError(self.use, wanted="matrices with rows of a multiple of 32", got="none")
         self._say(model, matrices, kinds, work)
@@ -125,9 +134,9 @@ class Quantize(Stage):
         if self.method == "round":
             wanted = {matrix.name: matrix.columns for matrix in matrices}
             importance = read_imatrix(Path(self.importance), model.config, wanted) if self.importance else {}
-            made = rounded(matrices, kinds, importance, work.log)
+            made = rounded(matrices, kinds, importance, work.log, pace)
         else:
-            made, figures = self._calibrated(bundle, model, matrices, kinds, work)
+            made, figures = self._calibrated(bundle, model, matrices, kinds, pace, work)
         return self._write(bundle, model, matrices, made, figures, started, work)
 
     def _kinds(self, bundle: Bundle, model: Any, matrices: list[Matrix], work: Work) -> dict[str, BlockType]:
@@ -142,6 +151,20 @@ class Quantize(Stage):
             write_json(kept, costs_of(model, matrices, rows, self.seed, work.log))
         limit = self.target_bytes - other_bytes(bundle.path, model, matrices)
         return allocate(matrices, read_json(kept), limit, f"{self.use}: target_bytes")
+
+    def _pace(self, bundle: Bundle, model: Any, matrices: list[Matrix], work: Work) -> Pace:
+        """The types and the steps where codes are packed."""
+        place = f"{self.use}: {'target_bytes' if self.target_bytes else 'bits'}"
+        kinds = by_name(matrices, self.types, f"{self.use}: types") if self.types else {}
+        for kind in kinds.values():
+            if kind.name not in CONTAINERS:
+                raise HalfpintError(f"{self.use}: types", wanted=f"of {', '.join(CONTAINERS)}", got=kind.name)
+        rows = calibration_rows(bundle, work, min(self.samples, _SENSITIVITY_ROWS), self.tokens, self.seed)
+        found = sensitivity_of(model, matrices, rows, self.seed, self.damping, work.log)
+        limit = int(self.bits * sum(matrix.size for matrix in matrices) / 8)
+        if self.target_bytes:
+            limit = int(self.target_bytes * _PACKED_SHARE) - other_bytes(bundle.path, model, matrices, packed=True)
+        return Pace(matrices, found, limit, kinds, place)
 
     def _check_parent(self, bundle: Bundle) -> None:
         model_type, objective = resolve(str(bundle.config.get("model_type")))
@@ -179,7 +202,7 @@ class Quantize(Stage):
             f"{shown(matrices, kinds)}: {weight_bytes(matrices, kinds) / 1e6:.1f} MB of matrices; about "
             f"{needed / 2**30:.1f} GiB of memory", kind="plan", memory_bytes=needed,
         )  # fmt: skip
-        by_most = not (self.types or self.target_bytes)
+        by_most = not (self.types or self.target_bytes or self.packed)
         wide = [name for name, kind in kinds.items() if by_most and kind.bits > self.bits]
         if wide:
             work.log.say(
@@ -188,12 +211,16 @@ class Quantize(Stage):
             )  # fmt: skip
 
     def _calibrated(
-        self, bundle: Bundle, model: Any, matrices: list[Matrix], kinds: dict[str, BlockType], work: Work
-    ) -> tuple[Made, dict[str, Any]]:
+        self, bundle: Bundle, model: Any, matrices: list[Matrix], kinds: dict[str, BlockType], pace: Pace | None,
+        work: Work,
+    ) -> tuple[Made, dict[str, Any]]:  # fmt: skip
         torch = need("torch", "quantising")
         rows = calibration_rows(bundle, work, self.samples, self.tokens, self.seed)
-        unchanged = walk(model, rows, _BATCH_TOKENS, work.scratch)
-        ids, kept = unchanged.ids, unchanged.kept
+        apart = rows[: max(1, len(rows) // _HELD)] if self.method == "tuned" and len(rows) > 1 else []
+        rows = rows[len(apart) :]  # by those apart the tuning is judged: the codes have not seen them
+        parts = [walk(model, some, _BATCH_TOKENS, work.scratch) for some in (rows, apart) if some]
+        learned = len(parts[0].ids)
+        ids, kept = ([one for part in parts for one in getattr(part, name)] for name in ("ids", "kept"))
         final = []
         with work.log.bar("reading", len(ids)) as bar, torch.no_grad():
             for number, batch in enumerate(ids):
@@ -203,17 +230,21 @@ class Quantize(Stage):
                 bar.advance()
         head = model.get_output_embeddings().weight.detach().clone() if self.method == "tuned" else None
         layers = LayerByLayer(
-            model, matrices, kinds, rows, self.damping, self.sequential, _BATCH_TOKENS, work.scratch, work.log
+            model, matrices, kinds, rows, self.damping, self.sequential, _BATCH_TOKENS, work.scratch, work.log, pace
         )
-        flat = [(one.flatten(0, 1) if kept[number] is None else one[kept[number]]) for number, one in enumerate(final)]
+        flat = [
+            (one.flatten(0, 1) if kept[number] is None else one[kept[number]])
+            for number, one in enumerate(final[:learned])
+        ]
         made = layers.run(flat)
         figures: dict[str, Any] = {"calibration_rows": len(rows), "calibration_tokens": sum(map(len, rows))}
         if self.method == "tuned":
-            latents = latents_of(matrices, made.coded, made.before)
+            latents = latents_of(matrices, made.coded, made.before, by_row=self.packed)
             made.before.clear()
             distiller = Distiller(
-                model, ids, kept, final, head, self.tuning_batch, self.tuning_rate, self.seed, work.log
-            )
+                model, ids, kept, final, head, self.tuning_batch, self.tuning_rate, self.seed, work.log,
+                learned=learned, by_row=self.packed,
+            )  # fmt: skip
             minutes = min(self.minutes, max(work.seconds_left() / 60, _FEWEST_MINUTES))
             figures["tuning"] = distiller.run(latents, minutes, self.tuning_tokens)
             made.coded = {latent.matrix.name: latent.coded() for latent in latents}
@@ -238,6 +269,9 @@ class Quantize(Stage):
         types = Counter(one.type for one in blocks.values())
         size = sum(one.bytes.nbytes for one in blocks.values())
         weights = sum(matrix.size for matrix in matrices if matrix.name in blocks)
+        if self.packed:
+            figures["packed_bytes"] = sum(coded_bytes(one.type, one.bytes) for one in blocks.values())
+            figures["other_bytes"] = other_bytes(bundle.path, model, matrices, packed=True)
         with new_bundle(work.target, bundle) as (folder, card):
             shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=_without_weights)
             model.save_pretrained(folder)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from halfpint.bundle import Bundle
 from halfpint.compress.depth import Depth
+from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
 from halfpint.compress.width import Width
 from halfpint.compression.request import Run, healing, steps_of
@@ -25,6 +27,7 @@ _KEPT_TOKENS = 16_384  # of text that nothing was fitted on, to tell what was ke
 _WRITTEN = 64  # tokens, to time writing by
 _BITS = (8.5, 6.0, 5.5, 5.0, 4.5, 4.25, 3.5, 2.7)
 _SHARES = (0.15, 0.3)  # that pruning takes, where a target leaves the way open
+_PROBE_SAMPLES = 4  # rows of text that tell what counts, for a way that is only tried
 _PROBED = 4096  # tokens that a point is judged by before it is worth more
 
 
@@ -36,8 +39,8 @@ def compress_language(run: Run) -> tuple[Made, dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     made = run.make(stages[:1])
     for count in range(1, len(stages) + 1):
-        if isinstance(stages[count - 1], Quantize):
-            continue  # what it wrote runs in llama.cpp after the next stage
+        if isinstance(stages[count - 1], Quantize) or (stages[count:] and isinstance(stages[count], Lossless)):
+            continue  # what was written runs in llama.cpp after the next stage, or is the same after it
         made = run.make(stages[:count])
         rows.append(_row(run, " + ".join(stage.use for stage in stages[:count]), made.bundle))
         row = rows[-1]
@@ -61,7 +64,9 @@ def _row(run: Run, name: str, bundle: Bundle, tokens: int = _KEPT_TOKENS) -> dic
     """What a bundle kept, and how fast it writes."""
     found = kept(run.start, bundle, run.held, tokens=tokens, log=run.log)
     reference_bytes = (run.start.path / "model.safetensors").stat().st_size
-    return {"name": name, **found, "reference_bytes": reference_bytes, "written_tokens_per_s": _speed(bundle)}
+    row = {"name": name, **found, "reference_bytes": reference_bytes, "written_tokens_per_s": _speed(bundle)}
+    entry = bundle.card["stages"][-1]
+    return row | ({"loaded_bytes": entry["bytes_before"]} if "bytes_before" in entry else {})
 
 
 def _speed(bundle: Bundle) -> float:
@@ -77,16 +82,21 @@ def _speed(bundle: Bundle) -> float:
 
 def _control(run: Run, most_bytes: int, stages: Sequence[Stage]) -> dict[str, Any] | None:
     """The whole model with as few bits, rounded, as give no more bytes; None where there is no such."""
-    for bits in _BITS:
-        plain = [Quantize(bits=bits, method="round"), Gguf(type=CODES)]
+    tried: list[tuple[str, list[Stage]]] = [
+        (f"{bits:g} bits, rounded", [Quantize(bits=bits, method="round"), Gguf(type=CODES)]) for bits in _BITS
+    ]
+    if isinstance(stages[-1], Lossless):
+        as_many = Quantize(target_bytes=most_bytes, method="round", packed=True, seed=run.request.seed)
+        tried = [("as many bytes, rounded and packed", [as_many, Gguf(type=CODES), Lossless()])]
+    for name, plain in tried:
         if [stage.settings() for stage in plain] == [stage.settings() for stage in stages]:
             return None
         try:
             bundle = run.make(plain).bundle
         except RefusedError as error:
-            run.log.say(f"  control at {bits:g} bits: {error}", kind="refused")
+            run.log.say(f"  control, {name}: {error}", kind="refused")
             continue
-        row = _row(run, f"{bits:g} bits, rounded", bundle, tokens=_KEPT_TOKENS)
+        row = _row(run, name, bundle, tokens=_KEPT_TOKENS)
         if row["file_bytes"] <= most_bytes * 1.005:
             return row
     return None
@@ -96,7 +106,7 @@ def _best_way(run: Run) -> list[Stage]:
     """The stages that keep most at the target: each way is tried with rounding alone, the best is then done well.
 
     Ways are quantising alone, and quantising after depth or width was cut by one share or another. Each takes the most
-    bits that the target allows.
+    bits that the target allows, packed unless a plain file was asked for.
 
     Raises:
         HalfpintError: none of them comes down to the target.
@@ -105,37 +115,52 @@ def _best_way(run: Run) -> list[Stage]:
     ways: list[list[Stage]] = [[]]
     for share in _SHARES:
         ways += [[Depth(share=share)], [Width(ffn=share, heads=0.0)]]
-    found: list[tuple[float, list[Stage], float]] = []
-    smallest = float("inf")
+    found: list[tuple[float, list[Stage], Quantize]] = []
+    smallest, refused = float("inf"), ""
+    target = request.target_bytes
     for way in ways:
-        for bits in _BITS:
-            plain = [*way, Quantize(bits=bits, method="round")]
-            name = " + ".join([*(f"{one.use} {one.changed_settings()}" for one in way), f"{bits:g} bits"])
+        for last in [Quantize(bits=bits) for bits in _BITS] if request.plain else [_packed(run, _PROBE_SAMPLES)]:
+            plain = [*way, replace(last, method="round")]
+            bits = f"{last.bits:g} bits" if request.plain else "packed"
+            name = " + ".join([*(f"{one.use} {one.changed_settings()}" for one in way), bits])
             try:
                 bundle = run.make(plain).bundle
             except HalfpintError as error:  # a way that this model does not allow
-                run.points.append({"name": name, "refused": str(error)})
+                refused = str(error)
+                run.points.append({"name": name, "refused": refused})
                 break
-            # The file of llama.cpp holds the codes and the tokenizer; it is written for the way that is taken alone.
-            size = sum((bundle.path / file).stat().st_size for file in (CODES_FILE, "tokenizer.json"))
+            size = _file_bytes(bundle, packed=not request.plain)
             smallest = min(smallest, size)
-            if size > request.target_bytes:
+            if size > target:
                 run.points.append({"name": name, "file_bytes": size, "over": True})
                 continue
             row = _row(run, name, bundle, tokens=_PROBED) | {"file_bytes": size}
             run.points.append(row)
             run.log.say(f"  {name}: {size / 1e6:.1f} MB, KL {row['kl']:.4f}", kind="point", **row)
-            found.append((row["kl"], way, bits))
+            found.append((row["kl"], way, last))
             break
     if not found:
+        least = f"{smallest / 1e6:.1f} MB at the least" if smallest < float("inf") else refused
         raise HalfpintError(
-            "--target", wanted=f"at most {request.target_bytes / 1e6:.1f} MB",
-            got=f"{smallest / 1e6:.1f} MB at the least", todo="Give a larger target, or a smaller model.",
+            "--target", wanted=f"at most {target / 1e6:.1f} MB", got=least,
+            todo="Give a larger target, or a smaller model.",
         )  # fmt: skip
-    _, way, bits = min(found, key=lambda one: one[0])
+    _, way, last = min(found, key=lambda one: one[0])
     healed = [healing(request, str(run.start.path))] if way else []
-    best = Quantize(bits=bits, method=request.method, minutes=request.minutes, seed=request.seed)
-    return [*way, *healed, best, Gguf(type=CODES)]
+    last = last if request.plain else _packed(run)
+    best = replace(last, method=request.method, minutes=request.minutes, seed=request.seed)
+    return [*way, *healed, best, Gguf(type=CODES), *([] if request.plain else [Lossless()])]
+
+
+def _packed(run: Run, samples: int = Quantize.samples) -> Quantize:
+    return Quantize(packed=True, target_bytes=run.request.target_bytes, samples=samples, seed=run.request.seed)
+
+
+def _file_bytes(bundle: Bundle, *, packed: bool) -> int:
+    """About the bytes of the file that a quantised bundle comes to; it is written for the way that is taken alone."""
+    if packed:
+        return int(bundle.card["stages"][-1]["packed_bytes"]) + int(bundle.card["stages"][-1]["other_bytes"])
+    return sum((bundle.path / file).stat().st_size for file in (CODES_FILE, "tokenizer.json"))
 
 
 def verdict(row: dict[str, Any], control: dict[str, Any] | None, target: int) -> str:
@@ -145,6 +170,8 @@ def verdict(row: dict[str, Any], control: dict[str, Any] | None, target: int) ->
         f"ln(PPL/PPL0) {row['ln_ppl_ratio']:.4f} "
         f"± {row['ln_ppl_ratio_error']:.4f}, mean KL {row['kl']:.4f}, the same first choice in {row['same_top1']:.1%}"
     )
+    if "loaded_bytes" in row:
+        said += f"; {row['loaded_bytes'] / 1e6:.1f} MB once it is loaded"
     if target and row["file_bytes"] > target:
         said += f"; over the target of {target / 1e6:.1f} MB"
     if control is None:

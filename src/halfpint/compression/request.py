@@ -9,6 +9,7 @@ from typing import Any
 
 from halfpint.bundle import Bundle
 from halfpint.compress.depth import Depth
+from halfpint.compress.lossless import Lossless
 from halfpint.compress.low_rank import LowRank
 from halfpint.compress.onnx_int8 import OnnxInt8
 from halfpint.compress.quantize import Quantize
@@ -42,6 +43,8 @@ class Request:
         method: of quantising: round, gptq or tuned.
         minutes: of tuning.
         target_bytes: find the best way to so few bytes; 0 takes the steps as they are given.
+        packed: what is quantised is packed without loss as well, and its bits are those of the packed file.
+        plain: the file that `target_bytes` is for is not packed.
         text, label: columns.
         seed: of what is drawn.
         force: replace a bundle in `out`.
@@ -58,6 +61,8 @@ class Request:
     method: str = "tuned"
     minutes: float = 10.0
     target_bytes: int = 0
+    packed: bool = False
+    plain: bool = False
     text: str = ""
     label: str = ""
     seed: int = 0
@@ -118,13 +123,17 @@ def healing(request: Request, teacher: str) -> Stage:
 
 
 def quantising(asked: str, request: Request, method: str = "") -> list[Stage]:
-    """The two stages that quantise a language model and write it for llama.cpp."""
-    method, minutes = method or request.method, request.minutes
+    """The stages that quantise a language model, write it for llama.cpp, and pack it if that was asked for."""
+    settings: dict[str, Any] = {
+        "method": method or request.method, "minutes": request.minutes, "seed": request.seed, "packed": request.packed,
+    }  # fmt: skip
     try:
-        stage = Quantize(bits=_from_four(float(asked)), method=method, minutes=minutes, seed=request.seed)
+        bits = float(asked)
     except ValueError:
-        stage = Quantize(types=asked, method=method, minutes=minutes, seed=request.seed)
-    return [stage, Gguf(type=CODES)]
+        stage = Quantize(types=asked, **settings)
+    else:
+        stage = Quantize(bits=bits if request.packed else _from_four(bits), **settings)
+    return [stage, Gguf(type=CODES), *([Lossless()] if request.packed else [])]
 
 
 def _from_four(bits: float) -> float:

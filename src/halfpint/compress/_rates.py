@@ -1,0 +1,214 @@
+"""How fine each row of each matrix is divided where the codes are packed afterwards (models/packed_gguf).
+
+A packed file takes about the entropy of its codes, so what a weight costs is not how wide its type is but how fine its
+steps are. With one step for a whole row instead of a scale by each block's peak, codes packed to R bits are 1.53 dB
+from what any code of R bits could do at high rates (H. Gish & J. Pierce, "Asymptotically Efficient Quantizing", 1968),
+and R need not be whole. Rows and matrices share bits by how much an error in them counts: the sum of s * step² is
+least, for a given sum of entropies, where each step goes by 1 / sqrt(s) (T. Cover & J. Thomas, "Elements of Information
+Theory", section 10.3.3, reverse water-filling).
+
+What counts is told by the Fisher information of a row's weights, as in `_allocation`, times the part of an error that
+is left after the columns behind have made up for it (`_gptq`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from halfpint.compress._allocation import squared_gradients
+from halfpint.compress._blocks import pack
+from halfpint.compress._calibration import Rows
+from halfpint.compress._codes import TYPES, BlockType, Coded, Scales, nearest_codes
+from halfpint.compress._gptq import Moments, damped
+from halfpint.compress._matrices import EMBEDDINGS, Matrix
+from halfpint.errors import HalfpintError, need
+from halfpint.models.packed_gguf import FACTORS, FACTORS_OF_TWO, coded_bytes, times
+from halfpint.progress import Log
+
+if TYPE_CHECKING:
+    import torch
+
+CONTAINERS = ("q4_0", "q5_0", "q8_0")
+"""The types that take such codes: equal steps and no offset, from the narrowest."""
+_WIDENED = 0.25  # of a matrix's blocks may need wider steps before a wider type is taken
+_LEAST_STEP = 2.0**-14  # below it fp16 has fewer digits
+_SHRUNK = 0.1  # of a row's sensitivity is that of its matrix: gradients of a few texts say little of a rare row
+_SAMPLED = 512  # rows of a matrix that its entropy is estimated from
+_SCALE_BITS = 0.05  # a weight, for scales
+_FINEST, _COARSEST = -12.0, 6.0  # log2 of the step in standard deviations of a matrix, when the step is searched
+_ROUNDS = 20
+_MOST_SHIFT = 0.5  # bits a weight that the rest of a model makes up for what was used
+
+
+def sensitivity_of(
+    model: Any, matrices: Sequence[Matrix], rows: Rows, seed: int, damping: float, log: Log
+) -> dict[str, torch.Tensor]:
+    """What a squared error in a weight of each row counts (nats a token): float32 of shape (outputs,) by matrix."""
+    torch = need("torch", "quantising")
+    found = {matrix.name: torch.zeros(matrix.rows) for matrix in matrices}
+    moments = {matrix.name: Moments(matrix.columns, crossed=False) for matrix in matrices}
+    handles = []
+    for matrix in matrices:
+        module = model.get_output_embeddings() if matrix.role == EMBEDDINGS else matrix.module
+        held = moments[matrix.name]
+        handles.append(
+            module.register_forward_pre_hook(
+                lambda _, inputs, held=held: held.add(inputs[0].detach().flatten(0, -2).float())
+            )
+        )
+
+    def take(matrix: Matrix, gradient: Any) -> None:
+        found[matrix.name] += gradient.square().mean(1)
+
+    try:
+        tokens = squared_gradients(model, matrices, rows, seed, log, take)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for matrix in matrices:
+        mean = float(found[matrix.name].mean()) or 1e-30
+        found[matrix.name].mul_(1 - _SHRUNK).add_(_SHRUNK * mean)
+        found[matrix.name] *= _left(moments[matrix.name].square, matrix.role == EMBEDDINGS, damping) / (2 * tokens)
+    return found
+
+
+def _left(square: torch.Tensor, is_looked_up: bool, damping: float) -> float:
+    """The share of an error that is left when later columns make up for it."""
+    torch = need("torch", "quantising")
+    square = square / (float(square.diagonal().mean()) or 1.0)
+    if is_looked_up:
+        square = (square + torch.eye(len(square))) / 2
+    lower = torch.linalg.cholesky(damped(square, damping))
+    upper = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    return float(upper.diagonal().square().reciprocal().mean())
+
+
+def steady(kind: BlockType, blocks: torch.Tensor, steps: torch.Tensor) -> Scales:
+    """Scales of blocks: their row's step, or that times a power of the fourth root of 2 where the type's table ends
+    before a block does.
+
+    Args:
+        blocks: float32 of shape (blocks, the type's block); steps: float32 of shape (blocks, 1).
+    """
+    torch = need("torch", "quantising")
+    high = blocks.amax(1, keepdim=True) / (kind.table[-1] + 0.5)
+    low = blocks.amin(1, keepdim=True) / (kind.table[0] - 0.5)
+    wider = torch.maximum(high, low) / steps.clamp_min(1e-30)
+    scale = steady_scale(
+        steps, torch.exp2(((wider.clamp_min(1.0)).log2() * FACTORS_OF_TWO - 1e-4).ceil() / FACTORS_OF_TWO)
+    )
+    return Scales(scale, torch.zeros_like(scale))
+
+
+def steady_scale(steps: torch.Tensor, wider: torch.Tensor) -> torch.Tensor:
+    """Steps times the nearest of the factors that pack well, exactly as models/packed_gguf works them out.
+
+    Args:
+        steps: of rows or blocks; wider: what each block's scale is times that, 1 or more; shapes that go together.
+    """
+    torch = need("torch", "quantising")
+    which = (wider.log2() * FACTORS_OF_TWO).round().clamp_(0, len(FACTORS) - 1)
+    found = times(steps.clamp(_LEAST_STEP, 65504).half().numpy(), which.numpy().astype(np.uint8))
+    return torch.from_numpy(found.astype(np.float32))  # type: ignore[no-any-return]
+
+
+def steadily(kind: BlockType, values: torch.Tensor, steps: torch.Tensor) -> Coded:
+    """A matrix (outputs, inputs) rounded to the steps of its rows, (outputs, 1)."""
+    blocks = values.reshape(-1, kind.block)
+    scales = steady(kind, blocks, steps.repeat_interleave(values.shape[1] // kind.block, 0))
+    return Coded(kind, nearest_codes(kind, values, scales), scales)
+
+
+class Pace:
+    """The steps of each matrix, and what those to come make up for what those before took.
+
+    Args:
+        matrices, sensitivity: as of `sensitivity_of`.
+        limit: bytes that the packed codes may take.
+        kinds: the type of each matrix; where there is none one is chosen by its steps.
+        place: for errors.
+
+    Raises:
+        HalfpintError: there is no such step.
+    """
+
+    def __init__(
+        self, matrices: Sequence[Matrix], sensitivity: Mapping[str, torch.Tensor], limit: int,
+        kinds: Mapping[str, BlockType], place: str,
+    ) -> None:  # fmt: skip
+        torch = need("torch", "quantising")
+        self._matrices = {matrix.name: matrix for matrix in matrices if matrix.columns % 32 == 0}
+        weights = sum(matrix.size for matrix in self._matrices.values())
+        self._limit = 8.0 * limit - _SCALE_BITS * weights
+        whole = 16.0 * sum(matrix.size for matrix in matrices if matrix.name not in self._matrices)
+        self._limit -= whole
+        if self._limit < 0.1 * weights or not weights:
+            raise HalfpintError(
+                place, wanted=f"{int(0.11 * weights + whole) // 8:,} bytes of matrices or more", got=f"{limit:,}",
+                todo="Give more bytes, or prune the model first.",
+            )  # fmt: skip
+        samples = {}
+        for name, matrix in self._matrices.items():
+            some = torch.arange(0, matrix.rows, max(1, matrix.rows // _SAMPLED))
+            samples[name] = (matrix.read()[some], sensitivity[name][some].rsqrt()[:, None])
+
+        def bits(unit: float) -> dict[str, float]:
+            return {
+                name: self._matrices[name].size * _entropy(values, unit * steps)
+                for name, (values, steps) in samples.items()
+            }
+
+        widest = max(float(values.std()) / float(steps.mean()) for values, steps in samples.values()) or 1.0
+        low, high = _FINEST, _COARSEST
+        for _ in range(_ROUNDS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if sum(bits(widest * 2.0**middle).values()) > self._limit else (low, middle)
+        unit = widest * 2.0**high
+        self.steps = {name: unit * sensitivity[name].rsqrt()[:, None] for name in self._matrices}
+        self.kinds = {
+            name: kinds.get(name) or _container(values, unit * steps) for name, (values, steps) in samples.items()
+        }
+        self._planned = bits(unit)
+        self._done = self._used = 0.0
+        self.shift = 0.0
+
+    def steps_of(self, name: str) -> torch.Tensor:
+        """The steps of a matrix's rows as things stand: float32 of shape (outputs, 1)."""
+        found: torch.Tensor = self.steps[name] * 2.0**self.shift
+        return found
+
+    def used(self, coded: Mapping[str, Coded]) -> None:
+        """Note what codes came to take; those to come make up for it."""
+        for name, one in coded.items():
+            planned = self._planned.pop(name)
+            self._done += planned - self.shift * self._matrices[name].size
+            self._used += 8.0 * coded_bytes(one.kind.name, pack(one)) - _SCALE_BITS * self._matrices[name].size
+        rest = sum(self._matrices[name].size for name in self._planned)
+        if not rest:
+            return
+        drift = self._used / max(self._done, 1.0)
+        over = drift * sum(self._planned.values()) - (self._limit - self._used)
+        self.shift = min(max(over / rest, -_MOST_SHIFT), _MOST_SHIFT)
+
+
+def _container(values: torch.Tensor, steps: torch.Tensor) -> BlockType:
+    """The narrowest type that holds most blocks with the steps that were wanted."""
+    blocks = values.reshape(len(values), -1, 32)
+    high, low = blocks.amax(2) / steps, blocks.amin(2) / steps
+    for name in CONTAINERS:
+        kind = TYPES[name]
+        outside = (high > kind.table[-1] + 0.5) | (low < kind.table[0] - 0.5)
+        if float(outside.float().mean()) <= _WIDENED:
+            break
+    return kind
+
+
+def _entropy(values: torch.Tensor, steps: torch.Tensor) -> float:
+    """Bits a weight of codes of such steps, all rows told alike."""
+    torch = need("torch", "quantising")
+    codes = (values / steps).round_().clamp_(-127, 127).to(torch.int16).flatten().int() + 127
+    shares = torch.bincount(codes, minlength=255).double() / codes.numel()
+    return float(-(shares * shares.clamp_min(1e-30).log2()).sum())

@@ -1,0 +1,34 @@
+"""Stage: a packed GGUF file as the plain one, for llama.cpp and what is built on it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+from halfpint.bundle import Bundle, new_bundle
+from halfpint.models.packed_gguf import GGUF_FILE, PACKED_FILE, unpack
+from halfpint.stage import Stage, Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unpacked(Stage):
+    """Write the model.gguf that compress/lossless packed, bit for bit, its hash checked."""
+
+    needs: ClassVar[tuple[str, ...]] = ("packed",)
+    gives: ClassVar[str] = "gguf"
+    uses_data: ClassVar[bool] = False
+
+    def run(self, bundle: Bundle | None, work: Work) -> Bundle:
+        """Write the bundle with the plain file."""
+        assert bundle is not None
+        started = time.monotonic()
+        with new_bundle(work.target, bundle) as (folder, card):
+            for file in bundle.path.iterdir():
+                if file.is_file() and file.name not in (PACKED_FILE, "card.json", "README.md"):
+                    shutil.copyfile(file, folder / file.name)
+            with (folder / GGUF_FILE).open("wb") as out:
+                unpack(bundle.path / PACKED_FILE, out)
+            card["stages"].append(self.entry(started))
+        return Bundle(work.target)

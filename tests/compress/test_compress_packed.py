@@ -1,0 +1,173 @@
+"""Codes that are made to be packed: steps by what counts, bytes as asked for, every bit back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from halfpint.bundle import Bundle
+from halfpint.compress._allocation import other_bytes
+from halfpint.compress._blocks import pack
+from halfpint.compress._calibration import calibration_rows
+from halfpint.compress._codes import TYPES, round_to
+from halfpint.compress._gptq import gptq
+from halfpint.compress._matrices import Matrix, matrices_of
+from halfpint.compress._rates import CONTAINERS, Pace, sensitivity_of, steadily, steady
+from halfpint.compress.lossless import Lossless
+from halfpint.compress.quantize import Quantize
+from halfpint.engines.torch_lm import load_model
+from halfpint.errors import HalfpintError
+from halfpint.export.gguf import Gguf
+from halfpint.models.block_codes import read_types
+from halfpint.models.packed_gguf import PACKED_FILE, coded_bytes
+from halfpint.progress import SILENT
+from halfpint.stage import Work
+
+Make = Callable[..., Work]
+FEW = {"samples": 6, "tokens": 48}
+
+
+class Held:
+    """A module with one weight."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.weight = weight
+
+
+def normal(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def matrix(name: str, weight: torch.Tensor) -> Matrix:
+    return Matrix(name, name, Held(weight), 0, *weight.shape, is_turned=False)
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_no_weight_is_further_than_half_a_step(name: str) -> None:
+    """A block whose weights the table's ends would cut has wider steps, the others their row's."""
+    kind, values = TYPES[name], normal(32, 96)
+    values[3, 40] = 30.0
+    values[4, 70] = -30.0
+    steps = torch.full((32, 1), 2.0 * float(values.abs().quantile(0.99)) / len(kind.table))
+    coded = steadily(kind, values, steps)
+    scales = coded.scales.scale.reshape(32, 3)
+    assert bool(((coded.values() - values).abs() <= 0.501 * scales.repeat_interleave(32, 1)).all())
+    assert scales[3, 1] > 2 * steps[0] and scales[4, 2] > 2 * steps[0]
+    alike = scales == steps.half().float()
+    assert float(alike.float().mean()) > 0.6
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_bytes_are_those_of_the_entropy(name: str) -> None:
+    """Packed codes of normal weights take what theory says: the entropy of the weights less the logarithm of a step."""
+    kind, values = TYPES[name], normal(512, 1024)
+    step = {"q4_0": 0.6, "q5_0": 0.3, "q8_0": 0.04}[name]
+    coded = steadily(kind, values, torch.full((512, 1), step))
+    bits = 8 * coded_bytes(name, pack(coded)) / values.numel()
+    assert bits == pytest.approx(0.5 * np.log2(2 * np.pi * np.e) - np.log2(step), abs=0.08)
+
+
+def test_steady_steps_beat_scales_by_peak_at_equal_bytes() -> None:
+    values = normal(512, 1024)
+    peaks = round_to(TYPES["q4_0"], values)
+    bytes_of_peaks = coded_bytes("q4_0", pack(peaks))
+    by_peak = float((peaks.values() - values).square().mean())
+    coded = steadily(TYPES["q5_0"], values, torch.full((512, 1), 0.245))
+    assert coded_bytes("q5_0", pack(coded)) <= bytes_of_peaks
+    assert float((coded.values() - values).square().mean()) < 0.8 * by_peak
+
+
+def test_steps_go_by_what_an_error_counts() -> None:
+    """Equal weights, one matrix four times as dear: its steps are half as wide; bytes are as asked for."""
+    matrices = [matrix("dear", normal(256, 512)), matrix("cheap", normal(256, 512, 1))]
+    counts = {"dear": torch.full((256,), 4.0), "cheap": torch.full((256,), 1.0)}
+    limit = 2 * 256 * 512 * 4 // 8
+    pace = Pace(matrices, counts, limit, {}, "here")
+    dear, cheap = (pace.steps_of(name) for name in ("dear", "cheap"))
+    torch.testing.assert_close(2 * dear, cheap)
+    used = 0
+    for one in matrices:
+        coded = steadily(pace.kinds[one.name], one.read(), pace.steps_of(one.name))
+        used += coded_bytes(coded.kind.name, pack(coded))
+        pace.used({one.name: coded})
+    assert used == pytest.approx(limit, rel=0.02)
+    assert {pace.kinds["dear"].name, pace.kinds["cheap"].name} <= set(CONTAINERS)
+    with pytest.raises(HalfpintError, match="here: wanted 3,604 bytes"):
+        Pace(matrices, counts, 1000, {}, "here")
+
+
+def test_what_was_used_too_much_is_made_up_for() -> None:
+    matrices = [matrix(str(number), normal(128, 256, number)) for number in range(6)]
+    counts = {one.name: torch.ones(128) for one in matrices}
+    limit = 6 * 128 * 256 * 3 // 8
+    pace = Pace(matrices, counts, limit, {one.name: TYPES["q8_0"] for one in matrices}, "here")
+    used = 0
+    for one in matrices:
+        values = one.read() * (1.3 if one.name == "0" else 1.0)  # wider than it was when steps were chosen
+        coded = steadily(TYPES["q8_0"], values, pace.steps_of(one.name))
+        used += coded_bytes("q8_0", pack(coded))
+        pace.used({one.name: coded})
+    assert used == pytest.approx(limit, rel=0.02)
+
+
+def test_gptq_makes_up_for_errors_under_given_scales() -> None:
+    kind, values = TYPES["q4_0"], normal(64, 128)
+    inputs = normal(4000, 8, 1) @ normal(8, 128, 2) + 0.3 * normal(4000, 128, 3)
+    square = inputs.T @ inputs
+    steps = torch.full((64, 1), 0.7)
+    plain = steadily(kind, values, steps)
+    better, _ = gptq(kind, values, square, 0.01, lambda block: steady(kind, block, steps))
+
+    def error(found: torch.Tensor) -> float:
+        away = found - values
+        return float(((away @ square) * away).sum())
+
+    assert error(better.values()) < 0.5 * error(plain.values())
+    assert set(better.scales.scale.unique().tolist()) == set(plain.scales.scale.unique().tolist())
+
+
+def test_rows_that_count_are_told_apart(bundles: Callable[[str], Bundle], work: Make, tmp_path: Path) -> None:
+    """An output whose weights nothing reads counts least."""
+    bundle = bundles("language")
+    model = load_model(bundle.path, "causal")
+    matrices = matrices_of(model)
+    value = next(one for one in matrices if one.role == "v_proj")
+    output = next(one for one in matrices if one.role == "o_proj")
+    with torch.no_grad():
+        output.module.weight[:, : output.columns // 4] = 0.0
+    found = sensitivity_of(model, matrices, calibration_rows(bundle, work(tmp_path), 8, 48, 0), 0, 0.01, SILENT)
+    assert {name: len(one) for name, one in found.items()} == {one.name: one.rows for one in matrices}
+    assert all(bool((one > 0).all()) for one in found.values())
+    rows = found[value.name]
+    assert float(rows.min()) < 0.2 * float(rows.mean())
+
+
+@pytest.mark.parametrize("method", ["round", "gptq", "tuned"])
+def test_a_packed_file_takes_the_bytes_that_were_asked_for(
+    method: str, bundles: Callable[[str], Bundle], work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("halfpint.export.gguf._gate", lambda *_: {})
+    parent = bundles("language")
+    model = load_model(parent.path, "causal")
+    matrices = matrices_of(model)
+    other = other_bytes(parent.path, model, matrices, packed=True)
+    target = other + sum(one.size for one in matrices) * 5 // 8
+    stage = Quantize(method=method, packed=True, target_bytes=target, tuning_tokens=600, tuning_batch=96, **FEW)
+    made = stage.run(parent, work(tmp_path / "made"))
+    assert set(read_types(made.path).values()) <= {name.upper() for name in CONTAINERS} | set(CONTAINERS)
+    plain = Gguf(type="codes").run(made, work(tmp_path / "file"))
+    packed = Lossless().run(plain, work(tmp_path / "packed"))
+    size = (packed.path / PACKED_FILE).stat().st_size
+    assert 0.8 * target < size <= 1.03 * target
+    entry = made.card["stages"][-1]
+    assert entry["packed_bytes"] + entry["other_bytes"] == pytest.approx(size, rel=0.1)
+
+
+def test_types_that_cannot_be_packed_are_refused(bundles: Callable[[str], Bundle], work: Make, tmp_path: Path) -> None:
+    stage = Quantize(method="round", packed=True, types="mxfp4", **FEW)
+    with pytest.raises(HalfpintError, match="types: wanted of q4_0, q5_0, q8_0, got mxfp4"):
+        stage.run(bundles("language"), work(tmp_path / "made"))
