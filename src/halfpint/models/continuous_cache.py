@@ -80,7 +80,6 @@ def ages(tokens: int) -> npt.NDArray[np.int64]:
 
 
 def _unit(states: States) -> States:
-    states = states.astype(np.float32, copy=False)
     states = states.astype(np.float32, copy=False)  # half as long ones are enough to keep them in
     found: States = states / np.maximum(np.linalg.norm(states, axis=-1, keepdims=True), 1e-12)
     return found
