@@ -255,7 +255,7 @@ def taken(kind: type, values: dict[str, Any]) -> Any:
 
 
 def orders(kinds: dict[str, type[Stage]]) -> list[tuple[str, ...]]:
-    """Every order of up to three stages that fit together, no stage twice."""
+    """Every order of up to three stages that fit together, no stage twice; and one longer for what comes after three."""
     found: list[tuple[str, ...]] = []
     open_orders: list[tuple[str, ...]] = [()]
     for _ in range(3):
@@ -268,6 +268,13 @@ def orders(kinds: dict[str, type[Stage]]) -> list[tuple[str, ...]]:
                     grown.append(longer)
         found += grown
         open_orders = grown
+    for use in set(kinds) - {one for order in found for one in order}:
+        longer = next(
+            (*order, use)
+            for order in open_orders
+            if not faults_in_order([kinds[name]() for name in (*order, use)], [""] * (len(order) + 1))
+        )
+        found.append(longer)
     return found
 
 
