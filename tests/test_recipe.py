@@ -255,7 +255,7 @@ def taken(kind: type, values: dict[str, Any]) -> Any:
 
 
 def orders(kinds: dict[str, type[Stage]]) -> list[tuple[str, ...]]:
-    """Every order of up to three stages that fit together, no stage twice; and one longer for what comes after three."""
+    """Every order of up to three stages that fit together, no stage twice; a longer one for what comes after three."""
     found: list[tuple[str, ...]] = []
     open_orders: list[tuple[str, ...]] = [()]
     for _ in range(3):
@@ -268,7 +268,7 @@ def orders(kinds: dict[str, type[Stage]]) -> list[tuple[str, ...]]:
                     grown.append(longer)
         found += grown
         open_orders = grown
-    for use in set(kinds) - {one for order in found for one in order}:
+    for use in sorted(set(kinds) - {one for order in found for one in order}):
         longer = next(
             (*order, use)
             for order in open_orders
