@@ -90,6 +90,8 @@ def test_a_target_is_met_by_a_packed_file(
     assert [one["use"] for one in report["stages"]][-3:] == ["compress/quantize", "export/gguf", "compress/lossless"]
     assert 80_000 < last["file_bytes"] <= 120_000 < last["loaded_bytes"] and last["file_bytes"] == packed_bytes(out)
     assert control["file_bytes"] <= 1.005 * last["file_bytes"] and control["kl"] > last["kl"]
+    code, _, errors = typed(capsys, monkeypatch, "export", out, "--pack", "--out", plain)
+    assert code == 2 and "wanted a model that is not packed yet" in errors and not plain.exists()
     code, said, errors = typed(capsys, monkeypatch, "export", out, "--to", "gguf", "--out", plain)
     assert code == 0, errors
     assert (plain / "model.gguf").stat().st_size == last["loaded_bytes"]

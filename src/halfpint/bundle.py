@@ -149,6 +149,13 @@ def need_task(bundle: Bundle, task: str) -> None:
         )
 
 
+def copy_files(bundle: Bundle, folder: Path, *without: str) -> None:
+    """Copy the files of a bundle into the folder of a new one: not those named, nor what each bundle has of its own."""
+    for file in bundle.path.iterdir():
+        if file.is_file() and file.name not in (*without, CARD, "README.md"):
+            shutil.copyfile(file, folder / file.name)
+
+
 @contextmanager
 def new_bundle(target: Path, parent: Bundle | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Write a bundle: gives a temporary folder and its card to fill; on leaving it is moved to `target` whole.

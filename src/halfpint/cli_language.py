@@ -231,13 +231,10 @@ def export(
     from halfpint.compress.lossless import Lossless
     from halfpint.errors import HalfpintError, nearest
     from halfpint.export.gguf import Gguf
-    from halfpint.export.unpacked import Unpacked
     from halfpint.language import export as write
     from halfpint.language import write_arpa
-    from halfpint.models.packed_gguf import PACKED_FILE
     from halfpint.progress import Log, plain
     from halfpint.report.terminal import pretrained
-    from halfpint.stage import Stage
 
     if to not in ("gguf", "arpa"):
         raise HalfpintError("--to", wanted="gguf or arpa", got=repr(to), todo=nearest(to, ("gguf", "arpa")))
@@ -247,9 +244,7 @@ def export(
         return
     if merge_unknown:
         raise HalfpintError("--merge-unknown", wanted="--to arpa for it", got=f"--to {to}")
-    stages: list[Stage] = [Gguf(type=type_), Lossless()] if pack else [Gguf(type=type_)]
-    if (Path(bundle) / PACKED_FILE).is_file():
-        stages = [Unpacked()]
+    stages = [Gguf(type=type_), Lossless()] if pack else [Gguf(type=type_)]
     result = write(bundle, stages, out, Log(quiet=json_), force=force)
     print(json.dumps(plain(result), ensure_ascii=False) if json_ else pretrained(result))
 

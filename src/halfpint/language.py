@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from halfpint.bundle import CARD, Bundle, file_sha256, new_bundle, open_bundle, replace_folder, write_json
+from halfpint.compress.lossless import Lossless
 from halfpint.data.conversations import ChatData, Conversations, prepare_chat
 from halfpint.data.corpus import Corpus, CorpusData, prepare_corpus
 from halfpint.energy import metered
@@ -20,6 +21,7 @@ from halfpint.engines import open_language_engine
 from halfpint.errors import HalfpintError, nearest
 from halfpint.evaluate.kept import kept
 from halfpint.evaluate.perplexity import perplexity_of
+from halfpint.export.unpacked import Unpacked
 from halfpint.machine import describe
 from halfpint.models.block_codes import read_types
 from halfpint.models.ngram import NgramModel
@@ -231,20 +233,24 @@ def base_bundle(name: str, folder: Path, log: Log) -> Bundle:
 
 
 def export(name: str, stages: Sequence[Stage], out: Path, log: Log, *, force: bool = False) -> dict[str, Any]:
-    """Export a language model to `out` by a stage of export/ and what may follow it; gives what was done.
+    """Export a language model to `out` by a stage of export/ and what may follow it; a packed one is unpacked instead,
+    to the file that it was made from. Gives what was done.
 
     Raises:
         HalfpintError: no such model, a stage that does not fit it, or an `out` that holds something else.
         RefusedError: the export does not say what the model says.
     """
     refuse_other_files(out, force=force)
+    packed = (Path(name) / PACKED_FILE).is_file()
+    if packed and any(isinstance(stage, Lossless) for stage in stages):
+        raise HalfpintError(name, wanted="a model that is not packed yet", got="one that is", todo="Use it as it is.")
+    stages = [Unpacked()] if packed else stages
     for stage in stages:
         stage.check()
     started = time.monotonic()
     work = out.with_name(out.name + _UNFINISHED)
     with disk_errors(out):
         try:
-            packed = (Path(name) / PACKED_FILE).is_file()
             start = open_bundle(name) if packed else base_bundle(name, work / "base", log)
             kind = "packed" if packed else _kind(start)
             made = _pipeline(None, work, log).make(stages, start=start, kind=kind)

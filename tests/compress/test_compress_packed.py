@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError
 from halfpint.export.gguf import Gguf
 from halfpint.models.block_codes import read_types
-from halfpint.models.packed_gguf import PACKED_FILE, coded_bytes
+from halfpint.models.packed_gguf import PACKED_FILE, coded_bytes, unpack
+from halfpint.models.packed_gguf import pack as pack_file
 from halfpint.progress import SILENT
 from halfpint.stage import Work
 
@@ -165,6 +167,31 @@ def test_a_packed_file_takes_the_bytes_that_were_asked_for(
     assert 0.8 * target < size <= 1.03 * target
     entry = made.card["stages"][-1]
     assert entry["packed_bytes"] + entry["other_bytes"] == pytest.approx(size, rel=0.1)
+
+
+def test_damage_of_steady_rows_is_told(tmp_path: Path) -> None:
+    """Whatever byte is wrong, the file is refused, and with one clear error."""
+    gguf = pytest.importorskip("gguf")
+    coded = steadily(TYPES["q5_0"], normal(64, 96), torch.full((64, 1), 0.18))
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+    writer.add_tensor("matrix", pack(coded), raw_dtype=gguf.GGMLQuantizationType.Q5_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    pack_file(tmp_path / "a.gguf", tmp_path / "a.packed")
+    whole = (tmp_path / "a.packed").read_bytes()
+    out = io.BytesIO()
+    unpack(tmp_path / "a.packed", out)
+    assert out.getvalue() == (tmp_path / "a.gguf").read_bytes()
+    for place in range(30, len(whole), 7):
+        (tmp_path / "b.packed").write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        try:
+            unpack(tmp_path / "b.packed", out := io.BytesIO())
+        except HalfpintError as error:
+            assert "wanted a whole packed GGUF file" in str(error)
+        else:  # bits after a stream's end are not read
+            assert out.getvalue() == (tmp_path / "a.gguf").read_bytes()
 
 
 def test_types_that_cannot_be_packed_are_refused(bundles: Callable[[str], Bundle], work: Make, tmp_path: Path) -> None:

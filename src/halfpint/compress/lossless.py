@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, copy_files, new_bundle
 from halfpint.errors import RefusedError
 from halfpint.models.packed_gguf import GGUF_FILE, PACKED_FILE, pack, unpack
 from halfpint.stage import Stage, Work
@@ -32,9 +31,7 @@ class Lossless(Stage):
         assert bundle is not None
         started = time.monotonic()
         with new_bundle(work.target, bundle) as (folder, card):
-            for file in bundle.path.iterdir():
-                if file.is_file() and file.name not in (GGUF_FILE, "card.json", "README.md"):
-                    shutil.copyfile(file, folder / file.name)
+            copy_files(bundle, folder, GGUF_FILE)
             before, after = pack(bundle.path / GGUF_FILE, folder / PACKED_FILE)
             if after > (1 - _LEAST) * before:
                 raise RefusedError(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, copy_files, new_bundle
 from halfpint.compress._codes import BlockType, Coded, round_to
 from halfpint.compress._gptq import Moments, gptq
 from halfpint.compress._tensors import EMBEDDING, refuse_if_no_smaller
@@ -83,9 +82,7 @@ class OnnxInt4(Stage):
         moments = self._moments(model, matrices, bundle, work) if self.method == "gptq" else {}
         figures = self._quantise(model, matrices, moments, work)
         with new_bundle(work.target, bundle) as (folder, card):
-            for file in bundle.path.iterdir():
-                if file.name not in ("model.onnx", "card.json", "README.md"):
-                    shutil.copyfile(file, folder / file.name)
+            copy_files(bundle, folder, "model.onnx")
             onnx.save(model, str(folder / "model.onnx"))
             before, after = (path.stat().st_size for path in (bundle.path / "model.onnx", folder / "model.onnx"))
             refuse_if_no_smaller(self.use, before, after)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, copy_files, new_bundle
 from halfpint.compress._tensors import refuse_if_no_smaller
 from halfpint.errors import HalfpintError, need
 from halfpint.stage import Stage, Work
@@ -45,9 +44,7 @@ class OnnxInt8(Stage):
         started = time.monotonic()
         need("onnx", "quantising")
         with new_bundle(work.target, bundle) as (folder, card):
-            for file in bundle.path.iterdir():
-                if file.name not in ("model.onnx", "card.json", "README.md"):
-                    shutil.copyfile(file, folder / file.name)
+            copy_files(bundle, folder, "model.onnx")
             if bundle.card["engine"] == "onnx_linear":
                 _quantise_rows(bundle.path / "model.onnx", folder / "model.onnx")
             elif self.compute == "fp32":

@@ -124,11 +124,12 @@ class Quantize(Stage):
         self._check_parent(bundle)
         model = load_model(bundle.path, CAUSAL)
         matrices = matrices_of(model)
+        needed = self._check_memory(model, matrices)
         pace = self._pace(bundle, model, matrices, work) if self.packed else None
         kinds = dict(pace.kinds) if pace else self._kinds(bundle, model, matrices, work)
         if not kinds:
             raise HalfpintError(self.use, wanted="matrices with rows of a multiple of 32", got="none")
-        self._say(model, matrices, kinds, work)
+        self._say(matrices, kinds, needed, work)
         torch.manual_seed(self.seed)
         figures: dict[str, Any] = {}
         if self.method == "round":
@@ -178,26 +179,32 @@ class Quantize(Stage):
                 todo="Quantise the model that it was made from.",
             )  # fmt: skip
 
-    def _say(self, model: Any, matrices: list[Matrix], kinds: dict[str, BlockType], work: Work) -> None:
-        """Tell types, bytes and memory before anything starts.
+    def _check_memory(self, model: Any, matrices: list[Matrix]) -> int:
+        """About the bytes of memory that it takes.
 
         Raises:
             HalfpintError: the memory is less than it takes.
         """
         weights = sum(one.numel() for one in model.parameters())
-        needed = 5 * weights + 16 * max(matrix.size for matrix in matrices)
+        needed: int = 5 * weights + 16 * max(matrix.size for matrix in matrices)
         if self.method != "round":
             width = matrices[0].columns
             widest = max(matrix.columns for matrix in matrices)
             needed += 2 * weights + 3 * 4 * self.samples * self.tokens * width + 40 * widest * widest
         if self.method == "tuned":
             needed += 4 * 4 * weights + 4 * matrices[0].size + 12 * self.tokens * matrices[0].rows
+        if self.packed:  # gradients, and what comes into each matrix, before anything else is made
+            needed = max(needed, 8 * weights + 4 * sum(matrix.columns**2 for matrix in matrices))
         room = memory_bytes() * _SPARE
         if needed > room:
             raise HalfpintError(
                 self.use, wanted=f"about {needed / 2**30:.1f} GiB of memory", got=f"{room / 2**30:.1f} GiB",
                 todo="Take the method gptq or round, fewer samples, or a larger machine.",
             )  # fmt: skip
+        return needed
+
+    def _say(self, matrices: list[Matrix], kinds: dict[str, BlockType], needed: int, work: Work) -> None:
+        """Tell types, bytes and memory before anything is changed."""
         work.log.say(
             f"{shown(matrices, kinds)}: {weight_bytes(matrices, kinds) / 1e6:.1f} MB of matrices; about "
             f"{needed / 2**30:.1f} GiB of memory", kind="plan", memory_bytes=needed,

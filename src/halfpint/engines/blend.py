@@ -8,7 +8,7 @@ import numpy as np
 
 from halfpint import registry
 from halfpint.bundle import Bundle
-from halfpint.engines import Engine, Probabilities, softmax
+from halfpint.engines import Engine, Probabilities
 from halfpint.engines.linear import LinearEngine
 
 LINEAR = "linear"
@@ -18,8 +18,10 @@ _LEAST = 1e-9
 
 def blended(encoder: Probabilities, linear: Probabilities, share: float) -> Probabilities:
     """The geometric mean of two models' probabilities, `share` of it from `linear`: float32 (texts, labels)."""
-    logs = (1 - share) * np.log(encoder + _LEAST) + share * np.log(linear + _LEAST)
-    return softmax(logs)
+    first, second = (values.astype(np.float64) + _LEAST for values in (encoder, linear))  # keeps the smallest lead
+    mean = np.exp((1 - share) * np.log(first) + share * np.log(second))
+    result: Probabilities = (mean / mean.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return result
 
 
 class BlendEngine:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, copy_files, new_bundle
 from halfpint.models.packed_gguf import GGUF_FILE, PACKED_FILE, unpack
 from halfpint.stage import Stage, Work
 
@@ -25,9 +24,7 @@ class Unpacked(Stage):
         assert bundle is not None
         started = time.monotonic()
         with new_bundle(work.target, bundle) as (folder, card):
-            for file in bundle.path.iterdir():
-                if file.is_file() and file.name not in (PACKED_FILE, "card.json", "README.md"):
-                    shutil.copyfile(file, folder / file.name)
+            copy_files(bundle, folder, PACKED_FILE)
             with (folder / GGUF_FILE).open("wb") as out:
                 unpack(bundle.path / PACKED_FILE, out)
             card["stages"].append(self.entry(started))

@@ -123,7 +123,7 @@ def unpack(source: Path, out: BinaryIO) -> None:
                 whole = _joined(held.read(sum(int(length) for length, _ in part["streams"])), part)
                 digest.update(whole)
                 out.write(whole)
-    except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:
+    except (OSError, ValueError, LookupError, ArithmeticError, TypeError, zlib.error) as error:
         raise _damaged(source, f"{type(error).__name__}: {error}") from error
     if digest.hexdigest() != header["sha256"]:
         raise _damaged(source, "another content than was packed")

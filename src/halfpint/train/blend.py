@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from halfpint.bundle import Bundle, new_bundle, write_json
+from halfpint.bundle import Bundle, copy_files, new_bundle, write_json
 from halfpint.engines import open_engine
 from halfpint.engines.blend import LINEAR, blended
 from halfpint.errors import HalfpintError, RefusedError, need
@@ -67,9 +67,7 @@ class Blend(Stage):
                 got=f"{scores[share]:.4f} at best", todo="Leave this step out.",
             )  # fmt: skip
         with new_bundle(work.target, bundle) as (folder, card):
-            for file in bundle.path.iterdir():
-                if file.name not in ("card.json", "README.md"):
-                    shutil.copyfile(file, folder / file.name)
+            copy_files(bundle, folder)
             config = {**bundle.config, "blend": {"share": share, "engine": bundle.card["engine"]}}
             write_json(folder / "config.json", config)
             (folder / LINEAR).mkdir()

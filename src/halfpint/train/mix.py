@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, copy_files, new_bundle
 from halfpint.data.conversations import Conversations
 from halfpint.engines.mixed import COUNTED, Floats, Mixture, Scored, mixed_logs
 from halfpint.engines.torch_lm import load as load_engine
@@ -90,9 +89,7 @@ class Mix(Stage):
             "  nats a token: " + ", ".join(f"{value:.3f} {name}" for name, value in nats.items()), kind="mixed", **nats
         )
         with new_bundle(work.target, bundle) as (folder, card):
-            for file in bundle.path.iterdir():
-                if file.is_file() and file.name not in ("card.json", "README.md"):
-                    shutil.copyfile(file, folder / file.name)
+            copy_files(bundle, folder)
             mixture.save(folder / COUNTED)
             card["engine"] = "mixed"
             card["stages"].append(self.entry(started, nats=nats, ngrams=counts.model.tables.ngrams))
