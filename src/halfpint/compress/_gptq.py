@@ -75,6 +75,28 @@ def towards_reference(weight: torch.Tensor, moments: Moments, damping: float) ->
     return found
 
 
+def factor(square: torch.Tensor, damping: float, block: int = 1) -> tuple[Any, Any]:
+    """The order in which columns are best worked on, and the upper Cholesky factor of the inverse of `damped` in it.
+
+    Columns that count most come first, since those after a column make up for its error (SmolLM2: 8 to 56 % less error
+    a matrix than in the order of the matrix, LOG.md).
+
+    Args:
+        square, damping: as of `gptq`; block: columns that stay together, those that count most first among them too.
+
+    Returns:
+        int64 (columns,); and float32 (columns, columns): an error in the column that comes i-th costs, after all that
+        later ones make up for, its square divided by the square of the i-th entry of the diagonal.
+    """
+    torch = need("torch", "quantising")
+    found = damped(square, damping)
+    blocks = found.diagonal().reshape(-1, block)
+    first = blocks.mean(1).argsort(descending=True, stable=True)
+    order = (first[:, None] * block + blocks.argsort(dim=1, descending=True, stable=True)[first]).flatten()
+    lower = torch.linalg.cholesky(found[order][:, order])
+    return order, torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True).float()
+
+
 def gptq(
     kind: BlockType, weight: torch.Tensor, square: torch.Tensor, damping: float, scales: Find | None = None
 ) -> tuple[Coded, torch.Tensor]:
@@ -84,38 +106,39 @@ def gptq(
         weight: float32 of shape (outputs, columns), columns a multiple of the type's block.
         square: sum of x xᵀ over tokens, or what should count as it; (columns, columns).
         damping: share of the mean of its diagonal that is added to it.
-        scales: finds those of a block of each row, (outputs, the type's block); None searches for those of least error.
+        scales: finds those of a block of each row, (outputs, the type's block), before anything is changed; None
+            searches for those of least error when the block is reached, and works block after block.
     """
     torch = need("torch", "quantising")
     rows, columns = weight.shape
-    lower = torch.linalg.cholesky(damped(square, damping))
-    upper = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True).float()
-    left = weight.T.contiguous()  # (columns, rows): a column is worked on at once
+    order, upper = factor(square, damping, 1 if scales else kind.block)
+    found = dict(enumerate(map(scales, weight.split(kind.block, 1)))) if scales else {}
+    left = weight.T[order].contiguous()  # (columns, rows): a column is worked on at once
     codes = torch.empty(columns, rows, dtype=torch.uint8)
     before = torch.empty(columns, rows)
-    found: list[Scales] = []
     step = max(_COLUMNS, kind.block)
     for low in range(0, columns, step):
         high = min(low + step, columns)
         part, errors = left[low:high], torch.empty(high - low, rows)
         inner = upper[low:high, low:high]
-        for place in range(high - low):
-            if place % kind.block == 0:
-                block = part[place : place + kind.block].T.contiguous()
-                counts = inner.diagonal()[place : place + kind.block].reciprocal().square()
-                found.append(
-                    scales(block) if scales else fit(kind, block, (counts / counts.mean()).expand_as(block))
-                )  # fmt: skip
-            group = place % kind.block // kind.group
-            scale = Scales(found[-1].scale[:, group : group + 1], found[-1].offset[:, group : group + 1])
-            column = part[place]
+        for place, number in enumerate(order[low:high].tolist()):
+            which, column = number // kind.block, part[place]
+            if which not in found:
+                some = slice(place, place + kind.block)
+                back = order[low:high][some].argsort()
+                counts = inner.diagonal()[some][back].reciprocal().square()
+                block = part[some][back].T.contiguous()
+                found[which] = fit(kind, block, (counts / counts.mean()).expand_as(block))
+            group = number % kind.block // kind.group
+            scale = Scales(found[which].scale[:, group : group + 1], found[which].offset[:, group : group + 1])
             code, value = _one_column(kind, column, scale)
-            codes[low + place], before[low + place] = code, column
+            codes[number], before[number] = code, column
             error = (column - value) / inner[place, place]
             errors[place] = error
             part[place + 1 :].addr_(inner[place, place + 1 :], error, alpha=-1.0)
         left[high:].addmm_(upper[low:high, high:].T, errors, alpha=-1.0)
-    return Coded(kind, codes.T.contiguous(), _row_by_row(found)), before.T.contiguous()
+    joined = _row_by_row([found[number] for number in range(len(found))])
+    return Coded(kind, codes.T.contiguous(), joined), before.T.contiguous()
 
 
 def _one_column(kind: BlockType, column: Any, scale: Scales) -> tuple[Any, Any]:

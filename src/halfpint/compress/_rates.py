@@ -22,7 +22,7 @@ from halfpint.compress._allocation import squared_gradients
 from halfpint.compress._blocks import pack
 from halfpint.compress._calibration import Rows
 from halfpint.compress._codes import TYPES, BlockType, Coded, Scales, nearest_codes
-from halfpint.compress._gptq import Moments, damped
+from halfpint.compress._gptq import Moments, factor
 from halfpint.compress._matrices import EMBEDDINGS, Matrix
 from halfpint.errors import HalfpintError, need
 from halfpint.models.packed_gguf import FACTORS, FACTORS_OF_TWO, coded_bytes, times
@@ -81,8 +81,7 @@ def _left(square: torch.Tensor, is_looked_up: bool, damping: float) -> float:
     square = square / (float(square.diagonal().mean()) or 1.0)
     if is_looked_up:
         square = (square + torch.eye(len(square))) / 2
-    lower = torch.linalg.cholesky(damped(square, damping))
-    upper = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    _, upper = factor(square, damping)
     return float(upper.diagonal().square().reciprocal().mean())
 
 
