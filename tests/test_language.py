@@ -230,7 +230,8 @@ def test_a_model_is_taught_and_exported(
     assert json.loads(said)["stages"][-1]["use"] == "train/chat"
     assert (taught / "chat_template.jinja").is_file() and open_bundle(taught).card["task"] == "chat"
     code, said, errors = typed(capsys, monkeypatch, "export", taught, "--to", "gguf", "--type", "f16", "--out", file)
-    assert code == 0, errors
+    assert code == 0 and "FutureWarning" not in errors, errors
+    assert f"halfpint chat {file}" in said and "--to gguf" not in said  # what one does with it, and no more exporting
     assert (file / "model.gguf").is_file()
     written = [typed(capsys, monkeypatch, "generate", path, "What is", "--temperature", 0, "--max-tokens", 5)[1]
                for path in (taught, file)]  # fmt: skip

@@ -202,7 +202,7 @@ def _done(out: Path, started: float, **figures: Any) -> dict[str, Any]:
     seconds = round(time.monotonic() - started, 1)
     return {
         "bundle": str(out), "size_bytes": bundle.size_bytes, "seconds": seconds, "stages": bundle.card["stages"],
-        **figures,
+        "task": bundle.card.get("task", ""), **figures,
     }  # fmt: skip
 
 

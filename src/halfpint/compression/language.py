@@ -105,8 +105,9 @@ def _control(run: Run, most_bytes: int, stages: Sequence[Stage]) -> dict[str, An
 def _best_way(run: Run) -> list[Stage]:
     """The stages that keep most at the target: each way is tried with rounding alone, the best is then done well.
 
-    Ways are quantising alone, and quantising after depth or width was cut by one share or another. Each takes the most
-    bits that the target allows, packed unless a plain file was asked for.
+    Ways are quantising alone, and quantising after depth or width was cut by one share or another; where a small share
+    loses more than the best way so far, no larger one is tried. Each takes the most bits that the target allows, packed
+    unless a plain file was asked for.
 
     Raises:
         HalfpintError: none of them comes down to the target.
@@ -115,10 +116,15 @@ def _best_way(run: Run) -> list[Stage]:
     ways: list[list[Stage]] = [[]]
     for share in _SHARES:
         ways += [[Depth(share=share)], [Width(ffn=share, heads=0.0)]]
+    lost: set[str] = set()
     found: list[tuple[float, list[Stage], Quantize]] = []
     smallest, refused = float("inf"), ""
     target = request.target_bytes
     for way in ways:
+        if way and way[-1].use in lost:
+            name = f"{way[-1].use} {way[-1].changed_settings()}"
+            run.points.append({"name": name, "skipped": "a smaller share lost more than another way"})
+            continue
         for last in [Quantize(bits=bits) for bits in _BITS] if request.plain else [_packed(run, _PROBE_SAMPLES)]:
             plain = [*way, replace(last, method="round")]
             bits = f"{last.bits:g} bits" if request.plain else "packed"
@@ -137,6 +143,8 @@ def _best_way(run: Run) -> list[Stage]:
             row = _row(run, name, bundle, tokens=_PROBED) | {"file_bytes": size}
             run.points.append(row)
             run.log.say(f"  {name}: {size / 1e6:.1f} MB, KL {row['kl']:.4f}", kind="point", **row)
+            if way and any(row["kl"] > kl for kl, *_ in found):
+                lost.add(way[-1].use)
             found.append((row["kl"], way, last))
             break
     if not found:

@@ -254,7 +254,6 @@ def _write_tokenizer(writer: Any, tokenizer: GgufTokenizer) -> None:
     writer.add_token_types(tokenizer.types)
     if tokenizer.scores:
         writer.add_token_scores(tokenizer.scores)
-        writer.add_add_space_prefix(False)
     else:
         writer.add_token_merges(tokenizer.merges)
     for add, number in (

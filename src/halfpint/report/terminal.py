@@ -128,9 +128,15 @@ def pretrained(result: Mapping[str, Any]) -> str:
     if found := taught({"stages": result["stages"][-1:]}):
         lines.append(answers(found))
     masked = any(stage.get("objective") == "masked" for stage in result["stages"])
-    lines += ["", "next:", f'  halfpint predict {out} "{"the [MASK] of" if masked else "the beginning of"}"']
-    lines += [] if masked else [f'  halfpint generate {out} "Once"']
-    lines.append(f"  halfpint evaluate {out} TEXT")
+    lines += ["", "next:"]
+    if result.get("task") == "chat":
+        lines += [f"  halfpint chat {out}", f"  halfpint serve {out}"]
+        if result["stages"][-1].get("use") != "export/gguf":
+            lines.append(f"  halfpint export {out} --to gguf --type q8_0 --out {out}-gguf")
+    else:
+        lines.append(f'  halfpint predict {out} "{"the [MASK] of" if masked else "the beginning of"}"')
+        lines += [] if masked else [f'  halfpint generate {out} "Once"']
+        lines.append(f"  halfpint evaluate {out} TEXT")
     if (Path(str(result["bundle"])) / REPORTS[-1]).is_file():
         lines.append(f"  open {out}/{REPORTS[-1]}")
     return "\n".join(lines)

@@ -6,6 +6,7 @@ blocks as in Dettmers et al. 2023, "QLoRA", section 4. The layers are those of `
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,9 @@ def add_adapters(model: Any, settings: LoRA, place: str, *, embeddings: bool = F
         target_modules=names or known, bias="none", task_type="CAUSAL_LM",
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )  # fmt: skip
-    adapted = peft.get_peft_model(model, config)
+    with warnings.catch_warnings():  # peft asks for a name that transformers is about to drop
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = peft.get_peft_model(model, config)
     if embeddings:
         model.get_input_embeddings().weight.requires_grad_(True)
     return adapted
