@@ -75,24 +75,11 @@ class Integers:
         return found
 
 
-@dataclass(frozen=True)
-class Moved:
-    """What it took to write offsets as zero points.
+def integers_of(type_: str, blocks: npt.NDArray[np.uint8]) -> tuple[Integers, int]:
+    """A matrix in blocks as whole numbers, and in how many groups the offset is no multiple of the scale.
 
-    Attributes:
-        groups: whose offset is no multiple of the scale.
-        squares: the squared errors of the weights, in sum.
-    """
-
-    groups: int = 0
-    squares: float = 0.0
-
-
-def integers_of(type_: str, blocks: npt.NDArray[np.uint8]) -> tuple[Integers, Moved]:
-    """A matrix in blocks as whole numbers.
-
-    An offset that is no multiple of its scale goes to the nearest zero point, and the scale to the one under which the
-    squared error is least; the codes stay.
+    Such an offset goes to the nearest zero point, and the scale to the one under which the squared error is least; the
+    codes stay.
 
     Args:
         type_: one of `BLOCKS`.
@@ -113,7 +100,7 @@ def integers_of(type_: str, blocks: npt.NDArray[np.uint8]) -> tuple[Integers, Mo
         offsets = parts[:, 2:4].copy().view("<f2").reshape(-1)
         numbers, scales, zeros, moved = _with_zeros(_nibbles(parts[:, 4:]), scales, offsets)
         return Integers(numbers.reshape(shape), scales.reshape(shape), zeros.reshape(shape), bits), moved
-    return Integers(numbers.reshape(shape), scales.reshape(shape), None, bits), Moved()
+    return Integers(numbers.reshape(shape), scales.reshape(shape), None, bits), 0
 
 
 def _nibbles(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -123,8 +110,11 @@ def _nibbles(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 def _with_zeros(
     codes: npt.NDArray[np.uint8], scales: npt.NDArray[np.float16], offsets: npt.NDArray[np.float16]
-) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float16], npt.NDArray[np.uint8], Moved]:
-    """Codes, scales and offsets of blocks as numbers, scales and zero points; codes of shape (blocks, 32)."""
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float16], npt.NDArray[np.uint8], int]:
+    """Codes, scales and offsets of blocks as numbers, scales and zero points, and how many of these are moved offsets.
+
+    Codes are of shape (blocks, 32).
+    """
     scale, offset = scales.astype(np.float64), offsets.astype(np.float64)
     values = codes * scale[:, None] + offset[:, None]
     is_flat = scale == 0  # all weights of the group are its offset
@@ -134,16 +124,15 @@ def _with_zeros(
     numbers = codes.astype(np.int16) - zeros.astype(np.int16)[:, None]
     moved = offset != -zeros * scale
     squares = np.maximum((numbers.astype(np.float64) ** 2).sum(1), 1)
-    scale = np.where(moved, (numbers * values).sum(1) / squares, scale).astype(np.float16)
-    errors = (values - numbers * scale.astype(np.float64)[:, None]) ** 2
-    return numbers, scale, zeros.astype(np.uint8), Moved(int(moved.sum()), float(errors[moved].sum()))
+    scale = np.where(moved, (numbers * values).sum(1) / squares, scale)
+    return numbers.astype(np.int16), scale.astype(np.float16), zeros.astype(np.uint8), int(moved.sum())
 
 
 def _words(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.int32]:
     """Codes in words of 32 bits along each row, the first in the lowest bits; what is left of a last word is 0."""
     if bits == 4:
         codes = np.pad(codes, ((0, 0), (0, -codes.shape[1] % 2)))
-        codes = codes[:, 0::2] | codes[:, 1::2] << 4
+        codes = codes[:, 0::2] | codes[:, 1::2] << np.uint8(4)
     codes = np.pad(codes, ((0, 0), (0, -codes.shape[1] % 4)))
     found: npt.NDArray[np.int32] = np.ascontiguousarray(codes).view("<i4")
     return found

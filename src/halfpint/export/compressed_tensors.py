@@ -15,7 +15,7 @@ import numpy.typing as npt
 from halfpint.bundle import Bundle, copy_files, new_bundle, write_json
 from halfpint.errors import HalfpintError, need, need_installed
 from halfpint.export._gate import run_gate
-from halfpint.export._integers import BLOCKS, GROUP, Moved, integers_of
+from halfpint.export._integers import BLOCKS, GROUP, integers_of
 from halfpint.models.block_codes import CODES_FILE, read_blocks, read_types
 from halfpint.models.compressed_tensors import FORMAT, METHOD
 from halfpint.progress import Log
@@ -83,7 +83,7 @@ class CompressedTensors(Stage):
         with new_bundle(work.target, bundle) as (folder, card):
             others = [file.name for file in bundle.path.iterdir() if file.name.endswith(_OTHER_WEIGHTS)]
             copy_files(bundle, folder, "config.json", *others)
-            moved, half_bytes = self._write(bundle.path, folder / WEIGHTS_FILE, layers, work.log)
+            groups, half_bytes = self._write(bundle.path, folder / WEIGHTS_FILE, layers, work.log)
             config = {key: value for key, value in bundle.config.items() if key != "torch_dtype"}
             write_json(
                 folder / "config.json", {**config, "dtype": "float16", "quantization_config": _configured(layers)}
@@ -91,37 +91,37 @@ class CompressedTensors(Stage):
             parity = run_gate(
                 "halfpint.evaluate.compressed_tensors_parity", "export compressed_tensors",
                 "compressed-tensors to read the folder", str(bundle.path), str(folder),
-                "moved" if moved.groups else "exact",
+                "moved" if groups else "exact",
             )  # fmt: skip
-            if moved.groups:
+            if groups:
                 work.log.say(
-                    f"{moved.groups:,} groups of weights have their offset at the nearest zero point: the weights are "
-                    f"{parity['error']:.2%} off (root mean square)", kind="moved", groups=moved.groups,
+                    f"{groups:,} groups of weights have their offset at the nearest zero point: the weights are "
+                    f"{parity['error']:.2%} off (root mean square)", kind="moved", groups=groups,
                 )  # fmt: skip
             schemes = Counter(f"w{layers.scheme(name)[0]}a16" for name in layers.packed)
             card["engine"] = "torch_lm"
             card["stages"].append(
                 self.entry(
-                    started, matrices=dict(schemes), widened=len(layers.widened), moved_groups=moved.groups,
+                    started, matrices=dict(schemes), widened=len(layers.widened), moved_groups=groups,
                     half_bytes=half_bytes, parity=parity,
                 )
             )  # fmt: skip
         return Bundle(work.target)
 
-    def _write(self, source: Path, target: Path, layers: _Layers, log: Log) -> tuple[Moved, int]:
-        """Write the weights; gives what became of offsets, and the bytes that are in fp16."""
+    def _write(self, source: Path, target: Path, layers: _Layers, log: Log) -> tuple[int, int]:
+        """Write the weights; gives how many groups have a moved offset, and the bytes that are in fp16."""
         tensors: dict[str, npt.NDArray[Any]] = {}
-        groups, squares, half_bytes, coded_bytes = 0, 0.0, 0, 0
+        groups, half_bytes, coded_bytes = 0, 0, 0
         with log.bar(f"writing {target.name}", len(layers.packed)) as bar:
             for name, type_ in layers.packed.items():
                 found, moved = integers_of(type_, read_blocks(source, name))
-                if moved.groups and not self.nearest:
+                if moved and not self.nearest:
                     raise HalfpintError(
                         f"{self.use}: {name}", wanted="offsets that are multiples of their scale, as the format has it",
-                        got=f"{moved.groups:,} others of {found.scales.size:,} in q4_1",
+                        got=f"{moved:,} others of {found.scales.size:,} in q4_1",
                         todo="Quantise with q4_0, or give nearest = true (--nearest): it costs some accuracy.",
                     )  # fmt: skip
-                groups, squares = groups + moved.groups, squares + moved.squares
+                groups += moved
                 tensors |= (found.widened() if name in layers.widened else found).packed(name)
                 coded_bytes += sum(tensors[key].nbytes for key in tensors if key.startswith(name))
                 bar.advance()
@@ -133,7 +133,7 @@ class CompressedTensors(Stage):
             f"{coded_bytes / 1e6:.1f} MB of codes and scales, {half_bytes / 1e6:.1f} MB in fp16 (embeddings and what "
             "else is not in codes there)", kind="plan", coded_bytes=coded_bytes, half_bytes=half_bytes,
         )  # fmt: skip
-        return Moved(groups, squares), half_bytes
+        return groups, half_bytes
 
 
 def _layers(bundle: Bundle) -> _Layers:
