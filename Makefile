@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "error: Python 3.11 or later is needed; name one with: make PYTHON=python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet -c constraints.txt $(TORCH)
-	$(PIP) install --quiet -c constraints.txt -e '.[train,gguf,dev]'
+	$(PIP) install --quiet -c constraints.txt -e '.[train,gguf,compressed-tensors,dev]'
 	@touch $@
 
 demo: $(READY)

@@ -101,6 +101,7 @@ ROWS = {
     "codes": Row("export/gguf", {"type": "codes"}, "quantized", "gguf"),
     "packed": Row("compress/lossless", {}, "gguf", "packed"),
     "unpacked": Row("export/unpacked", {}, "packed", "gguf"),
+    "compressed": Row("export/compressed_tensors", {}, "quantized", "compressed_tensors"),
     "chat": Row("train/chat", {"template": "chatml", "epochs": 1, "precision": "fp32"}, "language", "language"),
     "mixed": Row("train/mix", {"order": 3}, "language", "mixed"),
     "student": Row("distil/student", {"layers": "1"}, "finetuned", "classifier"),

@@ -76,6 +76,14 @@ def test_a_file_that_is_there_is_not_replaced_unasked(tmp_path: Path, text: Path
         json.loads(typed("export", counted, "--to", "arpa", "--out", arpa, "--force", "--json")[1])["size_bytes"] > 99
     )
     assert typed("export", counted, "--to", "gguf", "--merge-unknown", "--out", tmp_path / "x")[0] == 2
+    for words, said in (
+        (("--to", "gguf", "--nearest"), "--nearest: wanted --to compressed-tensors"),
+        (("--to", "compressed-tensors", "--pack"), "--pack: wanted --to gguf"),
+        (("--to", "compressed-tensors", "--type", "q4_1"), "--type: wanted q8_0 or q4_0"),
+        (("--to", "compressed-tensor"), "Did you mean 'compressed-tensors'"),
+    ):
+        code, _, errors = typed("export", counted, *words, "--out", tmp_path / "x")
+        assert code == 2 and said in errors
 
 
 @pytest.mark.parametrize(

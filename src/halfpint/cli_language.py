@@ -212,11 +212,27 @@ def export(
     bundle: Annotated[
         str, typer.Argument(metavar="BUNDLE", help="A language model: a bundle, or a base model's name.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder (gguf) or file (arpa) to write.")],
-    to: Annotated[str, typer.Option(help="gguf, for llama.cpp; arpa, of counted models, for KenLM.")] = "gguf",
+    out: Annotated[Path, typer.Option(help="Folder, or file (arpa), to write.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="gguf, for llama.cpp; compressed-tensors (4 or 8 bits), for vLLM; arpa, of counted models, for KenLM."
+        ),
+    ] = "gguf",
     type_: Annotated[
-        str, typer.Option("--type", help="Weights of a GGUF file: f32, f16, q8_0, q4_1 or q4_0.")
-    ] = "q8_0",
+        str,
+        typer.Option(
+            "--type",
+            help="Weights: f32, f16, q8_0 (of GGUF when not given), q4_1 or q4_0; compressed-tensors: q8_0 or q4_0, "
+            "of a model that is not quantised.",
+        ),
+    ] = "",
+    nearest_: Annotated[
+        bool,
+        typer.Option(
+            "--nearest", help="compressed-tensors: offsets of q4_1 may go to the nearest that the format has."
+        ),
+    ] = False,
     pack: Annotated[
         bool, typer.Option("--pack", help="GGUF: fewer bytes on the disk, bit for bit the same when halfpint loads it.")
     ] = False,
@@ -230,22 +246,30 @@ def export(
     """Write a language model for another program, proven to say the same there; a packed one as it is, unpacked."""
     from halfpint.compress.lossless import Lossless
     from halfpint.errors import HalfpintError, nearest
+    from halfpint.export.compressed_tensors import CompressedTensors
     from halfpint.export.gguf import Gguf
     from halfpint.language import export as write
     from halfpint.language import write_arpa
+    from halfpint.models.compressed_tensors import METHOD
     from halfpint.progress import Log, plain
     from halfpint.report.terminal import pretrained
+    from halfpint.stage import Stage
 
-    if to not in ("gguf", "arpa"):
-        raise HalfpintError("--to", wanted="gguf or arpa", got=repr(to), todo=nearest(to, ("gguf", "arpa")))
+    if to not in _EXPORTS:
+        raise HalfpintError("--to", wanted=" or ".join(_EXPORTS), got=repr(to), todo=nearest(to, _EXPORTS))
+    given = {"--merge-unknown": merge_unknown, "--type": type_, "--pack": pack, "--nearest": nearest_}
+    for name, wanted in _OF_EXPORT.items():
+        if given[name] and to not in wanted:
+            raise HalfpintError(name, wanted=f"--to {' or '.join(wanted)} for it", got=f"--to {to}")
+    if to == METHOD and type_ not in ("", *_ROUNDED):
+        raise HalfpintError("--type", wanted=" or ".join(_ROUNDED), got=repr(type_), todo=nearest(type_, _ROUNDED))
     if to == "arpa":
         result = write_arpa(bundle, out, merge_unknown=merge_unknown, force=force)
         print(json.dumps(plain(result)) if json_ else f"{out}: {result['size_bytes']:,} bytes")
         return
-    if merge_unknown:
-        raise HalfpintError("--merge-unknown", wanted="--to arpa for it", got=f"--to {to}")
-    stages = [Gguf(type=type_), Lossless()] if pack else [Gguf(type=type_)]
-    result = write(bundle, stages, out, Log(quiet=json_), force=force)
+    stages: list[Stage] = [CompressedTensors(nearest=nearest_)] if to == METHOD else [Gguf(type=type_ or Gguf.type)]
+    stages += [Lossless()] if pack else []
+    result = write(bundle, stages, out, Log(quiet=json_), force=force, rounded_to=type_)
     print(json.dumps(plain(result), ensure_ascii=False) if json_ else pretrained(result))
 
 
@@ -295,6 +319,12 @@ def predict_words(bundle: Bundle, texts: list[str], top: int, json_: bool) -> No
                 print(which + "  ".join(f"{word} {chance:.3f}" for word, chance in words) + f"  |  {given}")
 
 
+_EXPORTS = ("gguf", "compressed-tensors", "arpa")
+_OF_EXPORT = {
+    "--merge-unknown": ("arpa",), "--type": ("gguf", "compressed-tensors"), "--pack": ("gguf",),
+    "--nearest": ("compressed-tensors",),
+}  # fmt: skip
+_ROUNDED = ("q8_0", "q4_0")
 _TRAINED_ALONE = (
     "--objective", "--size", "--minutes", "--tokens", "--vocab", "--tokenizer", "--context", "--counts", "--language",
     "--as-it-is", "--set",

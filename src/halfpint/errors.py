@@ -35,6 +35,7 @@ _EXTRAS = {
     "xllamacpp": ("xllamacpp", "gguf"),
     "jinja2": ("jinja2", "gguf"),
     "llguidance": ("llguidance", "gguf"),
+    "compressed_tensors": ("compressed-tensors", "compressed-tensors"),
 }
 
 

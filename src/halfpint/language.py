@@ -14,6 +14,7 @@ import numpy as np
 
 from halfpint.bundle import CARD, Bundle, file_sha256, new_bundle, open_bundle, replace_folder, write_json
 from halfpint.compress.lossless import Lossless
+from halfpint.compress.quantize import Quantize
 from halfpint.data.conversations import ChatData, Conversations, prepare_chat
 from halfpint.data.corpus import Corpus, CorpusData, prepare_corpus
 from halfpint.energy import metered
@@ -24,6 +25,7 @@ from halfpint.evaluate.perplexity import perplexity_of
 from halfpint.export.unpacked import Unpacked
 from halfpint.machine import describe
 from halfpint.models.block_codes import read_types
+from halfpint.models.compressed_tensors import is_compressed
 from halfpint.models.ngram import NgramModel
 from halfpint.models.packed_gguf import PACKED_FILE
 from halfpint.models.pull_language import PullLanguage, pull_language
@@ -194,6 +196,11 @@ def _kind(start: Bundle | None) -> str:
         )
     if start is None:
         return "nothing"
+    if is_compressed(start.path):
+        raise HalfpintError(
+            str(start.path), wanted="a model that is not exported yet", got="one in compressed-tensors",
+            todo="Take the one that it was made from.",
+        )  # fmt: skip
     return "quantized" if read_types(start.path) else "language"
 
 
@@ -232,9 +239,14 @@ def base_bundle(name: str, folder: Path, log: Log) -> Bundle:
     return open_bundle(folder)
 
 
-def export(name: str, stages: Sequence[Stage], out: Path, log: Log, *, force: bool = False) -> dict[str, Any]:
+def export(
+    name: str, stages: Sequence[Stage], out: Path, log: Log, *, force: bool = False, rounded_to: str = ""
+) -> dict[str, Any]:
     """Export a language model to `out` by a stage of export/ and what may follow it; a packed one is unpacked instead,
     to the file that it was made from. Gives what was done.
+
+    Args:
+        rounded_to: the type of weights that a model is rounded to first where the stage wants it quantised.
 
     Raises:
         HalfpintError: no such model, a stage that does not fit it, or an `out` that holds something else.
@@ -253,11 +265,33 @@ def export(name: str, stages: Sequence[Stage], out: Path, log: Log, *, force: bo
         try:
             start = open_bundle(name) if packed else base_bundle(name, work / "base", log)
             kind = "packed" if packed else _kind(start)
+            if "language" not in stages[0].needs:
+                stages = [*_rounding(start, kind, rounded_to), *stages]
             made = _pipeline(None, work, log).make(stages, start=start, kind=kind)
             replace_folder(made.bundle.path, out)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return _done(out, started, validation=None)
+
+
+def _rounding(start: Bundle, kind: str, type_: str) -> list[Stage]:
+    """What quantises a model before a stage that wants it quantised: none where it is.
+
+    Raises:
+        HalfpintError: a type, and a model that is quantised; or neither.
+    """
+    if kind == "language" and not type_:
+        raise HalfpintError(
+            str(start.path), wanted="a quantised model, or --type", got="neither",
+            todo="Give --type q8_0 or q4_0, which rounds it, or quantise it by compress/quantize in a recipe.",
+        )  # fmt: skip
+    if kind == "quantized" and type_:
+        raise HalfpintError("--type", wanted="none, as the model is quantised", got=type_, todo="Leave it out.")
+    if kind != "language":
+        return []
+    ends = ["embeddings"] if start.config.get("tie_word_embeddings", True) else ["embeddings", "output"]
+    types = ",".join([type_, *(f"{role}=q8_0" for role in ends)])  # these are written in fp16 anyway
+    return [Quantize(types=types, method="round")]
 
 
 def write_arpa(name: str, out: Path, *, merge_unknown: bool, force: bool) -> dict[str, Any]:

@@ -24,8 +24,8 @@ ROOMS = ("models", "train", "compress", "distil", "export")
 NAMES = (
     "encoder", "majority", "linear", "classifier", "finetuned", "one-layer", "few-tokens", "onnx", "onnx-linear",
     "onnx-few-tokens", "int8", "int4", "blend", "int8-linear", "ngram", "language", "masked", "masked-encoder",
-    "pulled", "gguf", "quantized", "codes", "packed", "unpacked", "chat", "adapted", "mixed", "student", "answers",
-    "hidden",
+    "pulled", "gguf", "quantized", "codes", "compressed", "packed", "unpacked", "chat", "adapted", "mixed", "student",
+    "answers", "hidden",
     "distilled", "static", "small-language", "token-answers", "taught", "healed", "shallow", "narrow",
     "narrow-classifier", "sparse", "thin", "pseudo", "written", "on-policy", "ranked", "universal",
 )  # fmt: skip
@@ -33,7 +33,7 @@ NAMES = (
 # A Cholesky factor's last bits depend on where its memory lies, and now and then one weight goes in another's place: of
 # these files what the model says is compared.
 SUMMED = {"sparse": {"model.sparse.safetensors"}}
-COSTLY = {"onnx", "gguf", "codes"}  # ten seconds each time, so they are made but once
+COSTLY = {"onnx", "gguf", "codes", "compressed"}  # ten seconds each time, so they are made but once
 
 # engine -> the bundles that it runs, and how far one text alone may differ from the same text in a batch. In an int8
 # encoder (and a blend with one) the scale of the activations is that of the whole batch, so company shows: there it
@@ -109,6 +109,8 @@ def test_contract(
     few: list[Example],
     tmp_path: Path,
 ) -> None:
+    if name == "compressed":
+        pytest.importorskip("compressed_tensors", reason="the extra compressed-tensors is not installed")
     row, stage = rows[name], stage_of(name)
     parent = bundles(row.parent) if row.parent else None
     parent_kind = rows[row.parent].kind if row.parent else "nothing"

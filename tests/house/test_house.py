@@ -74,7 +74,7 @@ SHARED_INSIDES = {
 HEAVY = {
     "accelerate", "cleanlab", "datasets", "fastapi", "huggingface_hub", "onnx", "onnxruntime", "onnxscript", "pandas",
     "peft", "pyarrow", "pydantic", "rich", "safetensors", "scipy", "sklearn", "starlette", "tokenizers", "torch",
-    "transformers", "gguf", "uvicorn", "xllamacpp", "jinja2", "llguidance",
+    "transformers", "compressed_tensors", "gguf", "uvicorn", "xllamacpp", "jinja2", "llguidance",
 }  # fmt: skip
 WEB = {"fastapi", "pydantic", "starlette"}
 # Files that are classes of a heavy package, and are themselves imported inside functions alone.

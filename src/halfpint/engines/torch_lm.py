@@ -38,10 +38,13 @@ def load_model(folder: Path, objective: str) -> Any:
     transformers.utils.logging.disable_progress_bar()
     kind = transformers.AutoModelForMaskedLM if objective == MASKED else transformers.AutoModelForCausalLM
     import halfpint.models.factored  # noqa: F401  (registers the architecture)
+    from halfpint.models.compressed_tensors import is_compressed, open_compressed
     from halfpint.models.sparse_weights import SPARSE_FILE, open_sparse
 
     if (folder / SPARSE_FILE).is_file():
         return open_sparse(folder, kind)
+    if is_compressed(folder):
+        return open_compressed(folder, kind)
     return kind.from_pretrained(folder, dtype="float32", local_files_only=True).eval()
 
 

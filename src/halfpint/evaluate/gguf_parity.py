@@ -14,20 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from halfpint.bundle import read_json
 from halfpint.engines.llama_cpp import LlamaCppEngine
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, RefusedError, need
+from halfpint.evaluate._distributions import WINDOW, check_bounds, compare_distributions, logits_of
 from halfpint.evaluate._varied_strings import prose, varied_strings
-from halfpint.evaluate.perplexity import perplexity
 from halfpint.tokenizers.load import open_tokenizer
 
 STRINGS = 12_000
-POSITIONS = 1024
-"""Tokens whose distributions are compared."""
 
 BOUNDS = {
     "f32": (1e-3, 0.99),
@@ -46,10 +41,6 @@ out is a file that is wrong. Codes are held against PyTorch with the values that
 llama.cpp's rounding of what comes into each layer alone.
 """
 _LOSSY = ("q4_1", "q4_0")  # whose perplexity may leave the interval: it is told
-TIE = 0.01
-"""Tokens that the trained model holds equally likely to so many nats count as the same likeliest one."""
-
-_WINDOW = 128  # tokens read at once
 _CHATS: tuple[list[dict[str, str]], ...] = (
     [{"role": "user", "content": "Hi"}],
     [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Where is  my\nparcel? 🙂 "}],
@@ -180,58 +171,18 @@ def check_distributions(trained: Path, engine: LlamaCppEngine, type_: str) -> di
     Raises:
         RefusedError: further than `BOUNDS` has it.
     """
-    import torch
-
-    model = load_model(trained, engine.objective)
-    tokenizer = open_tokenizer(trained)
-    ids = tokenizer.encode(prose(), add_special_tokens=False).ids
-    window = min(_WINDOW, engine.context)
-    divergences: list[npt.NDArray[np.float64]] = []
-    same: list[npt.NDArray[np.bool_]] = []
-    nats: list[npt.NDArray[np.float64]] = []  # of each next token: by PyTorch, by llama.cpp
+    reference = logits_of(load_model(trained, engine.objective))
+    ids = open_tokenizer(trained).encode(prose(), add_special_tokens=False).ids
     before = [] if engine.model.start is None else [engine.model.start]
-    for start in range(0, min(POSITIONS, len(ids)), window):
-        some = [*before, *ids[start : start + window]][:window]
-        with torch.inference_mode():
-            logits = model(input_ids=torch.tensor([some])).logits[0].float().numpy()
-        reference, other = _log_softmax(logits), _log_softmax(engine.model.logits(some))
-        nats.append(-np.stack([one[np.arange(len(some) - 1), some[1:]] for one in (reference, other)]))
-        # What stands after the start token alone counts once: quantised, it may be far off, and is always the same.
-        fresh = slice(len(before) if start else 0, None)
-        reference, other = reference[fresh], other[fresh]
-        divergences.append((np.exp(reference) * (reference - other)).sum(axis=1))
-        chosen = np.take_along_axis(reference, other.argmax(axis=1)[:, None], axis=1)[:, 0]
-        same.append(chosen >= reference.max(axis=1) - TIE)
-    divergence, alike = np.concatenate(divergences), np.concatenate(same)
-    sizes = [part.shape[1] for part in nats]
-    usual = perplexity([part[0].sum() for part in nats], sizes, sizes, sizes, unit="windows").per_token
-    found = float(np.exp(np.concatenate(nats, axis=1)[1].mean()))
-    figures: dict[str, Any] = {
-        "perplexity": found,
-        "perplexity_trained": usual.value,
-        "perplexity_interval": [usual.low, usual.high],
-        "positions": len(divergence),
-        "kl_mean": float(divergence.mean()),
-        "kl_worst": float(divergence.max()),
-        "same_top_1": float(alike.mean()),
-    }
-    most, least = BOUNDS[type_]
-    within = usual.low <= found <= usual.high or type_ in _LOSSY
-    if not (figures["kl_mean"] <= most and figures["same_top_1"] >= least and within):
-        shown = {name: value for name, value in figures.items() if not isinstance(value, list)}
-        told = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    figures = compare_distributions(reference, engine.model.logits, ids, min(WINDOW, engine.context), before)
+    told = check_bounds(figures, BOUNDS[type_], may_leave=type_ in _LOSSY)
+    if told:
+        most, least = BOUNDS[type_]
         raise _refused(
             f"{type_} with a mean KL divergence up to {most}, the same top token for {least:.0%} and a perplexity "
             "within the interval of the trained one's", told,
         )  # fmt: skip
     return figures
-
-
-def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    values = logits.astype(np.float64)
-    values -= values.max(axis=1, keepdims=True)
-    found: npt.NDArray[np.float64] = values - np.log(np.exp(values).sum(axis=1, keepdims=True))
-    return found
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle, new_bundle
-from halfpint.errors import HalfpintError, RefusedError, nearest, need, need_installed
+from halfpint.errors import HalfpintError, nearest, need, need_installed
+from halfpint.export._gate import run_gate
 from halfpint.export._gguf_architectures import Architecture, architecture_of, rope_factors, write_hyperparameters
 from halfpint.models.block_codes import CODES_FILE, read_blocks, read_types
 from halfpint.models.packed_gguf import GGUF_FILE
@@ -279,16 +277,6 @@ def _gate(trained: Path, exported: Path, type_: str) -> dict[str, Any]:
         RefusedError: the file does not pass.
         HalfpintError: the process broke down.
     """
-    command = [sys.executable, "-m", "halfpint.evaluate.gguf_parity", str(trained), str(exported), type_]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        last = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise HalfpintError(
-            "export gguf", wanted="llama.cpp to run the file", got=f"an end with status {done.returncode} ({last})",
-            todo="The export is refused; the trained bundle is kept.",
-        ) from None  # fmt: skip
-    if "refused" in found:
-        raise RefusedError(**found["refused"])
-    return found
+    return run_gate(
+        "halfpint.evaluate.gguf_parity", "export gguf", "llama.cpp to run the file", str(trained), str(exported), type_
+    )

@@ -80,7 +80,15 @@ def open_sparse(folder: Path, kind: Any) -> Any:
     transformers = need("transformers", "sparse weights")
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     model = kind.from_config(config, dtype="float32")
-    weights = read_sparse(folder / SPARSE_FILE)
+    return fill_model(model, read_sparse(folder / SPARSE_FILE), folder)
+
+
+def fill_model(model: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> Any:
+    """`model` with the weights and the settings of generating that `folder` holds, in evaluation mode.
+
+    Raises:
+        HalfpintError: some of its weights are missing there, or some there are not its own.
+    """
     missing, unknown = model.load_state_dict(weights, strict=False)
     model.tie_weights()
     tied = set(model.get_expanded_tied_weights_keys(all_submodels=True))
@@ -90,4 +98,7 @@ def open_sparse(folder: Path, kind: Any) -> Any:
             got=f"{len(unknown)} that are not its own, and {len(set(missing) - tied)} missing",
             todo="Make the bundle again.",
         )  # fmt: skip
+    if (folder / "generation_config.json").is_file():
+        generation = need("transformers", "a language model").GenerationConfig
+        model.generation_config = generation.from_pretrained(folder, local_files_only=True)
     return model.eval()
