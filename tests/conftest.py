@@ -134,6 +134,7 @@ ROWS = {
     "shallow": Row("compress/depth", {"keep": 1, "samples": 16, "tokens": 32}, "language", "language"),
     "narrow": Row("compress/width", {"multiple": 8, "samples": 16, "tokens": 32}, "language", "language"),
     "narrow-classifier": Row("compress/width", {"multiple": 8}, "classifier", "classifier"),
+    "slim": Row("compress/hidden", {"multiple": 16, "samples": 16, "tokens": 32}, "language", "language"),
     "sparse": Row("compress/sparse", {"samples": 16, "tokens": 32}, "language", "sparse"),
     "thin": Row("compress/low_rank", {"multiple": 2, "samples": 16, "tokens": 32}, "classifier", "classifier"),
     "healed": Row("distil/heal", {}, "student", "classifier"),

@@ -84,7 +84,7 @@ def compress(
     out: Annotated[Path, typer.Option(help="Folder to write the bundle to, with report.json.")],
     prune: Annotated[
         list[str] | None,
-        typer.Option(help="depth=0.2, width=0.25, ffn=0.25, heads=0.25 or sparse=0.5; repeatable."),
+        typer.Option(help="depth=0.2, width=0.25, ffn=0.25, heads=0.25, hidden=0.25 or sparse=0.5; repeatable."),
     ] = None,
     low_rank: Annotated[float, typer.Option(min=0, max=0.99, help="Share of the weights that low rank saves.")] = 0.0,
     vocab: Annotated[bool, typer.Option("--vocab", help="Drop tokens that the data has not (classifiers).")] = False,

@@ -28,6 +28,7 @@ NAMES = (
     "answers", "hidden",
     "distilled", "static", "small-language", "token-answers", "taught", "healed", "shallow", "narrow",
     "narrow-classifier", "sparse", "thin", "pseudo", "written", "on-policy", "ranked", "universal",
+    "slim",
 )  # fmt: skip
 
 # A Cholesky factor's last bits depend on where its memory lies, and now and then one weight goes in another's place: of

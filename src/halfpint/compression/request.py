@@ -9,6 +9,7 @@ from typing import Any
 
 from halfpint.bundle import Bundle
 from halfpint.compress.depth import Depth
+from halfpint.compress.hidden import Hidden
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.low_rank import LowRank
 from halfpint.compress.onnx_int8 import OnnxInt8
@@ -24,7 +25,7 @@ from halfpint.pipeline import Made, Pipeline
 from halfpint.progress import Log
 from halfpint.stage import Stage
 
-PRUNINGS = ("depth", "width", "ffn", "heads", "sparse")
+PRUNINGS = ("depth", "width", "ffn", "heads", "hidden", "sparse")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,8 @@ class Request:
         model: a bundle, a base model, or what `fit` or `run` wrote.
         data: text to calibrate on, or the labelled texts of a classifier; part of it is held back to judge by.
         out: the folder of the bundle to write.
-        prune: `depth=0.2`, `width=0.25` (feed-forward channels and heads), `ffn=…`, `heads=…` or `sparse=0.5`.
+        prune: `depth=0.2`, `width=0.25` (feed-forward channels and heads), `ffn=…`, `heads=…`, `hidden=0.25`
+            (what layers hand on) or `sparse=0.5`.
         low_rank: share of the weights that goes when matrices become products of two; 0 for none.
         vocab: drop the tokens that the data has not (a classifier's).
         heal: distil from the whole model after what was cut, so many minutes (a classifier: passes over the texts).
@@ -149,11 +151,13 @@ def _pruning(asked: str) -> Stage:
         share = -1.0
     if name not in PRUNINGS or not equals or not 0 < share < 1:
         raise HalfpintError(
-            "--prune", wanted="depth=0.2, width=0.25, ffn=0.25, heads=0.25 or sparse=0.5", got=repr(asked),
+            "--prune", wanted="depth=0.2, width=0.25, ffn=0.25, heads=0.25, hidden=0.25 or sparse=0.5", got=repr(asked),
             todo=nearest(name, PRUNINGS),
         )  # fmt: skip
     if name == "depth":
         return Depth(share=share)
+    if name == "hidden":
+        return Hidden(share=share)
     if name == "sparse":
         return Sparse(share=share)
     return Width(ffn=share if name != "heads" else 0.0, heads=share if name != "ffn" else 0.0)

@@ -63,6 +63,7 @@ def _rows_out(name: str, values: Array, config: Any) -> Array:
 
 ARCHITECTURES = {
     "llama": Architecture("llama", _neighbours),
+    "mistral": Architecture("llama", _neighbours),
     "qwen2": Architecture("qwen2", _as_it_is),
     "qwen3": Architecture("qwen3", _as_it_is),
     "gemma3_text": Architecture("gemma3", _norms_from_one),
@@ -88,6 +89,7 @@ def architecture_of(config: Any, place: str) -> Architecture:
         "head_dim": (head % 2 == 0, "an even number"),
         "hidden_act": (_activation(config) in ("silu", "gelu_pytorch_tanh"), "silu, or gelu_pytorch_tanh in gemma3"),
         "use_sliding_window": (not getattr(config, "use_sliding_window", False), "False"),
+        "sliding_window": (config.model_type != "mistral" or config.sliding_window is None, "none"),
         "query_pre_attn_scalar": (
             getattr(config, "query_pre_attn_scalar", head) == head,
             f"the size of a head, {head}",
