@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from halfpint.bundle import Bundle
 from halfpint.data.corpus import Corpus
-from halfpint.engines.mixed import MixedEngine
+from halfpint.engines.mixed import COUNTED, MixedEngine
 from halfpint.engines.torch_lm import load as load_trained
 from halfpint.errors import HalfpintError
+from halfpint.models import ngram
 from halfpint.models.continuous_cache import AGES, NEVER, ContinuousCache, ages
 from halfpint.models.token_ngram import TokenNgram
+from halfpint.progress import Log
+from halfpint.stage import Work
 from halfpint.train.mix import Mix, fit_weights, fitted
 
 
@@ -67,6 +72,19 @@ def test_together_they_predict_better(bundles: Callable[[str], Bundle], corpus: 
         logs = engine.after(ids[:place])
         assert np.exp(logs.astype(np.float64)).sum() == pytest.approx(1, abs=1e-4)
         assert logs[ids[place]] == pytest.approx(scored[place - 1], abs=0.05)
+
+
+def test_tokens_are_counted_on_disk_where_memory_is_small(
+    bundles: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ngram, "_BUDGET", 1 << 18)
+    mine = work(tmp_path / "made", log=Log(tmp_path / "events.jsonl", quiet=True))
+    made = Mix(order=3, cache=0).run(bundles("language"), mine)
+    told = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    (text,) = [event["text"] for event in told if event["event"] == "counting on disk"]
+    assert str(mine.scratch) in text and not mine.scratch.exists()
+    for name in ("model.safetensors", "vocabulary.txt", "config.json"):
+        assert (made.path / COUNTED / name).read_bytes() == (bundles("mixed").path / COUNTED / name).read_bytes()
 
 
 def test_a_cache_foretells_from_the_text_alone() -> None:

@@ -13,6 +13,7 @@ import pytest
 from halfpint.bundle import open_bundle
 from halfpint.engines import ngram as engine
 from halfpint.errors import HalfpintError
+from halfpint.models import ngram
 from halfpint.models.ngram import NgramModel
 from halfpint.stage import Work
 from halfpint.train.ngram import Ngram
@@ -64,6 +65,23 @@ def test_settings_reach_the_model(corpus_work: Work) -> None:
     bundle = Ngram(order=2, smoothing="none", min_count=2).run(None, corpus_work)
     assert (bundle.config["order"], bundle.config["smoothing"], bundle.config["min_count"]) == (2, "none", 2)
     assert engine.load(bundle).next_words("sat") == [("on", 1.0)]
+
+
+def test_a_text_larger_than_memory_is_counted_in_scratch(corpus_work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = NgramModel.fit(DOCUMENTS, 3)
+    seen: list[Path] = []
+
+    def documents() -> Iterator[str]:
+        for text in DOCUMENTS * 2:
+            yield text
+            seen.extend(corpus_work.scratch.rglob("*.bin"))
+
+    monkeypatch.setattr(ngram, "_BUDGET", 4000)
+    corpus_work.corpus = SimpleNamespace(train=documents(), validation=[])
+    bundle = Ngram(order=3).run(None, corpus_work)
+    assert seen and not corpus_work.scratch.exists()
+    assert bundle.config["ngrams"] == whole.tables.ngrams
+    assert engine.load(bundle).next_words("the cat sat", top=1)[0][0] == "on"
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.models._ngram_counts import Ints, Level
-from halfpint.models._ngram_text import BOS, EOS, UNKNOWN
+from halfpint.models._ngram_columns import Column, Storage
+from halfpint.models._ngram_counts import Block, Ints, Level, Mask, sort_with_places
+from halfpint.models._ngram_text import BOS
 
 Floats = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
+Log10 = npt.NDArray[np.float32]
 
 FALLBACK = (0.5, 1.0, 1.5)
 """Discounts of an order whose counts of counts give none (small or odd text): lmplz's --discount_fallback."""
@@ -33,22 +35,69 @@ class Estimate:
 
     kept_words: Mask
     keys: tuple[Ints, ...]
-    log10: tuple[npt.NDArray[np.float32], ...]
-    backoff: tuple[npt.NDArray[np.float32], ...]
+    log10: tuple[Log10, ...]
+    backoff: tuple[Log10, ...]
     discounts: tuple[tuple[float, float, float], ...]
     fallback: tuple[int, ...]
 
 
-def kneser_ney(levels: Sequence[Level], prune: Sequence[int]) -> Estimate:
+class _Made:
+    """The arrays of a model, filled block by block with what is kept, in new numbers.
+
+    An n-gram occurs no more often than its parts, so that what is left hangs together.
+    """
+
+    def __init__(self, levels: Sequence[Level], log10: Log10) -> None:
+        """`log10`: of the probabilities of all single words."""
+        self.levels = levels
+        self.kept_words = levels[0].keeps(0, len(levels[0]))
+        self.words = int(self.kept_words.sum())
+        self.numbers = np.cumsum(self.kept_words) - 1
+        self.keys = [np.empty(level.kept, dtype=np.int64) for level in levels[1:]]
+        self.log10 = [np.empty(level.kept, dtype=np.float32) for level in levels[1:]]
+        self.backoff = [np.empty(level.kept, dtype=np.float32) for level in levels[:-1]]
+        self.first = log10[self.kept_words]
+        self.at = [0] * len(levels)  # n-grams of each order that are done
+        self.above = [0] * len(levels)  # contexts of each order that are done
+
+    def add(self, block: Block, keep: Mask, log10: Log10, backoff: Log10, order: int) -> None:
+        """The n-grams of a block of `order` (2 or more), and the back-off weights of its contexts."""
+        level, number = self.levels[order - 1], order - 2
+        keys, start, context = block.keys, self.at[number], self.above[number]
+        if level.threshold:  # else nothing of this order or of a lower one is dropped, and all keep their numbers
+            below = self.levels[number].keeps(block.first, block.first + block.contexts)
+            words = keys - (block.context + block.first) * level.words
+            contexts = np.cumsum(below) + (context - 1)
+            keys = contexts[block.context[keep]] * self.words + self.numbers[words[keep]]
+            log10, backoff = log10[keep], backoff[below]
+        self.keys[number][start : start + len(keys)] = keys
+        self.log10[number][start : start + len(keys)] = log10
+        self.backoff[number][context : context + len(backoff)] = backoff
+        self.at[number] += len(keys)
+        self.above[number] += len(backoff)
+
+    def estimate(self, discounts: Sequence[tuple[float, float, float]] = (), fallback: Sequence[int] = ()) -> Estimate:
+        """All of it."""
+        return Estimate(
+            kept_words=self.kept_words,
+            keys=tuple(self.keys),
+            log10=(self.first, *self.log10),
+            backoff=tuple(self.backoff),
+            discounts=tuple(discounts),
+            fallback=tuple(fallback),
+        )
+
+
+def kneser_ney(levels: Sequence[Level], storage: Storage) -> Estimate:
     """Interpolated modified Kneser-Ney.
 
     Each order discounts its adjusted counts by D1, D2 or D3+ and gives what that leaves to the next lower order; the
-    lowest gives it to all words alike, the unknown one among them and <s> not.
+    lowest gives it to all words alike, the unknown one among them and <s> not. An n-gram that is dropped still counts
+    in every statistic, and its share goes to the lower order.
 
     Args:
-        levels: the counts.
-        prune: for each order the count up to which an n-gram is dropped; it still counts in every statistic, and its
-            share goes to the lower order.
+        levels: the counts; they are used up.
+        storage: where columns are kept.
 
     Source:
         Chen and Goodman 1998, "An Empirical Study of Smoothing Techniques for Language Modeling", sections 2.7 and 3
@@ -56,88 +105,118 @@ def kneser_ney(levels: Sequence[Level], prune: Sequence[int]) -> Estimate:
         Estimation", section 3, whose lmplz this agrees with: n-grams that start a line keep their own counts, <unk> is
         a word seen no times, pruning as there.
     """
-    kept = _kept(levels, prune)
-    adjusted = _adjusted(levels)
+    adjusted = _adjusted(levels, storage)
     discounts, fallback = [], []
-    for number, counts in enumerate(adjusted, start=1):
-        found = _discounts(counts)
+    for number, column in enumerate(adjusted, start=1):
+        found = _discounts(column, storage.block)
         discounts.append(found or FALLBACK)
         fallback += [] if found else [number]
-    amount = _amounts(adjusted[0], discounts[0])
-    total = adjusted[0].sum()
-    free = np.where(kept[0], amount, adjusted[0]).sum() / total
-    probability = (adjusted[0] - amount) / total + free / (kept[0].sum() - 1)
+    counts = adjusted[0][:]
+    kept = levels[0].keeps(0, len(counts))
+    amount = _amounts(counts, discounts[0])
+    total = counts.sum()
+    free = np.where(kept, amount, counts).sum() / total
+    probability = (counts - amount) / total + free / (kept.sum() - 1)
     probability[BOS] = 1.0  # it is never asked for; lmplz writes so
-    log10, backoff = [_log10(probability)], []
-    for level, counts, three in zip(levels[1:], adjusted[1:], discounts[1:], strict=True):
-        contexts = len(probability)
-        totals = _sums(level.context, counts, contexts)
-        amount = _amounts(counts, three)
-        pruned = ~kept[len(log10)]
-        left = _sums(level.context, np.where(pruned, counts, amount), contexts)
-        seen = totals > 0
-        gamma = np.divide(left, totals, out=np.ones(contexts), where=seen)
-        backoff.append(_log10(gamma))
-        lower = probability[level.shorter]
-        probability = (counts - amount) / totals[level.context] + gamma[level.context] * lower
-        log10.append(_log10(probability))
-    return _without_pruned(levels, kept, log10, backoff, tuple(discounts), tuple(fallback))
+    made = _Made(levels, _log10(probability))
+    lower = storage.column(np.float64)
+    lower.append(probability)
+    for below, level, column, three in zip(levels, levels[1:], adjusted[1:], discounts[1:], strict=False):
+        higher = storage.column(np.float64)
+        for block in level.blocks(len(below), storage.block):
+            places = slice(block.start, block.stop)
+            counts, keep = column[places], level.keeps(block.start, block.stop)
+            totals = _sums(block.context, counts, block.contexts)
+            amount = _amounts(counts, three)
+            left = _sums(block.context, np.where(keep, amount, counts), block.contexts)
+            gamma = np.divide(left, totals, out=np.ones(block.contexts), where=totals > 0)
+            share = gamma[block.context] * _taken(lower, level.shorter[places], storage.block)
+            probability = (counts - amount) / totals[block.context] + share
+            made.add(block, keep, _log10(probability), _log10(gamma), level.order)
+            if level.order < len(levels):
+                higher.append(probability)
+        for used in (lower, column, level.keys, level.shorter, below.counts):
+            used.drop()
+        lower = higher
+    return made.estimate(discounts, fallback)
 
 
-def relative_frequencies(levels: Sequence[Level], prune: Sequence[int]) -> Estimate:
+def relative_frequencies(levels: Sequence[Level], storage: Storage) -> Estimate:
     """Shares of counts, without smoothing.
 
     A word has its share of the counts after the longest context that was seen, and none when it was never seen there.
     Pruned n-grams count as never seen.
+
+    Args:
+        levels: the counts; they are used up.
+        storage: where columns are kept.
     """
-    kept = _kept(levels, prune)
-    log10: list[npt.NDArray[np.float32]] = []
-    backoff: list[npt.NDArray[np.float32]] = []
-    for number, (level, keep) in enumerate(zip(levels, kept, strict=True)):
-        counts = np.where(keep, level.counts, 0)
-        if number:
-            totals = _sums(level.context, counts, len(levels[number - 1].counts))
-            backoff.append(np.where(totals > 0, -np.inf, 0).astype(np.float32))
-            share = counts / np.maximum(totals, 1)[level.context]
-        else:
-            counts[BOS] = 0
-            share = counts / counts.sum()
-            share[BOS] = 1.0
-        log10.append(_log10(share))
-    return _without_pruned(levels, kept, log10, backoff, (), ())
+    counts = np.where(levels[0].keeps(0, len(levels[0])), levels[0].counts[:], 0)
+    counts[BOS] = 0
+    share = counts / counts.sum()
+    share[BOS] = 1.0
+    made = _Made(levels, _log10(share))
+    for below, level in pairwise(levels):
+        level.shorter.drop()
+        for block in level.blocks(len(below), storage.block):
+            keep = level.keeps(block.start, block.stop)
+            counts = np.where(keep, level.counts[block.start : block.stop], 0)
+            totals = _sums(block.context, counts, block.contexts)
+            backoff = np.where(totals > 0, -np.inf, 0).astype(np.float32)
+            share = counts / np.maximum(totals, 1)[block.context]
+            made.add(block, keep, _log10(share), backoff, level.order)
+        for used in (level.keys, below.counts):
+            used.drop()
+    return made.estimate()
 
 
-def _kept(levels: Sequence[Level], prune: Sequence[int]) -> list[Mask]:
-    """Which n-grams occur more often than the threshold of their order; the special words stay."""
-    kept = [level.counts > threshold if threshold else np.ones(len(level.counts), dtype=bool)
-            for level, threshold in zip(levels, prune, strict=True)]  # fmt: skip
-    kept[0][[UNKNOWN, BOS, EOS]] = True
-    return kept
-
-
-def _adjusted(levels: Sequence[Level]) -> list[Ints]:
+def _adjusted(levels: Sequence[Level], storage: Storage) -> list[Column]:
     """For each order how many different words come before an n-gram (<s> being one).
 
-    The longest n-grams, and those that start with <s>, have nothing before them: they keep their counts.
+    The longest n-grams, and those that start with <s>, have nothing before them: they keep their counts. <s> itself,
+    which nothing ever goes on with, has none.
     """
     adjusted = []
-    starts: Mask = np.arange(len(levels[0].counts)) == BOS
-    for number, level in enumerate(levels):
-        if number:
-            starts = starts[level.context]
-        counts = level.counts
-        if number + 1 < len(levels):
-            before = np.bincount(levels[number + 1].shorter, minlength=len(counts))
-            counts = np.where(starts, counts, before)
-        if not number:
-            counts = np.where(starts, 0, counts)
-        adjusted.append(counts)
-    return adjusted
+    for level, above in pairwise(levels):
+        column = storage.column(np.int64)
+        first, last = level.starts
+        for start, own in level.counts.blocks(storage.block):
+            counts = np.zeros(len(own), dtype=np.int64)
+            for _, places in above.shorter.blocks(storage.block):
+                here = places
+                if len(own) < len(level):
+                    here = places[(places >= start) & (places < start + len(own))] - start
+                counts += np.bincount(here, minlength=len(own))
+            begun = slice(max(first - start, 0), max(last - start, 0))
+            counts[begun] = own[begun] if level.order > 1 else 0
+            column.append(counts)
+        adjusted.append(column)
+    if len(levels) > 1:
+        return [*adjusted, levels[-1].counts]
+    alone, counts = storage.column(np.int64), levels[0].counts[:].copy()
+    counts[BOS] = 0
+    alone.append(counts)
+    return [alone]
 
 
-def _discounts(counts: Ints) -> tuple[float, float, float] | None:
+def _taken(column: Column, places: npt.NDArray[np.int32], size: int) -> Floats:
+    """The numbers at `places` of a column that is read once, `size` numbers at a time."""
+    if len(column) <= size:
+        found: Floats = column[:][places]
+        return found
+    ordered, asked = sort_with_places(places.astype(np.int64))
+    found = np.empty(len(places), dtype=np.float64)
+    for start, values in column.blocks(size):
+        first, last = np.searchsorted(ordered, [start, start + size])
+        found[asked[first:last]] = values[ordered[first:last] - start]
+    return found
+
+
+def _discounts(column: Column, size: int) -> tuple[float, float, float] | None:
     """D1, D2 and D3+ by the counts of counts, or None where these give nothing usable."""
-    n = np.bincount(np.minimum(counts, 5), minlength=6).astype(np.float64)
+    n = np.zeros(6)
+    for _, counts in column.blocks(size):
+        n += np.bincount(np.minimum(counts, 5), minlength=6)
     if not n[1:4].all():
         return None
     share = n[1] / (n[1] + 2 * n[2])
@@ -162,28 +241,3 @@ def _sums(groups: Ints, values: npt.NDArray[np.generic], size: int) -> Floats:
 def _log10(values: Floats) -> npt.NDArray[np.float32]:
     with np.errstate(divide="ignore"):
         return np.minimum(np.log10(values), 0).astype(np.float32)
-
-
-def _without_pruned(
-    levels: Sequence[Level],
-    kept: Sequence[Mask],
-    log10: Sequence[npt.NDArray[np.float32]],
-    backoff: Sequence[npt.NDArray[np.float32]],
-    discounts: tuple[tuple[float, float, float], ...],
-    fallback: tuple[int, ...],
-) -> Estimate:
-    """What is kept, renumbered. An n-gram occurs no more often than its parts, so that what is left hangs together."""
-    words = int(kept[0].sum())
-    word_numbers = numbers = np.cumsum(kept[0]) - 1
-    keys = []
-    for level, keep in zip(levels[1:], kept[1:], strict=True):
-        keys.append(numbers[level.context[keep]] * words + word_numbers[level.word[keep]])
-        numbers = np.cumsum(keep) - 1
-    return Estimate(
-        kept_words=kept[0],
-        keys=tuple(keys),
-        log10=tuple(values[keep] for values, keep in zip(log10, kept, strict=True)),
-        backoff=tuple(values[keep] for values, keep in zip(backoff, kept[:-1], strict=True)),
-        discounts=discounts,
-        fallback=fallback,
-    )

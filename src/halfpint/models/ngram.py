@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count as count_from
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,13 @@ import numpy.typing as npt
 from halfpint.bundle import read_json, write_json, write_text
 from halfpint.errors import HalfpintError, nearest, need
 from halfpint.models import _arpa
-from halfpint.models._ngram_counts import count, need_memory
+from halfpint.models._ngram_columns import Storage
+from halfpint.models._ngram_counts import count
 from halfpint.models._ngram_estimate import kneser_ney, relative_frequencies
+from halfpint.models._ngram_files import read_tables, write_tables
+from halfpint.models._ngram_read import read
 from halfpint.models._ngram_tables import Tables
-from halfpint.models._ngram_text import BOS, EOS, SPECIALS, UNKNOWN, Ids, encode, plain_lines, split_lines
+from halfpint.models._ngram_text import BOS, EOS, SPECIALS, UNKNOWN, encode, split_lines
 from halfpint.progress import SILENT, Log
 
 MODEL_TYPE = "halfpint_ngram"
@@ -28,6 +29,7 @@ SMOOTHINGS = {"kneser-ney": kneser_ney, "none": relative_frequencies}
 
 _CHUNK = 1 << 22  # tokens sorted at once when counting
 _BATCH = 1 << 20  # tokens scored at once
+_BUDGET: int | None = None  # bytes of memory to count in; None takes half of the machine's
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,12 @@ class NgramModel:
         prune: Sequence[int] = (),
         min_count: int = 0,
         log: Log = SILENT,
+        scratch: Path | None = None,
     ) -> NgramModel:
-        """The model of a text.
+        """The model of a text, which may be larger than memory.
+
+        A text whose counting would take more than half of the memory is counted on disk, block by block, in the memory
+        of some blocks, the vocabulary and the finished model; the same model comes of it, bit by bit.
 
         Each line is a sentence of its own, started by <s> and ended by </s>, which is a token like any word. `<unk>`,
         `<s>` and `</s>` in the text are ordinary words: <unk>, the model's unknown word, is another one.
@@ -121,25 +127,24 @@ class NgramModel:
             prune: for each order the count up to which n-grams are dropped; the last one counts for the rest.
             min_count: words that occur less often become the unknown word, which then has n-grams of its own.
             log: where progress is told.
+            scratch: the folder for what goes to disk, of one count at a time; nothing stays there. None takes the
+                system's own for temporary files.
 
         Raises:
-            HalfpintError: a setting out of range, a text without a word, or a binary one.
+            HalfpintError: a setting out of range, a text without a word, a binary one, one for which the device has no
+                room, or a model that will not fit into memory.
         """
         thresholds = check_settings(order, smoothing, prune, min_count)
-        numbers: defaultdict[bytes, int] = defaultdict(count_from(len(SPECIALS)).__next__)
-        chunks = list(encode(plain_lines(lines), numbers.__getitem__, _CHUNK))
-        if not numbers:
-            raise HalfpintError("the text", wanted="at least one word", got="none", todo="Give a text to learn from.")
-        words = [*SPECIALS, *(word.decode("utf-8") for word in numbers)]
-        del numbers
-        if min_count > 1:
-            words, chunks = _frequent(words, chunks, min_count)
-        tokens = sum(len(chunk) for chunk in chunks)
-        need_memory(tokens, order)
-        with log.bar(f"counting n-grams of {tokens:,} tokens", order) as bar:
-            levels = count(chunks, order, len(words), done=bar.advance)
-        del chunks
-        found = SMOOTHINGS[smoothing](levels, thresholds)
+        with Storage(scratch, _BUDGET) as storage:
+            words, text = read(lines, order, min_count, _CHUNK, storage)
+            tokens = sum(map(len, text))
+            if storage.spilled:
+                log.say(
+                    f"Counting {tokens:,} tokens on disk, in {storage.folder}.", "counting on disk", tokens=tokens,
+                )  # fmt: skip
+            with log.bar(f"counting n-grams of {tokens:,} tokens", order) as bar:
+                levels = count(text, order, len(words), storage, thresholds, bar.advance)
+            found = SMOOTHINGS[smoothing](levels, storage)
         if found.fallback:
             log.say(
                 f"Too few n-grams for discounts of order {', '.join(map(str, found.fallback))}: 0.5, 1 and 1.5 taken.",
@@ -259,18 +264,10 @@ class NgramModel:
         and `children.N` (how many n-grams of the next order go on from each), in the smallest unsigned integers that
         hold them.
         """
-        save_file = need("safetensors.numpy", "writing an n-gram model").save_file
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"log10.{order}": values for order, values in enumerate(self.tables.log10, start=1)}
-        tensors |= {f"backoff.{order}": values for order, values in enumerate(self.tables.backoff, start=1)}
-        for order, keys in enumerate(self.tables.keys, start=2):
-            contexts, words = np.divmod(keys, len(self.tables.words))
-            children = np.bincount(contexts, minlength=self.tables.ngrams[order - 2])
-            tensors[f"word.{order}"] = _small(words, len(self.tables.words))
-            tensors[f"children.{order - 1}"] = _small(children, int(children.max(initial=0)))
         scratch = folder / ".halfpint-model.safetensors"
         try:
-            save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, scratch)
+            write_tables(self.tables, scratch)
             os.replace(scratch, folder / "model.safetensors")
         finally:
             scratch.unlink(missing_ok=True)
@@ -295,7 +292,7 @@ class NgramModel:
             tensors = load_file(folder / "model.safetensors")
             listed = (folder / "vocabulary.txt").read_bytes().decode("utf-8").split("\n")[:-1]
             model = cls(
-                _tables([*SPECIALS, *listed], tensors, int(config["order"])),
+                read_tables([*SPECIALS, *listed], tensors, int(config["order"])),
                 str(config["smoothing"]),
                 tuple((three[0], three[1], three[2]) for three in config["discounts"]),
                 tuple(config["fallback"]),
@@ -365,29 +362,3 @@ def parse_prune(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split())
     except ValueError:
         raise HalfpintError("prune", wanted='whole numbers such as "0 0 1"', got=repr(text)) from None
-
-
-def _frequent(words: list[str], chunks: list[Ids], min_count: int) -> tuple[list[str], list[Ids]]:
-    """The words that occur often enough, and the chunks in their numbers; the others are UNKNOWN."""
-    totals = sum(np.bincount(chunk, minlength=len(words)) for chunk in chunks)
-    kept = np.asarray(totals) >= min_count
-    kept[: len(SPECIALS)] = True
-    numbers = np.where(kept, np.cumsum(kept) - 1, UNKNOWN).astype(np.int32)
-    return [word for word, keep in zip(words, kept.tolist(), strict=True) if keep], [numbers[ids] for ids in chunks]
-
-
-def _small(values: npt.NDArray[np.int64], most: int) -> npt.NDArray[Any]:
-    """`values` in the smallest unsigned integers that hold `most`."""
-    return values.astype(np.min_scalar_type(most))
-
-
-def _tables(words: list[str], tensors: dict[str, Any], order: int) -> Tables:
-    """The tables in the tensors of model.safetensors."""
-    keys = []
-    for number in range(2, order + 1):
-        children, last = tensors[f"children.{number - 1}"], tensors[f"word.{number}"]
-        contexts = np.repeat(np.arange(len(children), dtype=np.int64), children)
-        keys.append(contexts * len(words) + last)
-    log10 = tuple(tensors[f"log10.{number}"] for number in range(1, order + 1))
-    backoff = tuple(tensors[f"backoff.{number}"] for number in range(1, order))
-    return Tables(words, tuple(keys), log10, backoff)

@@ -35,9 +35,22 @@ class TokenNgram:
     vocabulary: int
 
     @classmethod
-    def fit(cls, documents: Iterable[Sequence[int]], vocabulary: int, order: int, log: Log = SILENT) -> TokenNgram:
-        """Count the tokens of documents, each from its start; smoothed by interpolated modified Kneser-Ney."""
-        return cls(NgramModel.fit((" ".join(map(str, ids)) for ids in documents), order, log=log), vocabulary)
+    def fit(
+        cls,
+        documents: Iterable[Sequence[int]],
+        vocabulary: int,
+        order: int,
+        log: Log = SILENT,
+        scratch: Path | None = None,
+    ) -> TokenNgram:
+        """Count the tokens of documents, each from its start; smoothed by interpolated modified Kneser-Ney.
+
+        Args:
+            documents: read once, as a stream.
+            scratch: see `NgramModel.fit`.
+        """
+        lines = (" ".join(map(str, ids)) for ids in documents)
+        return cls(NgramModel.fit(lines, order, log=log, scratch=scratch), vocabulary)
 
     @property
     def order(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class Mix(Stage):
         if engine.objective != CAUSAL:
             raise HalfpintError(self.use, wanted="a causal model", got="a masked one")
         vocabulary = int(bundle.config["vocab_size"])
-        counts = TokenNgram.fit(map(engine.encode, corpus.train), vocabulary, self.order, work.log)
+        counts = TokenNgram.fit(map(engine.encode, corpus.train), vocabulary, self.order, work.log, work.scratch)
         scored: list[Scored] = []
         tokens = 0
         with work.log.bar("reading validation texts", len(corpus.validation)) as bar:
@@ -93,6 +94,7 @@ class Mix(Stage):
             mixture.save(folder / COUNTED)
             card["engine"] = "mixed"
             card["stages"].append(self.entry(started, nats=nats, ngrams=counts.model.tables.ngrams))
+        shutil.rmtree(work.scratch, ignore_errors=True)
         return Bundle(work.target)
 
 

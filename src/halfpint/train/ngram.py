@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass
 from typing import ClassVar
@@ -45,8 +46,9 @@ class Ngram(Stage):
                 todo="Give the recipe's [data] a text file or a folder of them, and the task predict.",
             )
         model = NgramModel.fit(
-            work.corpus.train, self.order, self.smoothing, parse_prune(self.prune), self.min_count, work.log
-        )
+            work.corpus.train, self.order, self.smoothing, parse_prune(self.prune), self.min_count, work.log,
+            work.scratch,
+        )  # fmt: skip
         config = model.config()
         with new_bundle(work.target) as (folder, card):
             model.save(folder)
@@ -60,4 +62,5 @@ class Ngram(Stage):
                     fallback=config["fallback"],
                 )
             )
+        shutil.rmtree(work.scratch, ignore_errors=True)
         return Bundle(work.target)
