@@ -59,6 +59,7 @@ ROWS = {
     "onnx-few-tokens": Row("compress/vocab", {"size": 1}, "onnx", "onnx"),
     "onnx-linear": Row("export/onnx", {}, "linear", "onnx"),
     "int8": Row("compress/onnx_int8", {}, "onnx", "onnx"),
+    "int8-static": Row("compress/onnx_static", {"samples": 40}, "onnx", "onnx"),
     "int4": Row("compress/onnx_int4", {"samples": 40}, "onnx", "onnx"),
     "blend": Row("train/blend", {"features": 500, "share": 0.3}, "int8", "ready"),
     "int8-linear": Row("compress/onnx_int8", {}, "onnx-linear", "onnx"),

@@ -10,6 +10,8 @@ import pytest
 
 from halfpint import cli
 from halfpint.bundle import Bundle, open_bundle
+from halfpint.compression.run import refuse_if_worse
+from halfpint.errors import RefusedError
 
 ROOT = Path(__file__).resolve().parents[1]
 TICKETS = ROOT / "examples" / "tickets.csv"
@@ -139,9 +141,35 @@ def test_a_classifier(
     assert open_bundle(out, task="classify").card["engine"].startswith("onnx")
 
 
+def test_a_classifier_with_static_ranges(
+    bundles: Callable[[str], Bundle],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base, out = bundles("onnx").path, tmp_path / "small"
+    words = ("compress", base, "--data", TICKETS, "--out", out, "--json", "--quantize", "8", "--static", "--seed", "3")
+    code, said, errors = typed(capsys, monkeypatch, *words)
+    assert code == 0, errors
+    report = json.loads(said)
+    (stage,) = report["stages"]
+    assert (stage["use"], stage["seed"]) == ("compress/onnx_static", 3)
+    assert report["models"]["after"]["size_bytes"] < report["models"]["before"]["size_bytes"]
+    assert open_bundle(out, task="classify").card["stages"][-1]["matrices_8_bits"] == 12
+
+
+def test_what_quantising_spoils_is_refused() -> None:
+    whole = {"metrics": {"accuracy": 0.92}, "interval": [0.9, 0.94]}
+    refuse_if_worse(whole, {"metrics": {"accuracy": 0.9}}, "accuracy")
+    with pytest.raises(RefusedError, match=r"at least 0.9000.*got 0.8900, where the whole model has 0.9200"):
+        refuse_if_worse(whole, {"metrics": {"accuracy": 0.89}}, "accuracy")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("--quantize", "8", "--static"), "--static: wanted a classifier for it"),
+        (("--quantize", "4", "--static"), "--static: wanted --quantize 8 with it, got '4'"),
         ((), "wanted --prune, --low-rank, --vocab, --quantize or --target"),
         (("--prune", "dept=0.2"), "Did you mean 'depth'?"),
         (("--prune", "depth=2"), "--prune: wanted depth=0.2"),

@@ -94,6 +94,9 @@ def compress(
     quantize: Annotated[
         str, typer.Option(help="Bits a weight, such as 4, or types such as q4_0,embeddings=q8_0.")
     ] = "",
+    static: Annotated[
+        bool, typer.Option("--static", help="A classifier's 8 bits with ranges fixed on its texts: alike in any batch.")
+    ] = False,
     method: Annotated[str, typer.Option(help="Of quantising: round, gptq or tuned.")] = "tuned",
     minutes: Annotated[float, typer.Option(help="How long tuning may take.")] = 10.0,
     target: Annotated[str, typer.Option(help="Find the best way to at most so many bytes, such as 60MB.")] = "",
@@ -121,7 +124,7 @@ def compress(
     request = Request(
         model=model, data=data, out=out, prune=tuple(prune or ()), low_rank=low_rank, vocab=vocab, heal=heal,
         quantize=quantize, method=method, minutes=minutes, text=text, label=label, seed=seed, force=force,
-        packed=packed, plain=plain_file, target_bytes=parse_size(target, "--target") if target else 0,
+        static=static, packed=packed, plain=plain_file, target_bytes=parse_size(target, "--target") if target else 0,
     )  # fmt: skip
     report = make(request, Log(quiet=quiet or json_))
     print(json.dumps(plain(report), ensure_ascii=False) if json_ else compressed(report))

@@ -23,12 +23,11 @@ from halfpint.stage import Stage, Work
 ROOMS = ("models", "train", "compress", "distil", "export")
 NAMES = (
     "encoder", "majority", "linear", "classifier", "finetuned", "one-layer", "few-tokens", "onnx", "onnx-linear",
-    "onnx-few-tokens", "int8", "int4", "blend", "int8-linear", "ngram", "language", "masked", "masked-encoder",
-    "pulled", "gguf", "quantized", "codes", "compressed", "packed", "unpacked", "chat", "adapted", "mixed", "student",
-    "answers", "hidden",
-    "distilled", "static", "small-language", "token-answers", "taught", "healed", "shallow", "narrow",
-    "narrow-classifier", "sparse", "thin", "pseudo", "written", "on-policy", "ranked", "universal",
-    "slim",
+    "onnx-few-tokens", "int8", "int8-static", "int4", "blend", "int8-linear", "ngram", "language", "masked",
+    "masked-encoder", "pulled", "gguf", "quantized", "codes", "compressed", "packed", "unpacked", "chat", "adapted",
+    "mixed", "student", "answers", "hidden", "distilled", "static", "small-language", "token-answers", "taught",
+    "healed", "shallow", "narrow", "narrow-classifier", "sparse", "thin", "pseudo", "written", "on-policy", "ranked",
+    "universal", "slim",
 )  # fmt: skip
 
 # A Cholesky factor's last bits depend on where its memory lies, and now and then one weight goes in another's place: of
@@ -46,7 +45,7 @@ ENGINES = {
     "torch_classifier": {"classifier": 1e-5, "few-tokens": 1e-5},
     "blend": {"blend": 0.02},
     "static": {"static": 1e-5},
-    "onnx_encoder": {"onnx": 1e-5, "onnx-few-tokens": 1e-5, "int8": 0.02, "int4": 0.02},
+    "onnx_encoder": {"onnx": 1e-5, "onnx-few-tokens": 1e-5, "int8": 0.02, "int8-static": 0.01, "int4": 0.02},
 }
 LANGUAGE_ENGINES = {"llama_cpp": "gguf", "mixed": "mixed", "ngram": "ngram", "torch_lm": "language"}
 TEXTS = (

@@ -8,21 +8,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, copy_files, new_bundle
+from halfpint.compress._activations import activations
 from halfpint.compress._codes import BlockType, Coded, round_to
 from halfpint.compress._gptq import Moments, gptq
 from halfpint.compress._tensors import EMBEDDING, refuse_if_no_smaller
 from halfpint.compress.onnx_int8 import stored_rows
 from halfpint.errors import HalfpintError, need
 from halfpint.stage import Stage, Work
-from halfpint.tokenizers.batching import length_batches, pad
-from halfpint.tokenizers.load import open_tokenizer
 
 _METHODS = ("gptq", "round")
 _GROUPS = (16, 32, 64, 128, 256)  # that ONNX Runtime has products for
 _CODES = tuple(range(-8, 8))
 _ACCURACY = {"int8": 4, "fp32": 1}  # of MatMulNBits: what activations are rounded to
 _DOMAIN = "com.microsoft"
-_BATCH_TOKENS = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,32 +89,14 @@ class OnnxInt4(Stage):
 
     def _moments(self, model: Any, matrices: dict[str, Any], bundle: Bundle, work: Work) -> dict[str, Moments]:
         """Of each tensor that comes into a matrix, sums over tokens of training texts; padding left out."""
-        import numpy as np
-
         torch = need("torch", "quantising")
-        helper = need("onnx.helper", "quantising")
-        runtime = need("onnxruntime", "quantising")
         names = list(dict.fromkeys(node.input[0] for node in matrices.values()))
-        watched = type(model)()
-        watched.CopyFrom(model)
-        watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3
-        session = runtime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        drawn = np.random.default_rng(self.seed).permutation(len(work.train))[: self.samples]
-        tokenizer = open_tokenizer(bundle.path, max_tokens=int(bundle.config["max_tokens"]))
-        ids = [one.ids for one in tokenizer.encode_batch_fast([work.train[index].text for index in drawn])]
         found: dict[str, Moments] = {}
-        with work.log.bar("reading texts to quantise by", len(ids)) as bar:
-            for batch in length_batches([len(row) for row in ids], _BATCH_TOKENS):
-                input_ids, mask = pad([ids[index] for index in batch], int(bundle.config.get("pad_token_id") or 0))
-                given = session.run(names, {"input_ids": input_ids, "attention_mask": mask})
-                for name, values in zip(names, given, strict=True):
-                    rows = torch.from_numpy(values[mask.astype(bool)])
-                    if name not in found:
-                        found[name] = Moments(rows.shape[1], crossed=False)
-                    found[name].add(rows)
-                bar.advance(len(batch))
+        for given in activations(model, names, bundle, work, samples=self.samples, seed=self.seed):
+            for name, values in given.items():
+                if name not in found:
+                    found[name] = Moments(values.shape[1], crossed=False)
+                found[name].add(torch.from_numpy(values))
         return found
 
     def _quantise(

@@ -13,6 +13,7 @@ from halfpint.compress.hidden import Hidden
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.low_rank import LowRank
 from halfpint.compress.onnx_int8 import OnnxInt8
+from halfpint.compress.onnx_static import OnnxStatic
 from halfpint.compress.quantize import Quantize
 from halfpint.compress.sparse import Sparse
 from halfpint.compress.vocab import Vocab
@@ -42,6 +43,7 @@ class Request:
         vocab: drop the tokens that the data has not (a classifier's).
         heal: distil from the whole model after what was cut, so many minutes (a classifier: passes over the texts).
         quantize: bits a weight, or types as of compress/quantize; for classifiers 8.
+        static: ranges of a classifier's activations are fixed on its texts, with quantize = 8.
         method: of quantising: round, gptq or tuned.
         minutes: of tuning.
         target_bytes: find the best way to so few bytes; 0 takes the steps as they are given.
@@ -60,6 +62,7 @@ class Request:
     vocab: bool = False
     heal: float = 0.0
     quantize: str = ""
+    static: bool = False
     method: str = "tuned"
     minutes: float = 10.0
     target_bytes: int = 0
@@ -95,8 +98,10 @@ def steps_of(request: Request, teacher: str = "", *, is_classifier: bool = False
         teacher: the folder of the whole model, to heal from.
 
     Raises:
-        HalfpintError: an unknown kind of pruning, or a share out of range.
+        HalfpintError: an unknown kind of pruning, a share out of range, or settings that do not go together.
     """
+    if request.static and request.quantize != "8":
+        raise HalfpintError("--static", wanted="--quantize 8 with it", got=repr(request.quantize))
     stages: list[Stage] = [_pruning(one) for one in request.prune]
     if request.low_rank:
         stages.append(LowRank(share=request.low_rank))
@@ -109,7 +114,7 @@ def steps_of(request: Request, teacher: str = "", *, is_classifier: bool = False
         if request.quantize:
             if request.quantize != "8":
                 raise HalfpintError("--quantize", wanted="8 for a classifier", got=request.quantize)
-            stages.append(OnnxInt8())
+            stages.append(OnnxStatic(seed=request.seed) if request.static else OnnxInt8())
         return stages
     if request.vocab:
         stages.append(Vocab(size=1))

@@ -108,6 +108,13 @@ def _opened(request: Request, work: Path, log: Log) -> Run:
             str(start.path), wanted="a model that is not quantised or exported yet", got=f"one of the kind {kind!r}",
             todo="Compress the model that it was made from.",
         )  # fmt: skip
+    if request.static:
+        raise HalfpintError(
+            "--static",
+            wanted="a classifier for it",
+            got="a language model",
+            todo="Leave it out: its weights alone count.",
+        )
     data = CorpusData(
         sources=(request.data,), text=request.text, validation_share=_HELD_SHARE, clean=False, seed=request.seed
     )
@@ -148,6 +155,8 @@ def _classifier(run: Run) -> tuple[Made, dict[str, Any]]:
             got=f"{sizes[1]:,} of {sizes[0]:,} bytes, and no time",
             todo="Leave these steps out.",
         )  # fmt: skip
+    if not (run.request.prune or run.request.low_rank or run.request.vocab):  # what was cut may cost, and is told
+        refuse_if_worse(rows["before"], rows["after"], run.pipeline.primary)
     said = (
         f"{sizes[1] / 1e6:.2f} MB of {sizes[0] / 1e6:.2f}: {run.pipeline.primary} {after:.4f} of {before:.4f} on "
         f"validation, {after / max(before, 1e-9):.1%} kept."
@@ -156,3 +165,19 @@ def _classifier(run: Run) -> tuple[Made, dict[str, Any]]:
         "task": classify.NAME, "primary_metric": run.pipeline.primary, "models": rows, "verdict": said,
         "data": {"source": run.request.data},
     }  # fmt: skip
+
+
+def refuse_if_worse(before: dict[str, Any], after: dict[str, Any], primary: str) -> None:
+    """Raise a RefusedError where quantising took the metric below the lower end of the whole model's interval.
+
+    Args:
+        before, after: "metrics" by name, and the "interval" of `primary`.
+    """
+    low, high = before["interval"]
+    if after["metrics"][primary] < low:
+        raise RefusedError(
+            "halfpint compress", wanted=f"{primary} of at least {low:.4f}, the lower end of the whole model's interval",
+            got=f"{after['metrics'][primary]:.4f}, where the whole model has {before['metrics'][primary]:.4f} "
+            f"({low:.4f} to {high:.4f})",
+            todo="Quantise less; the whole model is kept.",
+        )  # fmt: skip
