@@ -112,7 +112,8 @@ def gptq(
     torch = need("torch", "quantising")
     rows, columns = weight.shape
     order, upper = factor(square, damping, 1 if scales else kind.block)
-    found = dict(enumerate(map(scales, weight.split(kind.block, 1)))) if scales else {}
+    blocks = torch.split(weight, kind.block, 1)
+    found = dict(enumerate(map(scales, blocks))) if scales else {}
     left = weight.T[order].contiguous()  # (columns, rows): a column is worked on at once
     codes = torch.empty(columns, rows, dtype=torch.uint8)
     before = torch.empty(columns, rows)
