@@ -260,7 +260,7 @@ def test_what_cannot_be_exported_is_said(
 ) -> None:
     with pytest.raises(HalfpintError, match="Did you mean 'q4_0'"):
         Gguf(type="q4_00").check()
-    with pytest.raises(HalfpintError, match="an architecture of llama, mistral, .*, got gpt_neox"):
+    with pytest.raises(HalfpintError, match=r"an architecture of llama, mistral, .*, got gpt_neox"):
         Gguf(type="f16").run(trained("gpt_neox"), work(tmp_path / "made"))
     folder = tmp_path / "characters"
     train_tokenizer(["abc"], TokenizerSettings(kind="char", vocab_size=300), folder, SILENT)
