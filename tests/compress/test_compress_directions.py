@@ -12,17 +12,19 @@ torch = pytest.importorskip("torch", reason="pruning needs torch")
 
 
 def test_a_weighted_rotation_leaves_a_tied_head_as_it_is() -> None:
-    """With gains of both signs, exactly, but for what the norm divides by."""
+    """With gains of both signs, exactly, but for what the norm divides by; a channel that carries most stays itself."""
     torch.manual_seed(0)
     embedding, gains = torch.randn(50, 24).double(), 0.5 + torch.rand(24)
     gains[3:6] *= -1
     state, random = torch.randn(24).double(), torch.randn(24, 24).double()
+    random[5] *= 20
     found = components(Shown(torch.ones(24), random @ random.T), 24, gains)
     own, now = embedding @ found.basis, found.basis.T @ state
     assert found.last is not None
     torch.testing.assert_close(own @ (found.last * now), embedding @ (gains * state))
     torch.testing.assert_close(found.back @ now, state)
     assert (found.last > 0).sum() == 21
+    assert (found.basis[:, 0].nonzero()[:, 0].tolist(), float(found.last[0])) == ([5], pytest.approx(float(gains[5])))
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 _LEAST = 0.01  # of the mean: no channel is scaled by less than the root of it
+_ALONE = 8.0  # times the mean of the squares: a channel that carries more is not turned before a tied head
 
 
 class Shown(NamedTuple):
@@ -97,7 +98,7 @@ def components(found: Shown, keep: int, gains: torch.Tensor | None = None) -> Di
     Where the head is the embedding E, and g the gains of the norm before it, a rotation Q does not leave it so: the
     head would be E diag(g) Q, which is no E Q diag(d). But with R = diag(|g| / mean) ^ 1/2, and Q that turns channels
     with g > 0 and with g < 0 each among themselves, E R Q is both: so the stream is Qᵀ R x. What norms divide by
-    changes with R, nearly as much in each token.
+    changes with R, nearly as much in each token if the few channels that carry the most are left as they are.
 
     Args:
         gains: g, float32 (width,); None where the head has weights of its own.
@@ -110,10 +111,14 @@ def components(found: Shown, keep: int, gains: torch.Tensor | None = None) -> Di
     known = torch.ones(width, dtype=torch.float64) if gains is None else gains.double()
     level = float(known.abs().mean()) or 1.0
     roots = (known.abs() / level).clamp_min(_LEAST).sqrt()
+    alone = found.products.diagonal() > _ALONE * found.products.diagonal().mean()
+    if gains is None:
+        alone = torch.zeros_like(alone)
+    roots[alone] = 1.0
     products = roots[:, None] * found.products * roots
     values, vectors = [], []
-    for side in (known >= 0, known < 0):
-        inside = side.nonzero()[:, 0]
+    single = [one[None] for one in alone.nonzero()[:, 0]]
+    for inside in [((known >= 0) & ~alone).nonzero()[:, 0], ((known < 0) & ~alone).nonzero()[:, 0], *single]:
         own, turned = torch.linalg.eigh(products[inside][:, inside])
         whole = torch.zeros(width, len(inside), dtype=torch.float64)
         whole[inside] = turned
@@ -122,5 +127,5 @@ def components(found: Shown, keep: int, gains: torch.Tensor | None = None) -> Di
     chosen = torch.cat(values).argsort(descending=True, stable=True)[:keep]
     basis = torch.cat(vectors, 1)[:, chosen]
     basis = basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()  # else signs are chance
-    last = None if gains is None else (level * (basis.square().T @ known.sign())).float()
+    last = None if gains is None else (basis.square().T @ torch.where(alone, known, level * known.sign())).float()
     return Directions(roots[:, None] * basis, basis / roots[:, None], are_turned=True, last=last)
