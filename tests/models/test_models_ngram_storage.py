@@ -45,7 +45,7 @@ def assert_same(one: NgramModel, other: NgramModel) -> None:
         assert first.dtype == second.dtype and first.tobytes() == second.tobytes()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     lines=CORPUS, order=st.integers(1, 5), smoothing=st.sampled_from(["kneser-ney", "none"]), prune=PRUNE,
     min_count=st.integers(0, 3), numbers=st.sampled_from([1, 2, 3, 5, 8, 40, 1000]),
