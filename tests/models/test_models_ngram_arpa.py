@@ -56,7 +56,7 @@ def test_written_and_read_again(tmp_path: Path, lines: list[str], order: int, pr
     assert again.tables.words == model.tables.words
     for kind in ("keys", "log10", "backoff"):
         for one, other in zip(getattr(again.tables, kind), getattr(model.tables, kind), strict=True):
-            np.testing.assert_array_equal(one, other)
+            np.testing.assert_array_equal(one, np.maximum(other, -99))  # nothing at all is written so
     assert sorted(path.name for path in tmp_path.iterdir()) in (
         [path.name], ["model.arpa", "model.arpa.gz"]
     )  # fmt: skip
