@@ -99,6 +99,8 @@ def test_a_target_is_met_by_a_packed_file(
     assert control["file_bytes"] <= 1.005 * last["file_bytes"] and control["kl"] > last["kl"]
     code, _, errors = typed(capsys, monkeypatch, "export", out, "--pack", "--out", plain)
     assert code == 2 and "wanted a model that is not packed yet" in errors and not plain.exists()
+    code, _, errors = typed(capsys, monkeypatch, "export", out, "--to", "compressed-tensors", "--out", plain)
+    assert code == 2 and "got a packed GGUF file" in errors and not plain.exists()
     code, said, errors = typed(capsys, monkeypatch, "export", out, "--to", "gguf", "--out", plain)
     assert code == 0, errors
     assert (plain / "model.gguf").stat().st_size == last["loaded_bytes"]

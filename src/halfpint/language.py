@@ -256,6 +256,11 @@ def export(
     packed = (Path(name) / PACKED_FILE).is_file()
     if packed and any(isinstance(stage, Lossless) for stage in stages):
         raise HalfpintError(name, wanted="a model that is not packed yet", got="one that is", todo="Use it as it is.")
+    if packed and "language" not in stages[0].needs:
+        raise HalfpintError(
+            name, wanted="a quantised model for that format", got="a packed GGUF file",
+            todo="Export the bundle that it was made from, or this one with --to gguf.",
+        )  # fmt: skip
     stages = [Unpacked()] if packed else stages
     for stage in stages:
         stage.check()

@@ -38,7 +38,7 @@ class Hidden(Stage):
         share: of the hidden size, that goes; what stays is rounded to a multiple of `multiple`.
         directions: channels keeps those that are the largest behind the norms; components turns the hidden states to
             their principal components and keeps the first, with the norms' gains folded into what reads them (not with
-            LayerNorm, or norms behind the layers as Gemma's); auto takes components where norms and head allow it.
+            LayerNorm, or norms behind the layers as Gemma's); auto takes components where norms allow it.
         repair: fit each layer by least squares on the calibration text, block by block: what reads the hidden states to
             give what it gave, what writes them to bring them to where they were. Without it norms alone are scaled.
         multiple: of the hidden size; 0 takes 64 from 512 on, and 32 below.

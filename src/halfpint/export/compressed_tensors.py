@@ -122,8 +122,9 @@ class CompressedTensors(Stage):
                         todo="Quantise with q4_0, or give nearest = true (--nearest): it costs some accuracy.",
                     )  # fmt: skip
                 groups += moved
-                tensors |= (found.widened() if name in layers.widened else found).packed(name)
-                coded_bytes += sum(tensors[key].nbytes for key in tensors if key.startswith(name))
+                made = (found.widened() if name in layers.widened else found).packed(name)
+                tensors |= made
+                coded_bytes += sum(part.nbytes for part in made.values())
                 bar.advance()
         for name, values in _rest(source, set(layers.packed)):
             tensors[name] = values

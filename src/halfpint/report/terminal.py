@@ -131,7 +131,7 @@ def pretrained(result: Mapping[str, Any]) -> str:
     lines += ["", "next:"]
     if result.get("task") == "chat":
         lines += [f"  halfpint chat {out}", f"  halfpint serve {out}"]
-        if result["stages"][-1].get("use") != "export/gguf":
+        if not any(str(stage.get("use")).startswith("export/") for stage in result["stages"]):
             lines.append(f"  halfpint export {out} --to gguf --type q8_0 --out {out}-gguf")
     else:
         lines.append(f'  halfpint predict {out} "{"the [MASK] of" if masked else "the beginning of"}"')
