@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,11 @@ TICKETS = str(ROOT / "examples" / "tickets.csv")
 Get = Callable[[str], Bundle]
 
 
+def copy_of(bundle: Bundle, target: Path) -> Path:
+    """The bundle's files, to be changed."""
+    return Path(shutil.copytree(bundle.path, target))
+
+
 def test_a_classifier(bundles: Get, few: list[Example], tmp_path: Path) -> None:
     request = Request(
         teachers=(str(bundles("linear").path), str(bundles("finetuned").path)), source=TICKETS,
@@ -49,6 +56,27 @@ def test_a_classifier(bundles: Get, few: list[Example], tmp_path: Path) -> None:
     assert report["models"]["student"]["size_bytes"] > 0 and "the student without a teacher" in distilled(report)
     with pytest.raises(HalfpintError, match="a bundle that is there"):
         distil(request, SILENT)
+
+
+def test_the_control_knows_nothing_of_the_teacher(bundles: Get, tmp_path: Path) -> None:
+    """A student cut from its teacher has the teacher's layers; without one it is cut from what the teacher was made
+    from, and where that is gone it is said."""
+    teacher = bundles("finetuned")
+    asked = Request(
+        teachers=(str(teacher.path),), source=TICKETS, student="layers=1", methods=("logits",), out=tmp_path / "out",
+        work=tmp_path / "work", epochs=1, train_texts=40,
+    )  # fmt: skip
+    assert distil(asked, SILENT)["control_begins"] == "as the teacher began"
+    kinds = [[entry["use"] for entry in open_bundle(path.parent).card["stages"]] for path in
+             sorted((tmp_path / "work").glob("distil-logits-*/card.json"))]  # fmt: skip
+    pulled = ["models/pull", "distil/student", "distil/logits"]
+    assert sorted(kinds) == sorted([pulled, [*(entry["use"] for entry in teacher.card["stages"]), *pulled[1:]]])
+    gone = copy_of(teacher, tmp_path / "gone")
+    card = json.loads((gone / "card.json").read_text(encoding="utf-8"))
+    card["stages"][0]["settings"]["base"] = str(tmp_path / "nowhere")
+    (gone / "card.json").write_text(json.dumps(card), encoding="utf-8")
+    asked = replace(asked, teachers=(str(gone),), out=tmp_path / "other", work=None)
+    assert distil(asked, SILENT)["control_begins"] == "as the student"
 
 
 def test_a_language_model(bundles: Get, tmp_path: Path) -> None:

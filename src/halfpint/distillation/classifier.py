@@ -24,7 +24,8 @@ from halfpint.evaluate import classification
 from halfpint.evaluate.intervals import bootstrap_interval, paired_difference
 from halfpint.evaluate.measure import figures, measure
 from halfpint.export.onnx import Onnx
-from halfpint.pipeline import Made, Pipeline
+from halfpint.models.pull import Pull
+from halfpint.pipeline import Made, Pipeline, stage_class
 from halfpint.progress import Log
 from halfpint.stage import Stage
 from halfpint.tasks import classify
@@ -131,9 +132,31 @@ class Classifiers:
         assert isinstance(last, PseudoLabels)
         return replace(last, teacher="", unlabelled="", epochs=epochs)
 
+    @cached_property
+    def _untaught(self) -> tuple[Stage, ...]:
+        """The stages that a student cut from its teacher has without it: what the teacher was before it was trained,
+        cut alike. Empty where the student is another, or the teacher's card does not tell."""
+        found: list[Stage] = []
+        for entry in self.teachers[0].card["stages"] if self.request.is_cut and self.request.control else ():
+            if str(entry["use"]).startswith(("train/", "distil/")):
+                break
+            found.append(stage_class(entry["use"], "teacher")(**entry["settings"]))
+        if not found or not isinstance(found[0], Pull):
+            return ()
+        try:
+            self.pipeline.make(found)
+        except HalfpintError as error:
+            self.log.say(f"  the control begins with the teacher's layers: {error}", kind="refused")
+            return ()
+        return (*found, *self._first)
+
     def _made(self, *taught: Stage) -> Made:
         start, kind = self._origin
         return self.pipeline.make([*self._first, *taught], start=start, kind=kind)
+
+    def _control(self) -> Made:
+        """The same student by the labels alone: with the teacher's own layers it would have learned from it, too."""
+        return self.pipeline.make([*self._untaught, self._alone]) if self._untaught else self._made(self._alone)
 
     @cached_property
     def student(self) -> Made:
@@ -143,10 +166,11 @@ class Classifiers:
     def report(self) -> dict[str, Any]:
         """Make all and compare them."""
         self.log.say("student:", kind="group")
+        self._untaught  # noqa: B018  (what cannot be had is told before the training)
         made: dict[str, Bundle] = {"student": self.student.bundle}
         if self.request.control:
             self.log.say("the same student without a teacher:", kind="group")
-            made["control"] = self._made(self._alone).bundle
+            made["control"] = self._control().bundle
         answers = {name: self._answers([bundle]) for name, bundle in made.items()}
         answers = {"teacher": self._answers(self.teachers), **answers}
         rows = {name: {**self._row(found), **self._costs(name, made.get(name))} for name, found in answers.items()}
@@ -157,6 +181,7 @@ class Classifiers:
         }
         return {
             "task": classify.NAME, "primary_metric": self.primary, "models": rows, "differences": compared,
+            "control_begins": "as the teacher began" if self._untaught else "as the student",
             "verdict": verdict(rows, compared, self.primary), "data": self.prepared.summary(),
         }  # fmt: skip
 
