@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from halfpint.compress._calibration import Rows
+from halfpint.compress._calibration import Rows, fast
 from halfpint.compress._codes import BlockType, round_to
 from halfpint.compress._matrices import HALF_BITS, Matrix, fitting
 from halfpint.errors import HalfpintError, need
@@ -79,7 +79,8 @@ def squared_gradients(
     tokens = 0
     with log.bar("sensitivity", len(rows)) as bar:
         for row in rows:
-            logits = model(input_ids=torch.from_numpy(row)[None], use_cache=False).logits[0]
+            with fast():
+                logits = model(input_ids=torch.from_numpy(row)[None], use_cache=False).logits[0].float()
             with torch.no_grad():
                 drawn = torch.multinomial(torch.softmax(logits, -1), 1, generator=generator)[:, 0]
             torch.nn.functional.cross_entropy(logits, drawn, reduction="sum").backward()

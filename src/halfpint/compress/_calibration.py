@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from halfpint.bundle import Bundle
 from halfpint.data.corpus import Corpus
 from halfpint.data.prepare import Texts
 from halfpint.errors import HalfpintError, need
+from halfpint.machine import instructions
 from halfpint.stage import Work
 from halfpint.tokenizers.batching import length_batches, pad
 from halfpint.tokenizers.load import open_tokenizer
@@ -31,6 +32,7 @@ FEWEST_TOKENS = 8
 MOST_IN_MEMORY = 2 << 30
 """Bytes of hidden states above which a walk keeps them in files."""
 
+_BF16 = {"avx512_bf16", "amx_bf16"}
 _READ_AT_ONCE = 64  # documents
 _CHARACTERS = 8  # of a token, at most on the whole
 
@@ -144,16 +146,18 @@ class Visit:
 
     def __init__(self, walk: Walk, index: int) -> None:
         self.index, self.block = index, walk.blocks[index]
+        self._fast = walk.fast
         self.inputs, self.kept = walk.states, walk.kept
         self._arguments = walk.arguments[index]
 
     def forward(self, batch: int, hidden: torch.Tensor) -> torch.Tensor:
         """What the block makes of `hidden` in the place of `inputs[batch]`, with that batch's mask and positions."""
         place, positional, named = self._arguments[batch]
-        if place == "":
-            out = self.block(hidden, *positional, **named)
-        else:
-            out = self.block(*positional, **{**named, place: hidden})
+        with fast() if self._fast else nullcontext():
+            if place == "":
+                out = self.block(hidden, *positional, **named)
+            else:
+                out = self.block(*positional, **{**named, place: hidden})
         found: torch.Tensor = out[0] if isinstance(out, tuple) else out
         return found
 
@@ -201,6 +205,7 @@ class Walk:
         batch: tokens that run at once, padded ones too (one row at least).
         folder: where hidden states of more than `MOST_IN_MEMORY` are kept while the walk lives; None keeps them in
             memory.
+        fast: blocks compute as in `fast`; what they hand on stays float32.
 
     Attributes:
         blocks: of the model.
@@ -210,8 +215,11 @@ class Walk:
         arguments: by block and batch, what it is called with besides.
     """
 
-    def __init__(self, model: Any, rows: Rows, batch: int = 2048, folder: Path | None = None) -> None:
+    def __init__(
+        self, model: Any, rows: Rows, batch: int = 2048, folder: Path | None = None, *, fast: bool = False
+    ) -> None:
         torch = need("torch", "compressing")
+        self.fast = fast
         self.blocks = blocks_of(model.eval())
         batches = length_batches([len(row) for row in rows], batch)
         self.ids: list[Any] = []
@@ -293,6 +301,12 @@ class Walk:
 def walk(model: Any, rows: Rows, batch: int = 2048, folder: Path | None = None) -> Walk:
     """The walk through the blocks of `model` on `rows`: iterate over it; arguments as `Walk`."""
     return Walk(model, rows, batch, folder)
+
+
+def fast() -> Any:
+    """Products in bfloat16 where the processor multiplies it, which takes half the time."""
+    torch = need("torch", "compressing")
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(_BF16 & set(instructions())))
 
 
 def _gives_tuple(model: Any, blocks: torch.nn.ModuleList) -> bool:

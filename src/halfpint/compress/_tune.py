@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from halfpint.compress._calibration import fast
 from halfpint.compress._codes import BlockType, Coded, Scales, nearest_codes, values_of
 from halfpint.compress._matrices import Matrix
 from halfpint.compress._rates import steady_scale
 from halfpint.errors import RefusedError, need
-from halfpint.machine import instructions
 from halfpint.progress import Log
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ _BY_ROW = (0.4, 0.6, 0.4)  # of the rate: latents, scales, norms, where scales m
 _WARMUP = 0.1
 _TOKENS_AT_ONCE = 256  # that go through the output layer
 _EPSILON = 1e-12
-_BF16 = {"avx512_bf16", "amx_bf16"}
 
 
 class Latent:
@@ -235,17 +234,17 @@ class Distiller:
         ids, kept = self.ids[batch][row : row + 1], self.kept[batch]
         if kept is not None:
             ids = ids[:, : int(kept[row].sum())]
-        with _fast():
+        with fast():
             states = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
         leaf = states.detach().float().requires_grad_()
         output, total = self.model.get_output_embeddings(), 0.0
         for low in range(0, ids.shape[1], _TOKENS_AT_ONCE):
-            with torch.no_grad(), _fast():
+            with torch.no_grad(), fast():
                 wanted = torch.nn.functional.linear(
                     self.final[batch][row, low : min(low + _TOKENS_AT_ONCE, ids.shape[1])], self.head, output.bias
                 ).float()
                 wanted -= wanted.logsumexp(1, keepdim=True)
-            with _fast():
+            with fast():
                 logits = output(leaf[low : low + _TOKENS_AT_ONCE])
             found = logits.detach().float()
             found -= found.logsumexp(1, keepdim=True)
@@ -258,12 +257,6 @@ class Distiller:
         if learns:
             states.backward(leaf.grad.to(states.dtype))
         return total / int(ids.shape[1]) * share
-
-
-def _fast() -> Any:
-    """Products in bfloat16 where the processor multiplies it, which takes half the time."""
-    torch = need("torch", "quantising")
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(_BF16 & set(instructions())))
 
 
 def _schedule(share: float) -> float:
