@@ -18,6 +18,7 @@ from halfpint.compress._codes import TYPES, round_to
 from halfpint.compress._gptq import gptq
 from halfpint.compress._matrices import Matrix, matrices_of
 from halfpint.compress._rates import CONTAINERS, Pace, sensitivity_of, steadily, steady
+from halfpint.compress._row_scales import RowScale
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
 from halfpint.engines.torch_lm import load_model
@@ -146,6 +147,35 @@ def test_rows_that_count_are_told_apart(bundles: Callable[[str], Bundle], work: 
     assert all(bool((one > 0).all()) for one in found.values())
     rows = found[value.name]
     assert float(rows.min()) < 0.2 * float(rows.mean())
+
+
+def test_rows_learn_their_steps_by_what_they_put_out(bundles: Callable[[str], Bundle]) -> None:
+    """The whole model follows the gradient, and what is put into the matrices, tied embeddings too, says the same."""
+    model = load_model(bundles("language").path, "causal")
+    matrices, coded = matrices_of(model), {}
+    for one in matrices:
+        values = one.read()
+        coded[one.name] = steadily(TYPES["q4_0"], values, values.abs().amax(1, keepdim=True) / 7)
+        one.write(coded[one.name].values())
+    ids = torch.arange(24)[None] % 50
+
+    def answers() -> torch.Tensor:
+        logits: torch.Tensor = model(input_ids=ids).logits
+        return logits
+
+    before = answers().detach()
+    scales = [RowScale(one, coded[one.name], model.get_output_embeddings()) for one in matrices]
+    assert torch.equal(answers(), before)
+    for count in (1, 2):
+        answers().square().mean().backward()
+        assert all(one.step(0.02, count) == 0 for one in scales)
+    learned = answers().detach()
+    assert float(learned.square().mean()) < 0.99 * float(before.square().mean())
+    for one in scales:
+        one.settle()
+        assert torch.equal(one.codes, coded[one.matrix.name].codes)
+    apart = (answers() - learned).detach().square().mean()
+    assert float(apart) < 1e-2 * float((learned - before).square().mean())  # steps are held in fp16
 
 
 @pytest.mark.parametrize("method", ["round", "gptq", "tuned"])

@@ -14,14 +14,13 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from halfpint.compress._calibration import fast
 from halfpint.compress._codes import BlockType, Coded, Scales, nearest_codes, values_of
 from halfpint.compress._matrices import Matrix
-from halfpint.compress._rates import steady_scale
 from halfpint.errors import RefusedError, need
 from halfpint.progress import Log
 
@@ -31,10 +30,36 @@ if TYPE_CHECKING:
 _BETAS = (0.9, 0.95)
 _SCALE_RATE = 0.05  # of the rate: a scale moves a whole group
 _NORM_RATE = 0.02
-_BY_ROW = (0.4, 0.6, 0.4)  # of the rate: latents, scales, norms, where scales move row by row; found by trying
+NORM_RATE_BESIDE_ROWS = 0.4
+"""Of the rate, where nothing but the steps of rows is learned besides (`_row_scales`); found by trying."""
 _WARMUP = 0.1
 _TOKENS_AT_ONCE = 256  # that go through the output layer
 _EPSILON = 1e-12
+
+
+class Learned(Protocol):
+    """A matrix of which something is learned: its codes and scales, or its rows' scales alone (`_row_scales`).
+
+    Attributes:
+        trains_weight: whether `step` wants the gradient of the module's weight.
+    """
+
+    matrix: Matrix
+    codes: torch.Tensor
+    scales: Scales
+    trains_weight: bool
+
+    def step(self, rate: float, count: int) -> int:
+        """Move by the gradient, which is taken away; gives how many codes changed."""
+
+    def settle(self) -> None:
+        """Put what was learned into the matrix."""
+
+    def put_back(self, codes: torch.Tensor, scales: Scales) -> None:
+        """Take codes and scales as they were."""
+
+    def coded(self) -> Coded:
+        """The codes and scales as they are now."""
 
 
 class Latent:
@@ -44,10 +69,11 @@ class Latent:
         matrix: whose module computes with the values.
         coded: where it starts.
         before: what the codes were rounded from, (outputs, inputs).
-        by_row: scales move row by row, so that they stay as alike as they are.
     """
 
-    def __init__(self, matrix: Matrix, coded: Coded, before: torch.Tensor, *, by_row: bool = False) -> None:
+    trains_weight = True
+
+    def __init__(self, matrix: Matrix, coded: Coded, before: torch.Tensor) -> None:
         torch = need("torch", "quantising")
         self.matrix, self.kind = matrix, coded.kind
         self.scales = coded.scales
@@ -60,11 +86,12 @@ class Latent:
         self.codes = coded.codes
         self._moments = [torch.zeros_like(self.values) for _ in range(2)]
         self.moves_scales = kind.scales == "half"
-        self._share, self._scale_share = _BY_ROW[:2] if by_row else (1.0, _SCALE_RATE)
-        self._units, self._by_row = scale.abs(), by_row
-        self._masters = [torch.ones(matrix.rows, 1) if by_row else scale.clone(), offset.clone()]
-        self._least = scale.reshape(matrix.rows, -1).amin(1, keepdim=True)
+        self._units = scale.abs()
+        self._masters = [scale.clone(), offset.clone()]
         self._scale_moments = [[torch.zeros_like(one) for _ in range(2)] for one in self._masters]
+
+    def settle(self) -> None:
+        """The matrix holds what was learned after each step."""
 
     def step(self, rate: float, count: int) -> int:
         """Move by the module's gradient, which is taken away; gives how many codes changed."""
@@ -76,18 +103,15 @@ class Latent:
             table = torch.tensor(self.kind.table, dtype=torch.float32)
             looked_up = table[self.codes.reshape(-1, self.kind.group).int()]
             # A scale's derivative is in units of the table's values; a latent's in one step of it.
-            self._move_scales((grouped * looked_up).sum(1, keepdim=True), rate * self._scale_share, count)
+            self._move(0, (grouped * looked_up).sum(1, keepdim=True), rate * _SCALE_RATE, count)
             if self.kind.has_offset:
                 self._move(1, grouped.sum(1, keepdim=True), rate * _SCALE_RATE * self.kind.table[-1], count)
         slope = grouped * self.scales.scale.reshape(-1, 1)
-        self.values.add_(_adam(self._moments, slope, count), alpha=-rate * self._share * self._step).clamp_(*self._ends)
+        self.values.add_(adam(self._moments, slope, count), alpha=-rate * self._step).clamp_(*self._ends)
         weight.grad = None
         if self.moves_scales:
             shape = self.scales.scale.shape
             scale, offset = self._masters
-            if self._by_row:
-                blocks = self._units.reshape(len(scale), -1)
-                scale = steady_scale(scale * self._least, blocks / self._least)
             self.scales = Scales(scale.half().float().reshape(shape), offset.half().float().reshape(shape))
         codes = _codes_of(self.kind, self.values).reshape(self.codes.shape)
         changed = int((codes != self.codes).sum())
@@ -95,15 +119,8 @@ class Latent:
         self.matrix.write(values_of(self.kind, codes, self.scales))
         return changed
 
-    def _move_scales(self, gradient: Any, rate: float, count: int) -> None:
-        if not self._by_row:
-            self._move(0, gradient, rate, count)
-            return
-        of_rows = (gradient * self._units).reshape(len(self._masters[0]), -1).sum(1, keepdim=True)
-        self._masters[0].sub_(_adam(self._scale_moments[0], of_rows, count), alpha=rate)
-
     def _move(self, which: int, gradient: Any, rate: float, count: int) -> None:
-        change = _adam(self._scale_moments[which], gradient, count)
+        change = adam(self._scale_moments[which], gradient, count)
         self._masters[which].sub_(change * self._units * rate)
 
     def put_back(self, codes: torch.Tensor, scales: Scales) -> None:
@@ -124,7 +141,7 @@ def _codes_of(kind: BlockType, values: Any) -> Any:
     return nearest_codes(plain, values, Scales(one, torch.zeros_like(one)))
 
 
-def _adam(moments: Sequence[Any], gradient: Any, count: int) -> Any:
+def adam(moments: Sequence[Any], gradient: Any, count: int) -> Any:
     """Adam's direction; the moments are changed. Source: Kingma & Ba 2015, algorithm 1."""
     first, second = moments
     first.lerp_(gradient, 1 - _BETAS[0])
@@ -145,7 +162,7 @@ class Distiller:
         step_tokens: tokens of a step.
         rate: peak rate of the latents, in steps between codes.
         learned: batches that are learned from: the tuning is judged by those behind them, and without any by the first.
-        by_row: whether scales move row by row.
+        norm_share: share of the rate for norms and biases, in units of their mean size.
     """
 
     model: Any
@@ -158,9 +175,9 @@ class Distiller:
     seed: int
     log: Log
     learned: int = 0
-    by_row: bool = False
+    norm_share: float = _NORM_RATE
 
-    def run(self, latents: Sequence[Latent], minutes: float, tokens: int) -> dict[str, Any]:
+    def run(self, latents: Sequence[Learned], minutes: float, tokens: int) -> dict[str, Any]:
         """Learn for so many tokens, or with 0 for so many minutes; gives what was done.
 
         Raises:
@@ -173,15 +190,14 @@ class Distiller:
         apart = [one for one in rows if one[0] >= (self.learned or len(self.ids))]
         rows = [one for one in rows if one not in apart]
         apart = apart or rows[:1]
-        norm_share = _BY_ROW[2] if self.by_row else _NORM_RATE
         first = [(latent.codes, latent.scales) for latent in latents]
         norms = {one: one.detach().clone() for one in self.model.parameters() if one.ndim == 1}
         before = self._divergence(apart)
         per_row = float(np.mean([ids.shape[1] for ids in self.ids]))
         at_once = max(1, round(self.step_tokens / per_row))
         steps = max(1, round(tokens / (at_once * per_row))) if tokens else 0
-        quantised = {id(latent.matrix.module.weight) for latent in latents}
-        rest = [one for one in self.model.parameters() if id(one) not in quantised and one.ndim == 1]
+        quantised = {id(latent.matrix.module.weight) for latent in latents if latent.trains_weight}
+        rest = [one for one in self.model.parameters() if one.ndim == 1]
         for one in self.model.parameters():
             one.requires_grad_(id(one) in quantised or one.ndim == 1)
         moments = [[value.new_zeros(value.shape) for _ in range(2)] for value in rest]
@@ -206,10 +222,12 @@ class Distiller:
                 with need("torch", "quantising").no_grad():
                     for value, held in zip(rest, moments, strict=True):
                         size = float(value.abs().mean()) or 1.0
-                        value.sub_(_adam(held, value.grad, count), alpha=rate * norm_share * size)
+                        value.sub_(adam(held, value.grad, count), alpha=rate * self.norm_share * size)
                         value.grad = None
                 bar.done = share
                 bar.advance(0.0, f"divergence {losses[-1]:.4f}")
+        for latent in latents:
+            latent.settle()
         after = self._divergence(apart)
         if not after < before:
             for latent, (codes, scales) in zip(latents, first, strict=True):
@@ -267,7 +285,7 @@ def _schedule(share: float) -> float:
 
 
 def latents_of(
-    matrices: Sequence[Matrix], coded: Mapping[str, Coded], before: Mapping[str, torch.Tensor], *, by_row: bool
+    matrices: Sequence[Matrix], coded: Mapping[str, Coded], before: Mapping[str, torch.Tensor]
 ) -> list[Latent]:
-    """A latent for each matrix that is quantised; by_row as there."""
-    return [Latent(one, coded[one.name], before[one.name], by_row=by_row) for one in matrices if one.name in coded]
+    """A latent for each matrix that is quantised."""
+    return [Latent(one, coded[one.name], before[one.name]) for one in matrices if one.name in coded]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,13 +13,14 @@ from typing import Any, ClassVar
 from halfpint.bundle import Bundle, new_bundle, read_json, write_json
 from halfpint.compress._allocation import allocate, costs_of, other_bytes
 from halfpint.compress._blocks import pack
-from halfpint.compress._calibration import calibration_rows, walk
+from halfpint.compress._calibration import calibration_rows, fast, walk
 from halfpint.compress._codes import BlockType, Coded
 from halfpint.compress._imatrix import IMATRIX_FILE, read_imatrix, write_imatrix
 from halfpint.compress._layers import LayerByLayer, Made, rounded
 from halfpint.compress._matrices import Matrix, by_bits, by_name, matrices_of, shown, weight_bytes
 from halfpint.compress._rates import CONTAINERS, Pace, sensitivity_of
-from halfpint.compress._tune import Distiller, latents_of
+from halfpint.compress._row_scales import row_scales_of
+from halfpint.compress._tune import NORM_RATE_BESIDE_ROWS, Distiller, Learned, latents_of
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, nearest, need, need_installed
 from halfpint.machine import memory_bytes
@@ -58,6 +60,7 @@ class Quantize(Stage):
         damping: of gptq, as a share of the mean diagonal.
         minutes: time for tuning where `tuning_tokens` is 0.
         tuning_tokens: tokens that tuning sees in all.
+        tuning_samples: rows of text that it learns from besides.
         tuning_rate: its peak rate, in steps between neighbouring codes.
         tuning_batch: tokens of a step of it.
         target_bytes: most bytes of the GGUF file where `types` is empty: each matrix then gets the type that pays
@@ -81,6 +84,7 @@ class Quantize(Stage):
     damping: float = 0.01
     minutes: float = 10.0
     tuning_tokens: int = 0
+    tuning_samples: int = 192
     tuning_rate: float = 0.005
     tuning_batch: int = 2048
     target_bytes: int = 0
@@ -100,6 +104,7 @@ class Quantize(Stage):
             ("damping", 0 < self.damping < 1, "a share above 0"),
             ("minutes", self.minutes > 0 or self.tuning_tokens > 0, "a number above 0"),
             ("tuning_tokens", self.tuning_tokens >= 0, "0 or more"),
+            ("tuning_samples", self.tuning_samples >= 0, "0 or more"),
             ("tuning_rate", 0 < self.tuning_rate <= 1, "a number above 0, up to 1"),
             ("tuning_batch", self.tuning_batch >= 1, "1 or more"),
             ("target_bytes", self.target_bytes >= 0, "0 or more"),
@@ -192,7 +197,8 @@ class Quantize(Stage):
             widest = max(matrix.columns for matrix in matrices)
             needed += 2 * weights + 3 * 4 * self.samples * self.tokens * width + 40 * widest * widest
         if self.method == "tuned":
-            needed += 4 * 4 * weights + 4 * matrices[0].size + 12 * self.tokens * matrices[0].rows
+            needed += 4 * matrices[0].size + 12 * self.tokens * matrices[0].rows
+            needed += 4 * self.tuning_samples * self.tokens * width + (0 if self.packed else 4 * 4 * weights)
         if self.packed:  # gradients, and what comes into each matrix, before anything else is made
             needed = max(needed, 8 * weights + 4 * sum(matrix.columns**2 for matrix in matrices))
         room = memory_bytes() * _SPARE
@@ -222,35 +228,44 @@ class Quantize(Stage):
         work: Work,
     ) -> tuple[Made, dict[str, Any]]:  # fmt: skip
         torch = need("torch", "quantising")
-        rows = calibration_rows(bundle, work, self.samples, self.tokens, self.seed)
-        apart = rows[: max(1, len(rows) // _HELD)] if self.method == "tuned" and len(rows) > 1 else []
-        rows = rows[len(apart) :]  # by those apart the tuning is judged: the codes have not seen them
-        parts = [walk(model, some, _BATCH_TOKENS, work.scratch) for some in (rows, apart) if some]
-        learned = len(parts[0].ids)
+        tuned = self.method == "tuned"
+        count = self.samples + (self.tuning_samples if tuned else 0)
+        drawn = calibration_rows(bundle, work, count, self.tokens, self.seed)
+        held = max(1, min(len(drawn), self.samples) // _HELD) if tuned and len(drawn) > 1 else 0
+        # By those apart the tuning is judged: nothing has seen them. From the others it learns; some are for gptq, too.
+        apart, rows, more = drawn[:held], drawn[held : self.samples], drawn[self.samples :]
+        parts = [walk(model, some, _BATCH_TOKENS, work.scratch) for some in (rows, more, apart) if some]
         ids, kept = ([one for part in parts for one in getattr(part, name)] for name in ("ids", "kept"))
+        fitted, learned = len(parts[0].ids), len(ids) - (len(parts[-1].ids) if apart else 0)
+        del parts
         final = []
         with work.log.bar("reading", len(ids)) as bar, torch.no_grad():
             for number, batch in enumerate(ids):
                 mask = torch.ones_like(batch) if kept[number] is None else kept[number].long()
-                states = model.base_model(input_ids=batch, attention_mask=mask, use_cache=False).last_hidden_state
-                final.append(states)
+                with fast():
+                    states = model.base_model(input_ids=batch, attention_mask=mask, use_cache=False).last_hidden_state
+                final.append(states.float())
                 bar.advance()
-        head = model.get_output_embeddings().weight.detach().clone() if self.method == "tuned" else None
+        head = model.get_output_embeddings().weight.detach().clone() if tuned else None
         layers = LayerByLayer(
             model, matrices, kinds, rows, self.damping, self.sequential, _BATCH_TOKENS, work.scratch, work.log, pace
         )
         flat = [
             (one.flatten(0, 1) if kept[number] is None else one[kept[number]])
-            for number, one in enumerate(final[:learned])
+            for number, one in enumerate(final[:fitted])
         ]
         made = layers.run(flat)
         figures: dict[str, Any] = {"calibration_rows": len(rows), "calibration_tokens": sum(map(len, rows))}
-        if self.method == "tuned":
-            latents = latents_of(matrices, made.coded, made.before, by_row=self.packed)
+        if tuned:
+            latents: Sequence[Learned] = (
+                row_scales_of(matrices, made.coded, model.get_output_embeddings())
+                if self.packed
+                else latents_of(matrices, made.coded, made.before)
+            )
             made.before.clear()
             distiller = Distiller(
                 model, ids, kept, final, head, self.tuning_batch, self.tuning_rate, self.seed, work.log,
-                learned=learned, by_row=self.packed,
+                learned=learned, **({"norm_share": NORM_RATE_BESIDE_ROWS} if self.packed else {}),
             )  # fmt: skip
             minutes = min(self.minutes, max(work.seconds_left() / 60, _FEWEST_MINUTES))
             figures["tuning"] = distiller.run(latents, minutes, self.tuning_tokens)
