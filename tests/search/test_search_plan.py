@@ -15,6 +15,7 @@ from halfpint.pipeline import faults_in_order
 from halfpint.search.space import (
     Encoder,
     Group,
+    _variants,
     cheap_groups,
     describe_encoder,
     frozen_group,
@@ -72,6 +73,26 @@ def test_exports_that_take_longer_leave_less_for_training() -> None:
         return sum(stage.epochs for group in groups for stage in group.train if isinstance(stage, Finetune))
 
     assert epochs(10) > epochs(100) > epochs(550)
+
+
+def test_where_all_layers_are_too_many_there_are_fewer() -> None:
+    """The deepest candidates that meet the size, with the training that they are cut from, however the time is."""
+
+    def planned(most_bytes: int | None, seconds: float = 2200.0) -> list[int]:
+        groups = tuned_groups(ENCODER, 53_000, 2, 11_000, seconds, 0, 55.0, most_bytes)
+        assert sum(group.expected_s for group in groups) <= seconds + 1
+        return [depth(group) for group in groups]
+
+    assert planned(None) == [6] and planned(25_000_000) == [6]
+    assert planned(None, 20_000.0) == [6, 4, 3]
+    smallest = {
+        layers: min(one.expected_bytes for one in _variants(ENCODER, "", layers, 2, 11_000)) for layers in range(7)
+    }
+    for layers in range(1, 6):
+        found = planned(smallest[layers])
+        assert found[:2] == [6, layers] and found[2:] in ([], [layers - 1])
+        assert planned(smallest[layers], 20_000.0) == [6, layers, *([layers - 1] if layers > 1 else [])]
+    assert planned(smallest[1] - 1) == [6]  # none fits: nothing that is made could
 
 
 def depth(group: Group) -> int:

@@ -75,10 +75,13 @@ def test_the_likeliest_are_finished_first(used_tokens: int) -> None:
         assert any(blends) and blends == sorted(blends, reverse=True)
         names = [variant.name.removeprefix(f"{group.name}-") for variant in group.variants]
         few = [
-            "vocab-min-w8+tfidf", "vocab-min-int4+tfidf", "vocab-w8+tfidf",
-            "vocab-min-w8", "vocab-min-int4", "vocab-w8", "vocab-int8", "vocab-fp32",
+            "vocab-min-w8+tfidf", "vocab-min-int4+tfidf", "vocab-min-all4+tfidf", "vocab-w8+tfidf",
+            "vocab-min-w8", "vocab-min-int4", "vocab-min-all4", "vocab-w8", "vocab-int8", "vocab-fp32",
         ]  # fmt: skip
-        most = ["vocab-w8+tfidf", "vocab-int4+tfidf", "vocab-w8", "vocab-int4", "vocab-int8", "vocab-fp32"]
+        most = [
+            "vocab-w8+tfidf", "vocab-int4+tfidf", "vocab-all4+tfidf",
+            "vocab-w8", "vocab-int4", "vocab-all4", "vocab-int8", "vocab-fp32",
+        ]  # fmt: skip
         assert names == [*(few if used_tokens < 8000 else most), "int8", "fp32"]
     whole = frozen_group(replace(ENCODER, wordpiece=False), 9000, 77, used_tokens).variants
     assert [variant.name for variant in whole] == ["frozen-w8+tfidf", "frozen-int8", "frozen-fp32"]

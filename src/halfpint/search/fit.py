@@ -85,6 +85,7 @@ class _Run:
     started: float
     candidates: list[dict[str, Any]] = field(default_factory=list)
     made: dict[str, Made] = field(default_factory=dict)
+    trained: set[str] = field(default_factory=set)
 
     @property
     def deadline(self) -> float:
@@ -154,7 +155,8 @@ def _search(run: _Run, prepared: Prepared) -> None:
         plan["seconds"], plan["exports_s"] = run.deadline - time.monotonic(), max(exports_s, EXPORTS_S / 2)
         write_json(plan_file, plan)
     seconds = plan["seconds"] - static_group(encoder, sizes[0], static).expected_s  # it is taught by the first of them
-    groups = tuned_groups(encoder, *sizes, seconds, run.request.seed, plan["exports_s"])
+    most = run.request.limits.max_size_bytes
+    groups = tuned_groups(encoder, *sizes, seconds, run.request.seed, plan["exports_s"], most)
     run.log.say(
         f"plan: {len(groups)} trainings in {plan['seconds'] / 60:.1f} minutes at {plan['texts_per_s']:.0f} texts/s"
         + "".join(f", {group.name} {group.expected_s / 60:.1f}" for group in groups),
@@ -162,18 +164,21 @@ def _search(run: _Run, prepared: Prepared) -> None:
         groups={group.name: group.expected_s for group in groups},
     )
     for group in groups:
-        _try_group(run, group)
-    if any(variant.name in run.made for group in groups[:1] for variant in group.variants):
+        _try_group(run, group, is_needed=group is groups[0] and len(groups) > 1)  # the others are cut from the first
+    if groups and groups[0].name in run.trained:
         _try_group(run, static_group(encoder, sizes[0], groups[0]))
 
 
-def _try_group(run: _Run, group: Group) -> float:
+def _try_group(run: _Run, group: Group, *, is_needed: bool = False) -> float:
     """Train a group and measure its candidates; what is skipped, refused or failed is noted with its reason.
+
+    Args:
+        is_needed: it is trained even where none of its candidates can win.
 
     Gives the seconds that exports and measurements took.
     """
     reasons = {variant.name: _pointless(run, variant) for variant in group.variants}
-    if all(reasons.values()):
+    if all(reasons.values()) and not is_needed:
         for variant in group.variants:
             _note(run, variant, group, "skipped", reasons[variant.name])
         return 0.0
@@ -191,6 +196,7 @@ def _try_group(run: _Run, group: Group) -> float:
         for variant in group.variants:
             _note(run, variant, group, "failed", str(error))
         return 0.0
+    run.trained.add(group.name)
     began = time.monotonic()
     for variant in group.variants:
         if reasons[variant.name]:

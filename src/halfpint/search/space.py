@@ -146,17 +146,25 @@ def static_group(encoder: Encoder, texts: int, teacher: Group | None = None) -> 
 
 
 def tuned_groups(
-    encoder: Encoder, texts: int, labels: int, used_tokens: int, seconds: float, seed: int, exports_s: float = EXPORTS_S
+    encoder: Encoder,
+    texts: int,
+    labels: int,
+    used_tokens: int,
+    seconds: float,
+    seed: int,
+    exports_s: float = EXPORTS_S,
+    most_bytes: int | None = None,
 ) -> list[Group]:
     """The trainings of the encoder that fit in `seconds`, with the epochs and the depths that the time allows.
 
     Args:
         exports_s: seconds that the exports of one training take with their measurements.
-    """
-    depths = sorted({round(encoder.layers * share) for share in (2 / 3, 1 / 2)} - {0, encoder.layers}, reverse=True)
+        most_bytes: that a model may take: where all layers are too many, there are depths that are not.
+    """  # fmt: skip
+    depths, least = _depths(encoder, labels, used_tokens, most_bytes)
     finish_s = _pass_s(encoder, min(texts, REFIT_TEXTS)) + _FIT_HEAD_S + exports_s
     epoch_s = texts / encoder.texts_per_s
-    plan = _epochs(seconds, epoch_s, finish_s, texts, [depth / encoder.layers for depth in depths])
+    plan = _epochs(seconds, epoch_s, finish_s, texts, [depth / encoder.layers for depth in depths], least)
     if plan is None:
         return []
     epochs, heal, train_texts, taken, twice = plan
@@ -178,36 +186,53 @@ def tuned_groups(
     return [replace(group, expected_s=round(group.expected_s, 1), finish_s=round(finish_s, 1)) for group in groups]
 
 
+def _depths(encoder: Encoder, labels: int, used_tokens: int, most_bytes: int | None) -> tuple[list[int], int]:
+    """Numbers of layers for shallower candidates, the deepest first, and how many of them there have to be."""
+    usual = sorted({round(encoder.layers * share) for share in (2 / 3, 1 / 2)} - {0, encoder.layers}, reverse=True)
+    if most_bytes is None:
+        return usual, 0
+
+    def fits(depth: int) -> bool:
+        variants = _variants(encoder, "", depth, labels, used_tokens)
+        return min(variant.expected_bytes for variant in variants) <= most_bytes
+
+    if fits(encoder.layers):
+        return usual, 0
+    small = [depth for depth in range(encoder.layers - 1, 0, -1) if fits(depth)][:2]
+    return small or usual, min(1, len(small))
+
+
 def _pass_s(encoder: Encoder, texts: int) -> float:
     """Seconds of one pass forward."""
     return texts / (_READING * encoder.texts_per_s)
 
 
 def _epochs(
-    left: float, epoch_s: float, finish_s: float, texts: int, shares: Sequence[float]
+    left: float, epoch_s: float, finish_s: float, texts: int, shares: Sequence[float], least: int
 ) -> tuple[int, int, int, int, bool] | None:
     """Epochs of fine-tuning and of healing, texts used (0 is all), the shallower candidates there is time for, and
     whether each text is read twice in a step.
 
-    Reading twice beats as much time in more epochs; it is for many texts, few are over-fitted by other means.
+    At least `least` shallower candidates are taken. Reading twice beats as much time in more epochs; it is for many
+    texts, few are over-fitted by other means.
     """
 
     def fits(epochs: int, taken: int, pass_s: float) -> bool:
         training_s = (epochs + _heal(epochs) * sum(shares[:taken])) * pass_s
         return training_s + (1 + taken) * finish_s <= left
 
-    depths = range(len(shares), -1, -1)
+    depths = range(len(shares), least - 1, -1)
     if texts >= _MANY_TEXTS:
         for taken in depths:
             for epochs in _CONSISTENT_EPOCHS:
-                if fits(epochs, taken, 2 * epoch_s) and (epochs > 3 or taken == 0):
+                if fits(epochs, taken, 2 * epoch_s) and (epochs > 3 or taken == least):
                     return epochs, _heal(epochs), 0, taken, True
     for taken in depths:
         for epochs in _EPOCHS:
-            if fits(epochs, taken, epoch_s) and (epochs > 2 or taken == 0):
+            if fits(epochs, taken, epoch_s) and (epochs > 2 or taken == least):
                 return epochs, _heal(epochs), 0, taken, False
-    share = (left - finish_s) / (2 * epoch_s) if epoch_s else 0.0
-    return (2, 1, max(1, int(share * texts)), 0, False) if share >= 0.1 else None
+    share = (left - (1 + least) * finish_s) / ((2 + sum(shares[:least])) * epoch_s) if epoch_s else 0.0
+    return (2, 1, max(1, int(share * texts)), least, False) if share >= 0.1 else None
 
 
 def _heal(epochs: int) -> int:
@@ -254,6 +279,11 @@ def _variants(encoder: Encoder, name: str, layers: int, labels: int, used_tokens
             name4 = f"{name}-{suffix}-int4"
             blends.append(Variant(f"{name4}+tfidf", "blend", "int4", (*four, Blend()), small + _BLEND_BYTES * labels))
             rest.append(Variant(name4, family, "int4", four, small))
+            smaller = small - round(weights * (1 - _INT4_BITS / 8))
+            four = (*pruned, OnnxInt4(embedding_bits=4))
+            name4 = f"{name}-{suffix}-all4"
+            blends.append(Variant(f"{name4}+tfidf", "blend", "int4", (*four, Blend()), smaller + _BLEND_BYTES * labels))
+            rest.append(Variant(name4, family, "int4", four, smaller))
         if suffix == "vocab":
             rest.append(Variant(f"{name}-{suffix}-int8", family, "int8", (*pruned, OnnxInt8()), cost))
             cost = expected(weights, tokenizer, 4)
