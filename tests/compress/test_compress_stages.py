@@ -236,9 +236,34 @@ def test_stored_int8_is_as_small_and_nearer(
     )
 
 
-def test_compute_is_checked() -> None:
+@pytest.mark.parametrize("compute", ["int8", "fp32"])
+def test_embeddings_in_four_bits_are_smaller_and_the_rest_is_alike(
+    compute: str, bundles: Get, work: Callable[..., Work], prepared: Prepared, tmp_path: Path
+) -> None:
+    import onnx
+
+    texts = [example.text for example in prepared.validation]
+    exact = open_engine(bundles("onnx"), threads=1).probabilities(texts)
+    made = {
+        bits: OnnxInt8(compute=compute, embedding_bits=bits).run(bundles("onnx"), work(tmp_path / str(bits)))
+        for bits in (8, 4)
+    }
+    products = {}
+    for bits, bundle in made.items():
+        nodes = [node.op_type for node in onnx.load(str(bundle.path / "model.onnx")).graph.node]
+        products[bits] = sorted(name for name in nodes if "MatMul" in name)
+        assert np.abs(open_engine(bundle, threads=1).probabilities(texts) - exact).mean() < 0.03
+    assert products[4] == products[8]
+    table = bundles("onnx").config["encoder"]["vocab_size"] * bundles("onnx").config["encoder"]["hidden_size"]
+    saved = made[8].size_bytes - made[4].size_bytes
+    assert 0.6 * table * 7 / 16 < saved  # 4.5 bits a value where there were 8, less the nodes
+
+
+def test_settings_are_checked() -> None:
     with pytest.raises(HalfpintError, match="int8 or fp32"):
         OnnxInt8(compute="int4")
+    with pytest.raises(HalfpintError, match=r"embedding_bits.*4 or 8"):
+        OnnxInt8(embedding_bits=3)
 
 
 def test_int8_linear_is_smaller_and_near(bundles: Get, prepared: Prepared) -> None:

@@ -82,6 +82,9 @@ def test_the_likeliest_are_finished_first(used_tokens: int) -> None:
             "vocab-w8+tfidf", "vocab-int4+tfidf", "vocab-all4+tfidf",
             "vocab-w8", "vocab-int4", "vocab-all4", "vocab-int8", "vocab-fp32",
         ]  # fmt: skip
+        quick = [name for name in names if name.endswith("int8e4")]
+        assert len(quick) == ("layers" in group.name)
+        names = [name for name in names if name not in quick]
         assert names == [*(few if used_tokens < 8000 else most), "int8", "fp32"]
     whole = frozen_group(replace(ENCODER, wordpiece=False), 9000, 77, used_tokens).variants
     assert [variant.name for variant in whole] == ["frozen-w8+tfidf", "frozen-int8", "frozen-fp32"]

@@ -11,8 +11,8 @@ from halfpint.bundle import Bundle, copy_files, new_bundle
 from halfpint.compress._activations import activations
 from halfpint.compress._codes import BlockType, Coded, round_to
 from halfpint.compress._gptq import Moments, gptq
+from halfpint.compress._onnx_tables import packed, stored_groups, stored_rows
 from halfpint.compress._tensors import EMBEDDING, refuse_if_no_smaller
-from halfpint.compress.onnx_int8 import stored_rows
 from halfpint.errors import HalfpintError, need
 from halfpint.stage import Stage, Work
 
@@ -129,7 +129,7 @@ class OnnxInt4(Stage):
                 grouped = self.embedding_bits == 4 and values.shape[1] % self.group == 0 and EMBEDDING.search(name)
                 if node.op_type == "Gather" and grouped:
                     graph.initializer.remove(tensor)
-                    before += _stored_groups(graph, name, round_to(kind, torch.from_numpy(values.copy())))
+                    before += stored_groups(graph, name, round_to(kind, torch.from_numpy(values.copy())))
                     counts["matrices_4_bits"] += 1
                 else:
                     before += stored_rows(graph, tensor, values, axis=1 if node.op_type == "Gather" else 0)
@@ -161,10 +161,10 @@ def _products(graph: Any, node: Any, name: str, coded: Coded, accuracy: int) -> 
     helper, numpy_helper = need("onnx.helper", "quantising"), need("onnx.numpy_helper", "quantising")
     group = coded.kind.group
     outputs, inputs = coded.codes.shape
-    packed, scales = _packed(coded), coded.scales.scale.reshape(outputs, inputs // group)
+    codes, scales = packed(coded), coded.scales.scale.reshape(outputs, inputs // group)
     graph.initializer.remove(next(tensor for tensor in graph.initializer if tensor.name == name))
     graph.initializer.append(
-        numpy_helper.from_array(packed.reshape(outputs, inputs // group, group // 2), f"{name}.codes")
+        numpy_helper.from_array(codes.reshape(outputs, inputs // group, group // 2), f"{name}.codes")
     )
     graph.initializer.append(numpy_helper.from_array(scales.half().numpy().reshape(-1), f"{name}.half"))
     made = helper.make_node(
@@ -173,48 +173,3 @@ def _products(graph: Any, node: Any, name: str, coded: Coded, accuracy: int) -> 
     )  # fmt: skip
     node.CopyFrom(made)
     return [helper.make_node("Cast", [f"{name}.half"], [f"{name}.scale"], to=1)]
-
-
-def _stored_groups(graph: Any, name: str, coded: Coded) -> list[Any]:
-    """A table in 4 bits, and the nodes that make it fp32 when the model is loaded (ONNX Runtime folds them away)."""
-    import numpy as np
-
-    helper, numpy_helper = need("onnx.helper", "quantising"), need("onnx.numpy_helper", "quantising")
-    rows, columns = coded.codes.shape
-    group = coded.kind.group
-    scales = coded.scales.scale.reshape(rows, columns // group, 1).half().numpy()
-    for part, values in (
-        ("codes", _packed(coded)),
-        ("half", scales),
-        ("low", np.array(15, np.uint8)),
-        ("four", np.array(4, np.uint8)),
-        ("last", np.array([2], np.int64)),
-        ("middle", np.array(8, np.float32)),
-        ("grouped", np.array([rows, columns // group, group], np.int64)),
-        ("whole", np.array([rows, columns], np.int64)),
-    ):
-        graph.initializer.append(numpy_helper.from_array(values, f"{name}.{part}"))
-
-    def node(operator: str, inputs: list[str], output: str, **settings: Any) -> Any:
-        made = [f"{name}.{one}" for one in inputs]
-        return helper.make_node(operator, made, [name if not output else f"{name}.{output}"], **settings)
-
-    return [
-        node("BitwiseAnd", ["codes", "low"], "first"),
-        node("BitShift", ["codes", "four"], "second", direction="RIGHT"),
-        node("Unsqueeze", ["first", "last"], "first.apart"),
-        node("Unsqueeze", ["second", "last"], "second.apart"),
-        node("Concat", ["first.apart", "second.apart"], "pairs", axis=2),
-        node("Reshape", ["pairs", "grouped"], "groups"),
-        node("Cast", ["groups"], "float", to=1),
-        node("Sub", ["float", "middle"], "centred"),
-        node("Cast", ["half"], "scale", to=1),
-        node("Mul", ["centred", "scale"], "values"),
-        node("Reshape", ["values", "whole"], ""),
-    ]
-
-
-def _packed(coded: Coded) -> Any:
-    """Two codes a byte, the first one in the low bits: uint8 of shape (rows, columns / 2)."""
-    codes = coded.codes
-    return (codes[:, 0::2] | (codes[:, 1::2] << 4)).numpy()

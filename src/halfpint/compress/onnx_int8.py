@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, copy_files, new_bundle
-from halfpint.compress._tensors import refuse_if_no_smaller
+from halfpint.compress._codes import BlockType, round_to
+from halfpint.compress._onnx_tables import stored_groups, stored_rows
+from halfpint.compress._tensors import EMBEDDING, refuse_if_no_smaller
 from halfpint.errors import HalfpintError, need
 from halfpint.stage import Stage, Work
 
 _QUANTISED = ("MatMul", "Gather")
+_GROUP = 32  # values of embeddings in 4 bits that share a scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,7 @@ class OnnxInt8(Stage):
             the model answers alike on every machine. Only for compute = "int8".
         compute: "int8" quantises the activations too, as they come, and multiplies integers: fastest. "fp32" only
             stores the weights in 8 bits and multiplies as before: as small, nearer to the trained model, as fast as it.
+        embedding_bits: of an encoder's token embeddings: 8, or 4 with one fp16 scale for 32 values.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("onnx",)
@@ -33,10 +37,13 @@ class OnnxInt8(Stage):
 
     reduce_range: bool = True
     compute: str = "int8"
+    embedding_bits: int = 8
 
     def __post_init__(self) -> None:
         if self.compute not in ("int8", "fp32"):
             raise HalfpintError(f"{self.use}: compute", wanted="int8 or fp32", got=repr(self.compute))
+        if self.embedding_bits not in (4, 8):
+            raise HalfpintError(f"{self.use}: embedding_bits", wanted="4 or 8", got=str(self.embedding_bits))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Write the bundle with model.onnx in int8."""
@@ -48,21 +55,24 @@ class OnnxInt8(Stage):
             if bundle.card["engine"] == "onnx_linear":
                 _quantise_rows(bundle.path / "model.onnx", folder / "model.onnx")
             elif self.compute == "fp32":
-                _store_encoder(bundle.path / "model.onnx", folder / "model.onnx")
+                _store_encoder(bundle.path / "model.onnx", folder / "model.onnx", self.embedding_bits)
             else:
-                _quantise_encoder(bundle.path / "model.onnx", folder / "model.onnx", self.reduce_range)
+                _quantise_encoder(
+                    bundle.path / "model.onnx", folder / "model.onnx", self.reduce_range, self.embedding_bits
+                )
             before, after = (path.stat().st_size for path in (bundle.path / "model.onnx", folder / "model.onnx"))
             refuse_if_no_smaller(self.use, before, after)
             card["stages"].append(self.entry(started, bytes_before=before, bytes_after=after))
         return Bundle(work.target)
 
 
-def _quantise_encoder(source: Path, target: Path, reduce_range: bool) -> None:
+def _quantise_encoder(source: Path, target: Path, reduce_range: bool, embedding_bits: int) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     graph = onnx.load(str(source)).graph
-    constant = {tensor.name for tensor in graph.initializer}
+    tables = _tables(graph) if embedding_bits == 4 else {}
+    constant = {tensor.name for tensor in graph.initializer} - set(tables)
     # The head (the one Gemm) stays as it is: it is small, and a fitted head reads differences of features that are far
     # below their size, which eight bits for the whole range do not hold (Banking77: 0.33 of the labels were the same).
     nodes = [node.name for node in graph.node if node.op_type in _QUANTISED and constant & set(node.input)]
@@ -80,9 +90,42 @@ def _quantise_encoder(source: Path, target: Path, reduce_range: bool) -> None:
         )
     finally:
         logger.setLevel(level)
+    if tables:
+        model = onnx.load(str(target))
+        _put_before(model.graph, _stored_tables(model.graph))
+        onnx.save(model, str(target))
 
 
-def _store_encoder(source: Path, target: Path) -> None:
+def _tables(graph: Any) -> dict[str, Any]:
+    """Token embeddings whose rows blocks of 4 bits divide, by name."""
+    looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather"}
+    return {
+        one.name: one for one in graph.initializer
+        if one.name in looked_up and EMBEDDING.search(one.name) and len(one.dims) == 2 and one.dims[1] % _GROUP == 0
+    }  # fmt: skip
+
+
+def _stored_tables(graph: Any) -> list[Any]:
+    """Put token embeddings of 4 bits in the place of those of the graph; gives the nodes that turn them back."""
+    from onnx import numpy_helper
+
+    torch = need("torch", "embeddings in 4 bits")
+    kind, nodes = BlockType("int4", _GROUP, _GROUP // 2 + 2, _GROUP, tuple(range(-8, 8))), []
+    for name, tensor in _tables(graph).items():
+        values = torch.from_numpy(numpy_helper.to_array(tensor).copy())
+        graph.initializer.remove(tensor)
+        nodes += stored_groups(graph, name, round_to(kind, values))
+    return nodes
+
+
+def _put_before(graph: Any, nodes: list[Any]) -> None:
+    """Put nodes in front of those of the graph."""
+    nodes = [*nodes, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _store_encoder(source: Path, target: Path, embedding_bits: int) -> None:
     """Constant matrices of the encoder as int8 codes, turned back by a cast and a product that ONNX Runtime folds away
     when it loads the model (a DequantizeLinear it would keep and compute each time)."""
     import onnx
@@ -90,34 +133,15 @@ def _store_encoder(source: Path, target: Path) -> None:
 
     model = onnx.load(str(source))
     graph: Any = model.graph
+    before = _stored_tables(graph) if embedding_bits == 4 else []
     tensors = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 2}
-    before = []
     for node in graph.node:
         for name in [name for name in node.input if name in tensors] if node.op_type in _QUANTISED else []:
             tensor = tensors.pop(name)
             before += stored_rows(graph, tensor, numpy_helper.to_array(tensor), 1 if node.op_type == "Gather" else 0)
-    nodes = [*before, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    _put_before(graph, before)
     onnx.checker.check_model(model)
     onnx.save(model, str(target))
-
-
-def stored_rows(graph: Any, tensor: Any, values: Any, axis: int) -> list[Any]:
-    """Put int8 codes of `values`, with one scale along `axis`, in the place of `tensor`; gives the nodes that turn them
-    back when the model is loaded."""
-    import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
-
-    name = tensor.name
-    scale = np.maximum(np.abs(values).max(axis=axis, keepdims=True), 1e-12).astype(np.float32) / np.float32(127)
-    graph.initializer.remove(tensor)
-    graph.initializer.append(numpy_helper.from_array(np.rint(values / scale).astype(np.int8), f"{name}.codes"))
-    graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
-    return [
-        helper.make_node("Cast", [f"{name}.codes"], [f"{name}.float"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [name]),
-    ]
 
 
 def _quantise_rows(source: Path, target: Path) -> None:

@@ -279,11 +279,15 @@ def _variants(encoder: Encoder, name: str, layers: int, labels: int, used_tokens
             name4 = f"{name}-{suffix}-int4"
             blends.append(Variant(f"{name4}+tfidf", "blend", "int4", (*four, Blend()), small + _BLEND_BYTES * labels))
             rest.append(Variant(name4, family, "int4", four, small))
-            smaller = small - round(weights * (1 - _INT4_BITS / 8))
+            table = round(weights * (1 - _INT4_BITS / 8))  # that embeddings in four bits save
+            smaller = small - table
             four = (*pruned, OnnxInt4(embedding_bits=4))
             name4 = f"{name}-{suffix}-all4"
             blends.append(Variant(f"{name4}+tfidf", "blend", "int4", (*four, Blend()), smaller + _BLEND_BYTES * labels))
             rest.append(Variant(name4, family, "int4", four, smaller))
+            if layers < encoder.layers:  # for who wants it fast as well
+                quick = (*pruned, OnnxInt8(embedding_bits=4))
+                rest.append(Variant(f"{name}-{suffix}-int8e4", family, "int8", quick, cost - table))
         if suffix == "vocab":
             rest.append(Variant(f"{name}-{suffix}-int8", family, "int8", (*pruned, OnnxInt8()), cost))
             cost = expected(weights, tokenizer, 4)
