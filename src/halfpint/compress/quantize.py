@@ -78,7 +78,7 @@ class Quantize(Stage):
     types: str = ""
     bits: float = 4.5
     method: str = "tuned"
-    samples: int = 64
+    samples: int = 128
     tokens: int = 512
     sequential: bool = False
     damping: float = 0.01
