@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from harness import DATA, write
 
-from halfpint.bundle import Bundle, open_bundle
+from halfpint.bundle import Bundle
 from halfpint.compress._imatrix import IMATRIX_FILE
 from halfpint.compress.quantize import Quantize
 from halfpint.data.corpus import CorpusData, prepare_corpus
@@ -130,7 +130,7 @@ def requantised(half: Bundle, ours: Bundle, importance: dict[str, Any], folder: 
             assert written == len(out), (tensor.name, written, len(out))
             file.seek(int(tensor.data_offset))
             file.write(out.tobytes())
-    return open_bundle(folder)
+    return Bundle(folder)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from halfpint.distil.logits import Logits
 from halfpint.distil.student import Student
 from halfpint.engines import open_engine
 from halfpint.export.onnx import Onnx
-from halfpint.pipeline import Pipeline
+from halfpint.pipeline import Made, Pipeline
 from halfpint.progress import Log
 from halfpint.stage import Stage
 from halfpint.tasks import classify
@@ -85,7 +85,7 @@ def judged(given: argparse.Namespace, work: Path) -> dict[str, Any]:
                 continue
             name = f"{layers or 'all'} layers, {label}"
             one = pipeline.make([*taught, *finish], start=teacher, kind="classifier")
-            found = pipeline.assess(one)
+            found = pipeline.assess(Made(one.bundle, one.key, ()))
             made[name] = one.bundle
             rows[name] = {
                 "size_bytes": one.bundle.size_bytes, "validation": found["metrics"]["accuracy"],
