@@ -199,6 +199,18 @@ def test_a_packed_file_takes_the_bytes_that_were_asked_for(
     assert entry["packed_bytes"] + entry["other_bytes"] == pytest.approx(size, rel=0.1)
 
 
+@pytest.mark.parametrize(("samples", "more"), [(1, 2), (1, 0), (2, 0), (6, 3), (16, 500)])
+def test_what_tuning_is_judged_by_nothing_else_sees(
+    samples: int, more: int, bundles: Callable[[str], Bundle], work: Make, tmp_path: Path
+) -> None:
+    stage = Quantize(method="tuned", packed=True, samples=samples, tuning_samples=more, tokens=48)
+    fitted, learned, apart = stage._rows(bundles("language"), work(tmp_path))
+    assert fitted and (apart or samples + more == 1)
+    assert len(fitted) + len(apart) <= max(samples, 2) and len(learned) <= more
+    seen = {row.tobytes() for rows in (fitted, learned) for row in rows}
+    assert not any(row.tobytes() in seen for row in apart)
+
+
 def test_damage_of_steady_rows_is_told(tmp_path: Path) -> None:
     """Whatever byte is wrong, the file is refused, and with one clear error."""
     gguf = pytest.importorskip("gguf")

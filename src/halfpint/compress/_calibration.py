@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,18 +146,16 @@ class Visit:
 
     def __init__(self, walk: Walk, index: int) -> None:
         self.index, self.block = index, walk.blocks[index]
-        self._fast = walk.fast
         self.inputs, self.kept = walk.states, walk.kept
         self._arguments = walk.arguments[index]
 
     def forward(self, batch: int, hidden: torch.Tensor) -> torch.Tensor:
         """What the block makes of `hidden` in the place of `inputs[batch]`, with that batch's mask and positions."""
         place, positional, named = self._arguments[batch]
-        with fast() if self._fast else nullcontext():
-            if place == "":
-                out = self.block(hidden, *positional, **named)
-            else:
-                out = self.block(*positional, **{**named, place: hidden})
+        if place == "":
+            out = self.block(hidden, *positional, **named)
+        else:
+            out = self.block(*positional, **{**named, place: hidden})
         found: torch.Tensor = out[0] if isinstance(out, tuple) else out
         return found
 
@@ -205,7 +203,6 @@ class Walk:
         batch: tokens that run at once, padded ones too (one row at least).
         folder: where hidden states of more than `MOST_IN_MEMORY` are kept while the walk lives; None keeps them in
             memory.
-        fast: blocks compute as in `fast`; what they hand on stays float32.
 
     Attributes:
         blocks: of the model.
@@ -215,11 +212,8 @@ class Walk:
         arguments: by block and batch, what it is called with besides.
     """
 
-    def __init__(
-        self, model: Any, rows: Rows, batch: int = 2048, folder: Path | None = None, *, fast: bool = False
-    ) -> None:
+    def __init__(self, model: Any, rows: Rows, batch: int = 2048, folder: Path | None = None) -> None:
         torch = need("torch", "compressing")
-        self.fast = fast
         self.blocks = blocks_of(model.eval())
         batches = length_batches([len(row) for row in rows], batch)
         self.ids: list[Any] = []

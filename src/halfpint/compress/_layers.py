@@ -108,7 +108,7 @@ class LayerByLayer:
         """
         made = Made(tokens=sum(len(states) for states in final))
         outer = [matrix for matrix in self.matrices if matrix.block is None]
-        reference = Walk(self.model, self.rows, self.batch, self.scratch, fast=True).states
+        reference = Walk(self.model, self.rows, self.batch, self.scratch).states
         blocks = 1 + max((matrix.block or 0 for matrix in self.matrices), default=0)
         with self.log.bar("quantising", blocks + 1) as bar:
             outside = self.scratch / "outer.safetensors"
@@ -118,7 +118,7 @@ class LayerByLayer:
             self._note(made)
             self._set(outer, made)
             bar.advance()
-            path = Walk(self.model, self.rows, self.batch, self.scratch, fast=True)
+            path = Walk(self.model, self.rows, self.batch, self.scratch)
             for visit in path:
                 inside = [matrix for matrix in self.matrices if matrix.block == visit.index]
                 path_of = self.scratch / f"block-{visit.index:03d}.safetensors"
@@ -248,7 +248,7 @@ def _collected(
                 visit.block = changed
                 visit.forward(number, visit.inputs[number])
                 for name, held in zip(heads, moments, strict=True):
-                    flat = [inputs.pop(f"{which} {name}").flatten(0, -2).float() for which in ("now", "before")]
+                    flat = [inputs.pop(f"{which} {name}").flatten(0, -2) for which in ("now", "before")]
                     held.add(*(one if kept is None else one[kept.reshape(-1)] for one in flat))
     finally:
         visit.block = changed

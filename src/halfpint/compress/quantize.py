@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from halfpint.bundle import Bundle, new_bundle, read_json, write_json
 from halfpint.compress._allocation import allocate, costs_of, other_bytes
 from halfpint.compress._blocks import pack
-from halfpint.compress._calibration import calibration_rows, fast, walk
+from halfpint.compress._calibration import Rows, calibration_rows, fast, walk
 from halfpint.compress._codes import BlockType, Coded
 from halfpint.compress._imatrix import IMATRIX_FILE, read_imatrix, write_imatrix
 from halfpint.compress._layers import LayerByLayer, Made, rounded
@@ -145,13 +145,23 @@ class Quantize(Stage):
             made, figures = self._calibrated(bundle, model, matrices, kinds, pace, work)
         return self._write(bundle, model, matrices, made, figures, started, work)
 
+    def _rows(self, bundle: Bundle, work: Work) -> tuple[Rows, Rows, Rows]:
+        """Rows of text that codes are fitted on, that tuning learns from besides, and, seen by nothing else, that it is
+        judged by."""
+        if self.method != "tuned":
+            return calibration_rows(bundle, work, self.samples, self.tokens, self.seed), [], []
+        drawn = calibration_rows(bundle, work, self.samples + self.tuning_samples, self.tokens, self.seed)
+        held = max(1, min(len(drawn), self.samples) // _HELD) if len(drawn) > 1 else 0
+        fitted = max(1, min(len(drawn), self.samples) - held)
+        return drawn[:fitted], drawn[fitted + held :], drawn[fitted : fitted + held]
+
     def _kinds(self, bundle: Bundle, model: Any, matrices: list[Matrix], work: Work) -> dict[str, BlockType]:
         """The type of each matrix that is quantised."""
         if self.types:
             return by_name(matrices, self.types, f"{self.use}: types")
         if not self.target_bytes:
             return by_bits(matrices, self.bits, f"{self.use}: bits")
-        rows = calibration_rows(bundle, work, min(self.samples, _SENSITIVITY_ROWS), self.tokens, self.seed)
+        rows = self._rows(bundle, work)[0][:_SENSITIVITY_ROWS]
         kept = work.scratch / "costs.json"
         if not kept.is_file():
             write_json(kept, costs_of(model, matrices, rows, self.seed, work.log))
@@ -165,7 +175,7 @@ class Quantize(Stage):
         for kind in kinds.values():
             if kind.name not in CONTAINERS:
                 raise HalfpintError(f"{self.use}: types", wanted=f"of {', '.join(CONTAINERS)}", got=kind.name)
-        rows = calibration_rows(bundle, work, min(self.samples, _SENSITIVITY_ROWS), self.tokens, self.seed)
+        rows = self._rows(bundle, work)[0][:_SENSITIVITY_ROWS]
         found = sensitivity_of(model, matrices, rows, self.seed, self.damping, work.log)
         limit = int(self.bits * sum(matrix.size for matrix in matrices) / 8)
         if self.target_bytes:
@@ -229,11 +239,7 @@ class Quantize(Stage):
     ) -> tuple[Made, dict[str, Any]]:  # fmt: skip
         torch = need("torch", "quantising")
         tuned = self.method == "tuned"
-        count = self.samples + (self.tuning_samples if tuned else 0)
-        drawn = calibration_rows(bundle, work, count, self.tokens, self.seed)
-        held = max(1, min(len(drawn), self.samples) // _HELD) if tuned and len(drawn) > 1 else 0
-        # By those apart the tuning is judged: nothing has seen them. From the others it learns; some are for gptq, too.
-        apart, rows, more = drawn[:held], drawn[held : self.samples], drawn[self.samples :]
+        rows, more, apart = self._rows(bundle, work)
         parts = [walk(model, some, _BATCH_TOKENS, work.scratch) for some in (rows, more, apart) if some]
         ids, kept = ([one for part in parts for one in getattr(part, name)] for name in ("ids", "kept"))
         fitted, learned = len(parts[0].ids), len(ids) - (len(parts[-1].ids) if apart else 0)
