@@ -63,9 +63,12 @@ def main() -> None:
                 epochs=given.epochs, unlabelled=unlabelled, work=work / "work", force=True,
             )  # fmt: skip
             report = distil(request, log)
-            control = next(one for one in sorted((work / "work").glob("distil-logits-*/card.json"), key=_changed)[::-1]
-                           if json.loads(one.read_text())["stages"][-1]["settings"]["label_share"] == 1)  # fmt: skip
-            pair = right(out, sides), right(control.parent, sides)
+            cards = [json.loads(one.read_text()) | {"at": one.parent} for one in (work / "work").glob("*/card.json")]
+            last = [(card, card["stages"][-1]["settings"]) for card in cards]
+            control = next(
+                card["at"] for card, one in last if one.get("label_share") == 1 and one.get("seed") == seed
+            )  # fmt: skip
+            pair = right(out, sides), right(control, sides)
             runs.append(pair)
             print(
                 seed, {side: (float(pair[0][side].mean()), float(pair[1][side].mean())) for side in sides}, flush=True
@@ -82,10 +85,6 @@ def main() -> None:
     print(json.dumps(result, indent=1))
     if given.write:
         write("students", result)
-
-
-def _changed(path: Path) -> float:
-    return path.stat().st_mtime
 
 
 def sentences(path: Path, most: int) -> str:

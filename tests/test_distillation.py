@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +70,25 @@ def test_the_control_knows_nothing_of_the_teacher(bundles: Get, tmp_path: Path) 
              sorted((tmp_path / "work").glob("distil-logits-*/card.json"))]  # fmt: skip
     pulled = ["models/pull", "distil/student", "distil/logits"]
     assert sorted(kinds) == sorted([pulled, [*(entry["use"] for entry in teacher.card["stages"]), *pulled[1:]]])
-    gone = copy_of(teacher, tmp_path / "gone")
-    card = json.loads((gone / "card.json").read_text(encoding="utf-8"))
-    card["stages"][0]["settings"]["base"] = str(tmp_path / "nowhere")
-    (gone / "card.json").write_text(json.dumps(card), encoding="utf-8")
-    asked = replace(asked, teachers=(str(gone),), out=tmp_path / "other", work=None)
-    assert distil(asked, SILENT)["control_begins"] == "as the student"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [{"settings": {"base": "/nowhere"}}, {"settings": {"old": 1}}, {"use": "models/gone"}, {"use": "compress/vocab"}],
+)
+def test_where_the_teacher_does_not_tell_the_control_begins_as_the_student(
+    first: dict[str, Any], bundles: Get, tmp_path: Path
+) -> None:
+    changed = copy_of(bundles("finetuned"), tmp_path / "changed")
+    card = json.loads((changed / "card.json").read_text(encoding="utf-8"))
+    card["stages"][0] |= first
+    (changed / "card.json").write_text(json.dumps(card), encoding="utf-8")
+    asked = Request(
+        teachers=(str(changed),), source=TICKETS, student="layers=1", methods=("logits",), out=tmp_path / "out",
+        epochs=1, train_texts=40,
+    )  # fmt: skip
+    report = distil(asked, SILENT)
+    assert report["control_begins"] == "as the student" and "it began as the student" in report["verdict"]
 
 
 def test_a_language_model(bundles: Get, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from halfpint.bundle import Bundle, copy_files, new_bundle
 from halfpint.compress._codes import BlockType, round_to
 from halfpint.compress._onnx_tables import stored_groups, stored_rows
 from halfpint.compress._tensors import EMBEDDING, refuse_if_no_smaller
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError, RefusedError, need
 from halfpint.stage import Stage, Work
 
 _QUANTISED = ("MatMul", "Gather")
@@ -90,7 +90,7 @@ def _quantise_encoder(source: Path, target: Path, reduce_range: bool, embedding_
         )
     finally:
         logger.setLevel(level)
-    if tables:
+    if embedding_bits == 4:
         model = onnx.load(str(target))
         _put_before(model.graph, _stored_tables(model.graph))
         onnx.save(model, str(target))
@@ -110,6 +110,11 @@ def _stored_tables(graph: Any) -> list[Any]:
     from onnx import numpy_helper
 
     torch = need("torch", "embeddings in 4 bits")
+    if not _tables(graph):
+        raise RefusedError(
+            "embedding_bits = 4", wanted=f"token embeddings with rows of a multiple of {_GROUP}", got="none",
+            todo="Leave them in 8 bits.",
+        )  # fmt: skip
     kind, nodes = BlockType("int4", _GROUP, _GROUP // 2 + 2, _GROUP, tuple(range(-8, 8))), []
     for name, tensor in _tables(graph).items():
         values = torch.from_numpy(numpy_helper.to_array(tensor).copy())

@@ -135,20 +135,26 @@ class Classifiers:
     @cached_property
     def _untaught(self) -> tuple[Stage, ...]:
         """The stages that a student cut from its teacher has without it: what the teacher was before it was trained,
-        cut alike. Empty where the student is another, or the teacher's card does not tell."""
+        cut alike. Empty where the student is another, where the teacher's card does not tell, or where that is of
+        another shape than the student."""
+        if not (self.request.is_cut and self.request.control):
+            return ()
         found: list[Stage] = []
-        for entry in self.teachers[0].card["stages"] if self.request.is_cut and self.request.control else ():
-            if str(entry["use"]).startswith(("train/", "distil/")):
-                break
-            found.append(stage_class(entry["use"], "teacher")(**entry["settings"]))
-        if not found or not isinstance(found[0], Pull):
-            return ()
+        why = "its card does not tell what it was made from"
         try:
-            self.pipeline.make(found)
-        except HalfpintError as error:
-            self.log.say(f"  the control begins with the teacher's layers: {error}", kind="refused")
-            return ()
-        return (*found, *self._first)
+            for entry in self.teachers[0].card["stages"]:
+                if str(entry["use"]).startswith(("train/", "distil/")):
+                    break
+                found.append(stage_class(entry["use"], "teacher")(**entry["settings"]))
+            if found and isinstance(found[0], Pull):
+                made, ours = self.pipeline.make([*found, *self._first]).bundle, self._made().bundle
+                if _shape(made) == _shape(ours):
+                    return (*found, *self._first)
+                why = "what it was made from has another shape"
+        except (HalfpintError, TypeError, KeyError) as error:
+            why = str(error)
+        self.log.say(f"  the control begins with the teacher's layers: {why}", kind="refused")
+        return ()
 
     def _made(self, *taught: Stage) -> Made:
         start, kind = self._origin
@@ -156,7 +162,11 @@ class Classifiers:
 
     def _control(self) -> Made:
         """The same student by the labels alone: with the teacher's own layers it would have learned from it, too."""
-        return self.pipeline.make([*self._untaught, self._alone]) if self._untaught else self._made(self._alone)
+        if not self._untaught:
+            return self._made(self._alone)
+        alone: Any = self._alone
+        longest = int(self.teachers[0].config.get("max_tokens") or 0)  # where the student's texts are cut
+        return self.pipeline.make([*self._untaught, replace(alone, max_tokens=longest)])
 
     @cached_property
     def student(self) -> Made:
@@ -181,9 +191,14 @@ class Classifiers:
         }
         return {
             "task": classify.NAME, "primary_metric": self.primary, "models": rows, "differences": compared,
-            "control_begins": "as the teacher began" if self._untaught else "as the student",
-            "verdict": verdict(rows, compared, self.primary), "data": self.prepared.summary(),
+            **({"control_begins": self._begins} if self.request.control else {}),
+            "verdict": verdict(rows, compared, self.primary, self._begins), "data": self.prepared.summary(),
         }  # fmt: skip
+
+    @property
+    def _begins(self) -> str:
+        """What the control begins with."""
+        return "as the teacher began" if self._untaught else "as the student"
 
     @property
     def _sides(self) -> dict[str, list[Example]]:
@@ -243,16 +258,30 @@ class Classifiers:
             return bundle
 
 
-def verdict(rows: dict[str, Any], compared: dict[str, Any], primary: str) -> str:
-    """One sentence on whether the teacher was worth it, by the texts that nothing was chosen by."""
+def _shape(bundle: Bundle) -> dict[str, Any]:
+    """What says how large an encoder is."""
+    inner = bundle.config.get("encoder") or bundle.config
+    return {key: inner.get(key) for key in sorted(inner) if key.endswith(("_size", "_layers", "_heads"))}
+
+
+def verdict(rows: dict[str, Any], compared: dict[str, Any], primary: str, begins: str = "") -> str:
+    """One sentence on whether the teacher was worth it, by the texts that nothing was chosen by.
+
+    Args:
+        begins: what the control began with, to be told.
+    """
     of = {name: row["test"][primary] for name, row in rows.items()}
     small = f"The student has {of['student']:.4f} {primary} on the test texts, its teacher {of['teacher']:.4f}"
     if "control" not in of:
         return f"{small}. What the teacher was good for is not known: no student was trained without one."
+    began = f" (it began {begins})" if begins else ""
     value, low, high = compared["student less control"]["test"]
     told = f"{value:+.4f} (95% interval {low:+.4f} to {high:+.4f})"
     if low > 0:
-        return f"{small}, and the same student without a teacher {of['control']:.4f}: the teacher is worth {told}."
-    return f"{small}; but the same student without a teacher has {of['control']:.4f}: the difference of {told} " + (
-        "says that the teacher did harm." if high < 0 else "does not show that the teacher was of use."
+        return (
+            f"{small}, and the same student without a teacher{began} {of['control']:.4f}: the teacher is worth {told}."
+        )
+    return (
+        f"{small}; but the same student without a teacher{began} has {of['control']:.4f}: the difference of {told} "
+        + ("says that the teacher did harm." if high < 0 else "does not show that the teacher was of use.")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -163,22 +164,35 @@ def _search(run: _Run, prepared: Prepared) -> None:
         kind="plan",
         groups={group.name: group.expected_s for group in groups},
     )
-    for group in groups:
-        _try_group(run, group, is_needed=group is groups[0] and len(groups) > 1)  # the others are cut from the first
+    for group in groups[:1]:
+        _try_group(run, group, cut=[other for other in groups[1:] if not all(_reasons(run, other).values())])
+    for group in groups[1:]:
+        if groups[0].name in run.trained or all(_reasons(run, group).values()):
+            _try_group(run, group)
+            continue
+        for variant in group.variants:
+            _note(run, variant, group, "skipped", f"{groups[0].name}, which it is cut from, was not trained")
     if groups and groups[0].name in run.trained:
         _try_group(run, static_group(encoder, sizes[0], groups[0]))
 
 
-def _try_group(run: _Run, group: Group, *, is_needed: bool = False) -> float:
+def _reasons(run: _Run, group: Group) -> dict[str, str]:
+    """Why each candidate of a group cannot win, or nothing."""
+    return {variant.name: _pointless(run, variant) for variant in group.variants}
+
+
+def _try_group(run: _Run, group: Group, cut: Sequence[Group] = ()) -> float:
     """Train a group and measure its candidates; what is skipped, refused or failed is noted with its reason.
 
     Args:
-        is_needed: it is trained even where none of its candidates can win.
+        cut: groups that are cut from it and can win: for them it is trained even where none of its candidates can, and
+            leaves time for the first of them.
 
     Gives the seconds that exports and measurements took.
     """
-    reasons = {variant.name: _pointless(run, variant) for variant in group.variants}
-    if all(reasons.values()) and not is_needed:
+    reasons = _reasons(run, group)
+    hopeless = all(reasons.values())
+    if hopeless and not cut:
         for variant in group.variants:
             _note(run, variant, group, "skipped", reasons[variant.name])
         return 0.0
@@ -191,7 +205,8 @@ def _try_group(run: _Run, group: Group, *, is_needed: bool = False) -> float:
         return 0.0
     run.log.say(f"{group.name}:", kind="group")
     try:
-        trained = run.pipeline.make(group.train, deadline=run.deadline - group.finish_s, bar_to_beat=_bar(run))
+        left = group.finish_s + (cut[0].expected_s if hopeless else 0.0)
+        trained = run.pipeline.make(group.train, deadline=run.deadline - left, bar_to_beat=_bar(run))
     except (DeadlineError, TrainingStoppedError) as error:
         for variant in group.variants:
             _note(run, variant, group, "failed", str(error))

@@ -26,6 +26,7 @@ EXPORTS_S = 110.0  # what the exports of one training take with their measuremen
 STATIC = "static vectors"
 _COMMON_TOKENS = 8000
 _STORED = OnnxInt8(compute="fp32")  # weights stored in 8 bits, products in fp32
+_FOUR_BIT_GROUP = OnnxInt4().group
 _INT4_BITS = 4.5  # a weight, scales and all
 _STATIC_TEXTS_PER_S = 6000.0  # that a table of token vectors is trained on
 _STATIC_S = 30.0  # for what the encoder says of tokens, and the measurement
@@ -273,7 +274,7 @@ def _variants(encoder: Encoder, name: str, layers: int, labels: int, used_tokens
         blended = (*stored, Blend())
         blends.append(Variant(f"{name}-{suffix}-w8+tfidf", "blend", "w8", blended, cost + _BLEND_BYTES * labels))
         rest.append(Variant(f"{name}-{suffix}-w8", family, "w8", stored, cost))
-        if suffix == suffixes[0]:  # four bits are for who wants it small
+        if suffix == suffixes[0] and encoder.hidden % _FOUR_BIT_GROUP == 0:  # four bits are for who wants it small
             small = cost - round(layers * encoder.layer_weights * (1 - _INT4_BITS / 8))
             four = (*pruned, OnnxInt4())
             name4 = f"{name}-{suffix}-int4"
