@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from halfpint.compress.layers import Layers
 from halfpint.data.prepare import Data
+from halfpint.errors import HalfpintError, TrainingStoppedError
 from halfpint.progress import SILENT
 from halfpint.search import space
-from halfpint.search.fit import Request, _bar, _Run
+from halfpint.search.fit import Request, _bar, _Run, _try_tuned
 from halfpint.search.limits import Limits
 from halfpint.search.space import Encoder, Group, frozen_group, tuned_groups
+from halfpint.stage import Stage
 from halfpint.train.blend import Blend
 from halfpint.train.finetune import Finetune
 
@@ -115,3 +119,53 @@ def test_the_bar_leaves_blends_out(tmp_path: Path) -> None:
     assert _bar(run_with([], tmp_path)) is None
     for limits in ({"floor": {"accuracy": 0.9}}, {"keep": 0.99}):  # then the smallest that is enough is looked for
         assert _bar(run_with(found, tmp_path, **limits)) is None
+
+
+class Trainings:
+    """A pipeline that notes what is trained and for how long at most, and exports nothing."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.fails, self.trained = fails, list[tuple[int, float]]()
+
+    def make(self, stages: Sequence[Stage], deadline: float = 0.0, bar_to_beat: float | None = None) -> Any:
+        depth = next((stage.keep for stage in stages if isinstance(stage, Layers)), ENCODER.layers)
+        if not isinstance(stages[-1], Finetune):
+            raise HalfpintError("a test", wanted="nothing", got="an export")
+        if self.fails:
+            raise TrainingStoppedError("training", wanted="a chance", got="it cannot win")
+        self.trained.append((depth, deadline))
+        return SimpleNamespace(seconds=1.0)
+
+
+def tried(most_bytes: int, pipeline: Trainings, tmp_path: Path, **limits: Any) -> dict[str, str]:
+    """Why each group's first candidate was not measured."""
+    groups = tuned_groups(ENCODER, 9000, 77, 12_000, 2 * HOUR, 0, 60.0, most_bytes)
+    run = run_with([], tmp_path, max_size_bytes=most_bytes, minutes=240.0, **limits)
+    run.pipeline = pipeline  # type: ignore[assignment]
+    _try_tuned(run, groups)
+    return {group.name: next(one["why"] for one in run.candidates if one["name"] == group.variants[0].name)
+            for group in groups}  # fmt: skip
+
+
+def test_all_layers_are_trained_for_those_that_are_cut_from_them(tmp_path: Path) -> None:
+    pipeline = Trainings()
+    reasons = tried(7_500_000, pipeline, tmp_path)
+    depths = [depth for depth, _ in pipeline.trained]
+    assert depths[0] == 6 and len(depths) >= 2 and max(depths[1:]) < 6
+    assert "over" in reasons["finetuned"]
+    groups = tuned_groups(ENCODER, 9000, 77, 12_000, 2 * HOUR, 0, 60.0, 7_500_000)
+    ends = [end for _, end in pipeline.trained[:2]]
+    assert ends[1] - ends[0] > 0.9 * groups[1].expected_s - groups[1].finish_s  # time is left for the first of them
+
+
+def test_nothing_is_trained_where_no_candidate_can_win(tmp_path: Path) -> None:
+    pipeline = Trainings()
+    assert all("over" in why for why in tried(600_000, pipeline, tmp_path).values())
+    assert pipeline.trained == []
+
+
+def test_nothing_is_cut_from_what_was_not_trained(tmp_path: Path) -> None:
+    pipeline = Trainings(fails=True)
+    reasons = tried(25_000_000, pipeline, tmp_path)
+    assert "it cannot win" in reasons.pop("finetuned")
+    assert reasons and all("which it is cut from, was not trained" in why for why in reasons.values())

@@ -164,6 +164,13 @@ def _search(run: _Run, prepared: Prepared) -> None:
         kind="plan",
         groups={group.name: group.expected_s for group in groups},
     )
+    _try_tuned(run, groups)
+    if groups and groups[0].name in run.trained:
+        _try_group(run, static_group(encoder, sizes[0], groups[0]))
+
+
+def _try_tuned(run: _Run, groups: Sequence[Group]) -> None:
+    """Try a training, and those that are cut from it where it was trained."""
     for group in groups[:1]:
         _try_group(run, group, cut=[other for other in groups[1:] if not all(_reasons(run, other).values())])
     for group in groups[1:]:
@@ -172,8 +179,6 @@ def _search(run: _Run, prepared: Prepared) -> None:
             continue
         for variant in group.variants:
             _note(run, variant, group, "skipped", f"{groups[0].name}, which it is cut from, was not trained")
-    if groups and groups[0].name in run.trained:
-        _try_group(run, static_group(encoder, sizes[0], groups[0]))
 
 
 def _reasons(run: _Run, group: Group) -> dict[str, str]:
