@@ -59,7 +59,7 @@ def test_a_classifier(bundles: Get, few: list[Example], tmp_path: Path) -> None:
 
 def test_the_control_knows_nothing_of_the_teacher(bundles: Get, tmp_path: Path) -> None:
     """A student cut from its teacher has the teacher's layers; without one it is cut from what the teacher was made
-    from, and where that is gone it is said."""
+    from."""
     teacher = bundles("finetuned")
     asked = Request(
         teachers=(str(teacher.path),), source=TICKETS, student="layers=1", methods=("logits",), out=tmp_path / "out",

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from halfpint.compress._codes import Coded
+from halfpint.compress._codes import BlockType, Coded
 from halfpint.errors import need
+
+
+def four_bits(group: int) -> BlockType:
+    """Codes from -8 to 7 with one fp16 scale for so many neighbours of a row."""
+    return BlockType("int4", group, group // 2 + 2, group, tuple(range(-8, 8)))
+
+
+def put_before(graph: Any, nodes: list[Any]) -> None:
+    """Put nodes in front of those of the graph."""
+    nodes = [*nodes, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def stored_rows(graph: Any, tensor: Any, values: Any, axis: int) -> list[Any]:

@@ -9,16 +9,15 @@ from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, copy_files, new_bundle
 from halfpint.compress._activations import activations
-from halfpint.compress._codes import BlockType, Coded, round_to
+from halfpint.compress._codes import Coded, round_to
 from halfpint.compress._gptq import Moments, gptq
-from halfpint.compress._onnx_tables import packed, stored_groups, stored_rows
+from halfpint.compress._onnx_tables import four_bits, packed, put_before, stored_groups, stored_rows
 from halfpint.compress._tensors import EMBEDDING, refuse_if_no_smaller
 from halfpint.errors import HalfpintError, need
 from halfpint.stage import Stage, Work
 
 _METHODS = ("gptq", "round")
 _GROUPS = (16, 32, 64, 128, 256)  # that ONNX Runtime has products for
-_CODES = tuple(range(-8, 8))
 _ACCURACY = {"int8": 4, "fp32": 1}  # of MatMulNBits: what activations are rounded to
 _DOMAIN = "com.microsoft"
 
@@ -106,7 +105,7 @@ class OnnxInt4(Stage):
         torch = need("torch", "quantising")
         helper, numpy_helper = need("onnx.helper", "quantising"), need("onnx.numpy_helper", "quantising")
         graph = model.graph
-        kind = BlockType("int4", self.group, self.group // 2 + 2, self.group, _CODES)
+        kind = four_bits(self.group)
         tensors = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 2}
         before: list[Any] = []
         counts = {"matrices_4_bits": 0, "matrices_8_bits": 0}
@@ -134,9 +133,7 @@ class OnnxInt4(Stage):
                 else:
                     before += stored_rows(graph, tensor, values, axis=1 if node.op_type == "Gather" else 0)
                     counts["matrices_8_bits"] += 1
-        nodes = [*before, *graph.node]
-        del graph.node[:]
-        graph.node.extend(nodes)
+        put_before(graph, before)
         if not any(entry.domain == _DOMAIN for entry in model.opset_import):
             model.opset_import.extend([helper.make_opsetid(_DOMAIN, 1)])
         return counts

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, copy_files, new_bundle
-from halfpint.compress._codes import BlockType, round_to
-from halfpint.compress._onnx_tables import stored_groups, stored_rows
+from halfpint.compress._codes import round_to
+from halfpint.compress._onnx_tables import four_bits, put_before, stored_groups, stored_rows
 from halfpint.compress._tensors import EMBEDDING, refuse_if_no_smaller
 from halfpint.errors import HalfpintError, RefusedError, need
 from halfpint.stage import Stage, Work
@@ -92,7 +92,7 @@ def _quantise_encoder(source: Path, target: Path, reduce_range: bool, embedding_
         logger.setLevel(level)
     if embedding_bits == 4:
         model = onnx.load(str(target))
-        _put_before(model.graph, _stored_tables(model.graph))
+        put_before(model.graph, _stored_tables(model.graph))
         onnx.save(model, str(target))
 
 
@@ -115,19 +115,12 @@ def _stored_tables(graph: Any) -> list[Any]:
             "embedding_bits = 4", wanted=f"token embeddings with rows of a multiple of {_GROUP}", got="none",
             todo="Leave them in 8 bits.",
         )  # fmt: skip
-    kind, nodes = BlockType("int4", _GROUP, _GROUP // 2 + 2, _GROUP, tuple(range(-8, 8))), []
+    kind, nodes = four_bits(_GROUP), []
     for name, tensor in _tables(graph).items():
         values = torch.from_numpy(numpy_helper.to_array(tensor).copy())
         graph.initializer.remove(tensor)
         nodes += stored_groups(graph, name, round_to(kind, values))
     return nodes
-
-
-def _put_before(graph: Any, nodes: list[Any]) -> None:
-    """Put nodes in front of those of the graph."""
-    nodes = [*nodes, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 
 def _store_encoder(source: Path, target: Path, embedding_bits: int) -> None:
@@ -144,7 +137,7 @@ def _store_encoder(source: Path, target: Path, embedding_bits: int) -> None:
         for name in [name for name in node.input if name in tensors] if node.op_type in _QUANTISED else []:
             tensor = tensors.pop(name)
             before += stored_rows(graph, tensor, numpy_helper.to_array(tensor), 1 if node.op_type == "Gather" else 0)
-    _put_before(graph, before)
+    put_before(graph, before)
     onnx.checker.check_model(model)
     onnx.save(model, str(target))
 
