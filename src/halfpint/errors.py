@@ -32,6 +32,7 @@ _EXTRAS = {
     "safetensors": ("safetensors", "train"),
     "huggingface_hub": ("huggingface_hub", "train"),
     "gguf": ("gguf", "gguf"),
+    "constriction": ("constriction", "gguf"),
     "xllamacpp": ("xllamacpp", "gguf"),
     "jinja2": ("jinja2", "gguf"),
     "llguidance": ("llguidance", "gguf"),

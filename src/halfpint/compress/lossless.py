@@ -8,7 +8,7 @@ from tempfile import TemporaryFile
 from typing import ClassVar
 
 from halfpint.bundle import Bundle, copy_files, new_bundle
-from halfpint.errors import RefusedError
+from halfpint.errors import RefusedError, need_installed
 from halfpint.models.packed_gguf import GGUF_FILE, PACKED_FILE, pack, unpack
 from halfpint.stage import Stage, Work
 
@@ -19,12 +19,16 @@ _LEAST = 0.01  # of the bytes: for less it is not worth unpacking at each start
 class Lossless(Stage):
     """Code model.gguf's bytes by how often each occurs (models/packed_gguf); halfpint's engine and server read it.
 
-    Loading takes about a second for 100 MB more, and nothing after that. Other programs do not read it.
+    Loading takes about three seconds for 100 MB more, and nothing after that. Other programs do not read it.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("gguf",)
     gives: ClassVar[str] = "packed"
     uses_data: ClassVar[bool] = False
+
+    def check(self) -> None:
+        """Refuse an installation that cannot pack, before anything is made for it."""
+        need_installed("constriction", "packed codes")
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Write the bundle with the packed file, unpacked once to be sure."""

@@ -119,6 +119,8 @@ class Quantize(Stage):
         """Refuse an installation that cannot write what the methods that read text write, before they read it."""
         if self.method != "round" or self.importance:
             need_installed("gguf", "an importance matrix")
+        if self.packed:
+            need_installed("constriction", "packed codes")
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Write a bundle with the values that the codes stand for, and the codes beside them."""

@@ -1,12 +1,12 @@
-"""GGUF files in fewer bytes, bit for bit the same when they are read: Huffman codes for each kind of byte.
+"""GGUF files in fewer bytes, bit for bit the same when they are read: each part of a block by its own entropy.
 
 The bytes of a block type are of several kinds (the two of an fp16 scale, those of an offset, codes), each with a
-distribution of its own; beside each other they look like noise. Here each kind of each tensor is a stream, coded by
-DEFLATE's Huffman codes alone (matches there are none); what is around the tensors is compressed plainly. Where the
-scales of a row are one step and that times a few factors, as `compress/quantize` makes them for this, they take next to
-nothing; rows of codes of one spread are then told together.
+distribution of its own; beside each other they look like noise. Here each kind of each tensor is a stream, coded in
+about its entropy (`_ans`), rows of codes that are alike by one table; what is around the tensors is compressed plainly.
+Where the scales of a row are one step and that times a few factors, as `compress/quantize` makes them for this, they
+take next to nothing.
 
-Source: Huffman 1952; RFC 1951 (DEFLATE). The layout of the blocks is llama.cpp's (ggml-common.h).
+Source: as in `_ans`; RFC 1951 (DEFLATE). The layout of the blocks is llama.cpp's (ggml-common.h).
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.errors import HalfpintError, need
+from halfpint.models._ans import decoded, encoded, kinds_of
 
 GGUF_FILE = "model.gguf"
 PACKED_FILE = "model.gguf.packed"
 
 Bytes = npt.NDArray[np.uint8]
 
-_MAGIC = b"halfpint packed GGUF 2\n"
+_MAGIC = b"halfpint packed GGUF 3\n"
 # Bytes of a block, by the type's name, and how they divide: lengths of the parts, each byte of a part of two apart.
 _FIELDS: dict[str, tuple[int, ...]] = {
     "F32": (1, 1, 1, 1),
@@ -49,22 +50,19 @@ _FIELDS: dict[str, tuple[int, ...]] = {
     "Q2_K": (16, 64, 1, 1, 1, 1),
     "IQ4_XS": (1, 1, 2, 4, 128),
 }
+_FOUR_BITS = ("Q4_0", "Q4_1", "IQ4_NL")
 _FIVE_BITS = ("Q5_0", "Q5_1")
-_CODED_FIVE = 20  # bytes of a block of five bits that are codes
+_EIGHT_BITS = ("Q8_0",)
+_BY_ROWS = (*_FOUR_BITS, *_FIVE_BITS, *_EIGHT_BITS)  # types whose codes are told by rows that are alike
 _STEADY = ("Q4_0", "Q5_0", "Q8_0")
+_FOUR, _FIFTEEN, _SIGN = np.uint8(4), np.uint8(15), np.uint8(128)
 FACTORS_OF_TWO = 4
 FACTORS = np.exp2(np.arange(48) / FACTORS_OF_TWO).astype(np.float32)
 """What the scale of a block may be times the least of its row, so that it takes next to nothing here."""
 _OTHER = 255  # a scale that is no such product
 _OTHERS = 0.05  # of the scales at most: else they are told one by one
 _SPREADS = 6  # of codes, in which it doubles
-_NIBBLES = np.abs(np.arange(16) - 8).astype(np.float32)
-_AWAY = {  # how far the codes of a byte are from zero
-    "Q4_0": (_NIBBLES[:, None] + _NIBBLES).reshape(-1),
-    "Q5_0": np.abs(np.arange(256, dtype=np.float32) - 16),
-    "Q8_0": np.abs(np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float32)),
-}
-_HUFFMAN, _PLAIN = zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY
+_RAW, _DEFLATED, _ENTROPY = 0, 1, 2  # how a stream is told
 _PIECE = 1 << 24  # bytes of a tensor that are coded at once
 _LARGEST_HEADER = 1 << 26
 
@@ -88,7 +86,7 @@ def pack(source: Path, target: Path) -> tuple[int, int]:
         for tensor in sorted(reader.tensors, key=lambda one: int(one.data_offset)):
             start, size = int(tensor.data_offset), int(tensor.n_bytes)
             if start > place:
-                parts.append(_put(out, {}, [_coded(held[place:start], _PLAIN)], start - place))
+                parts.append(_put(out, {}, [_coded(held[place:start])], start - place))
             name = tensor.tensor_type.name
             row = size // max(1, int(np.prod(tensor.shape[1:])))  # bytes
             row = row if size % sum(_FIELDS.get(name, (1,))) == 0 else 1
@@ -98,7 +96,7 @@ def pack(source: Path, target: Path) -> tuple[int, int]:
                 parts.append(_put(out, *_shortest(name if row > 1 else "", rows), len(rows) * row))
             place = start + size
         if place < len(held):
-            parts.append(_put(out, {}, [_coded(held[place:], _PLAIN)], len(held) - place))
+            parts.append(_put(out, {}, [_coded(held[place:])], len(held) - place))
         header = json.dumps({"size": len(held), "sha256": _sha256(source), "parts": parts}).encode()
         at = out.tell()
         out.write(zlib.compress(header, 9))
@@ -161,69 +159,84 @@ def coded_bytes(name: str, blocks: Bytes) -> int:
     return sum(len(coded) for coded, _ in _shortest(name.upper(), blocks)[1])
 
 
-Stream = tuple[bytes, bool]
+Stream = tuple[bytes, int]
 
 
 def _shortest(name: str, rows: Bytes) -> tuple[dict[str, Any], list[Stream]]:
-    """How rows of blocks are told in the fewest bytes, and the streams, each coded or as it is."""
+    """How rows of blocks are told in the fewest bytes, and the streams with how each is told."""
     size = sum(_FIELDS.get(name, (1,)))
-    told: dict[str, Any] = {"type": name}
-    ways = [(told, [_coded(one, _HUFFMAN) for one in _divided(name, rows.reshape(-1, size))])]
-    steady = _steady(name, rows.reshape(len(rows), -1, size)) if name in _STEADY else None
-    if steady:
-        ways.append(
-            (
-                told | {"rows": len(rows)},
-                [*(_coded(one, _HUFFMAN, _PLAIN) for one in steady[:-1]), _coded(steady[-1], _HUFFMAN)],
-            )
-        )
-    return min(ways, key=lambda way: sum(len(coded) for coded, _ in way[1]))
+    told: dict[str, Any] = {"type": name, "rows": len(rows)}
+    blocks = rows.reshape(-1, size)
+    ends = np.cumsum(_head(name))
+    parts = [np.ascontiguousarray(blocks[:, end - size : end]) for end, size in zip(ends, _head(name), strict=True)]
+    head = [_coded(one) for one in parts]
+    steady = _steady(rows.reshape(len(rows), -1, size)) if name in _STEADY else None
+    if steady and _length(short := [_coded(one) for one in steady]) < _length(head):
+        head, told = short, told | {"steady": True}
+    codes = _codes(name, blocks).reshape(len(rows), -1)
+    if name not in _BY_ROWS:
+        return told, [*head, _coded(codes)]
+    spread = np.log2(np.abs(codes - codes.mean(dtype=np.float32)).mean(axis=1, dtype=np.float32) + np.float32(1e-3))
+    kinds = kinds_of(codes, np.rint(_SPREADS * spread).astype(np.int64))
+    return told, [*head, _coded(kinds), (encoded(codes, kinds), _ENTROPY)]
+
+
+def _length(streams: list[Stream]) -> int:
+    return sum(len(coded) for coded, _ in streams)
 
 
 def _put(out: BinaryIO, told: dict[str, Any], streams: list[Stream], size: int) -> dict[str, Any]:
-    """Write streams; gives where, what they are, and for each its length and whether it is coded."""
+    """Write streams; gives where, what they are, and for each its length and how it is told."""
     at = out.tell()
     for coded, _ in streams:
         out.write(coded)
-    return {**told, "at": at, "size": size, "streams": [[len(coded), is_coded] for coded, is_coded in streams]}
+    return {**told, "at": at, "size": size, "streams": [[len(coded), how] for coded, how in streams]}
 
 
-def _coded(values: Bytes, *strategies: int) -> Stream:
-    """Bytes in DEFLATE by the best strategy; as they are where that is shorter."""
-    raw, best = values.tobytes(), b""
-    for strategy in strategies:
-        coder = zlib.compressobj(9, zlib.DEFLATED, -15, 9, strategy)
-        coded = coder.compress(raw) + coder.flush()
-        best = coded if not best or len(coded) < len(best) else best
-    return (best, True) if len(best) < len(raw) else (raw, False)
+def _coded(values: Bytes) -> Stream:
+    """Bytes in the shortest way."""
+    raw = values.tobytes()
+    coder = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
+    ways = [(raw, _RAW), (coder.compress(raw) + coder.flush(), _DEFLATED)]
+    if raw:
+        ways.append((encoded(values.reshape(1, -1), np.zeros(1, dtype=np.uint8)), _ENTROPY))
+    return min(ways, key=lambda way: len(way[0]))
 
 
-def _divided(name: str, blocks: Bytes) -> list[Bytes]:
-    """The bytes of blocks (blocks, bytes), each kind by itself."""
-    fields = _FIELDS.get(name, (1,))
+def _head(name: str) -> tuple[int, ...]:
+    """How the bytes of a block before its codes divide."""
+    return _FIELDS.get(name, (1,))[: -2 if name in _FIVE_BITS else -1]
+
+
+def _codes(name: str, blocks: Bytes) -> Bytes:
+    """The codes of blocks (blocks, bytes), one a value. Of five bits a block's last bytes are the fifth bits of 32
+    weights and the others, two in a byte."""
+    found: Bytes = blocks[:, sum(_head(name)) :]
     if name in _FIVE_BITS:
-        fields, blocks = (*fields[:-2], 32), np.concatenate([blocks[:, :-_CODED_FIVE], _five(blocks)], axis=1)
-    ends = np.cumsum(fields)
-    return [np.ascontiguousarray(blocks[:, end - size : end]) for end, size in zip(ends, fields, strict=True)]
-
-
-def _five(blocks: Bytes) -> Bytes:
-    """The codes of blocks whose last bytes are the fifth bits of 32 weights and the others, two in a byte: a code is
-    told as a whole, since its halves say much of each other."""
-    held = blocks[:, -_CODED_FIVE:]
-    fifth = np.unpackbits(held[:, :4], axis=1, bitorder="little") << 4
-    found: Bytes = fifth | np.concatenate([held[:, 4:] & 15, held[:, 4:] >> 4], axis=1)
+        found = np.unpackbits(found[:, :4], axis=1, bitorder="little") << _FOUR | _halves(found[:, 4:])
+    elif name in _FOUR_BITS:
+        found = _halves(found)
+    elif name in _EIGHT_BITS:
+        found = found ^ _SIGN  # in the order of the weights
     return found
 
 
-def _five_back(codes: Bytes) -> Bytes:
-    fifth = np.packbits(codes >> 4, axis=1, bitorder="little")
-    return np.concatenate([fifth, codes[:, :16] & 15 | codes[:, 16:] << 4], axis=1)
+def _halves(held: Bytes) -> Bytes:
+    return np.concatenate([held & _FIFTEEN, held >> _FOUR], axis=1)
 
 
-def _steady(name: str, blocks: Bytes) -> list[Bytes] | None:
-    """Rows of blocks (rows, blocks, bytes) as each row's least scale, the factor of each block's, the scales that are
-    no such product, the spread of each row's codes, and the codes by spread; None where few scales are products."""
+def _codes_back(name: str, codes: Bytes) -> Bytes:
+    found: Bytes = codes
+    if name in (*_FIVE_BITS, *_FOUR_BITS):
+        found = codes[:, :16] & _FIFTEEN | codes[:, 16:] << _FOUR
+    if name in _FIVE_BITS:
+        found = np.concatenate([np.packbits(codes >> _FOUR, axis=1, bitorder="little"), found], axis=1)
+    return found ^ _SIGN if name in _EIGHT_BITS else found
+
+
+def _steady(blocks: Bytes) -> list[Bytes] | None:
+    """Scales of rows of blocks (rows, blocks, bytes) as each row's least, the factor of each block's, and the scales
+    that are no such product; None where few are."""
     scale = np.ascontiguousarray(blocks[:, :, :2]).view("<f2")[:, :, 0]
     if not (np.isfinite(scale) & (scale > 0)).all():
         return None
@@ -234,12 +247,7 @@ def _steady(name: str, blocks: Bytes) -> list[Bytes] | None:
     if other.mean() > _OTHERS:
         return None
     factor[other] = _OTHER
-    codes = blocks[:, :, 2:].reshape(-1, blocks.shape[2] - 2)
-    codes = (_five(codes) if name in _FIVE_BITS else codes).reshape(len(blocks), -1)
-    spread = np.log2(_AWAY[name][codes].mean(axis=1, dtype=np.float32) + np.float32(1e-3))
-    spread = np.clip(np.rint(_SPREADS * (spread - np.median(spread))) + 32, 0, 63).astype(np.uint8)
-    in_order = np.ascontiguousarray(codes[np.argsort(spread, kind="stable")])
-    return [_as_bytes(least), factor, _as_bytes(scale[other]), spread, in_order]
+    return [_as_bytes(least), factor, _as_bytes(scale[other])]
 
 
 def times(scale: npt.NDArray[np.float16], factor: Bytes) -> npt.NDArray[np.float16]:
@@ -256,37 +264,35 @@ def _joined(coded: bytes, part: dict[str, Any]) -> bytes:
     name, size, place = str(part.get("type", "")), int(part["size"]), 0
     streams = list(part["streams"])
 
-    def following(length: int) -> Bytes:
+    def following(shape: tuple[int, ...], kinds: Bytes | None = None) -> Bytes:
         nonlocal place
-        taken, is_coded = streams.pop(0)
-        raw = coded[place : place + taken]
-        place += taken
+        length, how = streams.pop(0)
+        raw = coded[place : place + length]
+        place += length
+        count = int(np.prod(shape))
+        if how == _ENTROPY:
+            kinds = np.zeros(1, dtype=np.uint8) if kinds is None else kinds
+            return decoded(raw, count // max(1, len(kinds)), kinds).reshape(shape)
         # No more than there is room for: a bomb is refused.
-        raw = zlib.decompressobj(-15).decompress(raw, length + 1) if is_coded else raw
-        if len(raw) != length:
-            raise ValueError(f"{len(raw)} bytes for {length}")
-        return np.frombuffer(raw, dtype=np.uint8)
+        raw = zlib.decompressobj(-15).decompress(raw, count + 1) if how == _DEFLATED else raw
+        return np.frombuffer(raw, dtype=np.uint8).reshape(shape)
 
-    fields = _FIELDS.get(name, (1,))
-    count, codes_width = size // sum(fields), 32 if name in _FIVE_BITS else fields[-1]
-    if "rows" not in part:
-        head = fields[:-2] if name in _FIVE_BITS else fields[:-1]
-        found = [following(count * width).reshape(count, width) for width in (*head, codes_width)]
-        if name in _FIVE_BITS:
-            found[-1] = _five_back(found[-1])
-        return np.concatenate(found, axis=1).tobytes()
-    rows = int(part["rows"])
-    least = following(2 * rows).view("<f2")
-    factor = following(count).reshape(rows, -1)
-    other = factor == _OTHER
-    scale = times(least[:, None], np.where(other, 0, factor))
-    scale[other] = following(2 * int(other.sum())).view("<f2")
-    order = np.argsort(following(rows), kind="stable")
-    codes = np.empty((rows, count // rows * codes_width), dtype=np.uint8)
-    codes[order] = following(codes.size).reshape(rows, -1)
-    codes = codes.reshape(count, -1)
-    codes = _five_back(codes) if name in _FIVE_BITS else codes
-    return np.concatenate([_as_bytes(scale).reshape(-1, 2), codes], axis=1).tobytes()
+    if "type" not in part:
+        return following((size,)).tobytes()
+    rows, count = int(part["rows"]), size // sum(_FIELDS.get(name, (1,)))
+    if part.get("steady"):
+        least = following((2 * rows,)).view("<f2")
+        factor = following((rows, count // rows))
+        other = factor == _OTHER
+        scale = times(least[:, None], np.where(other, 0, factor))
+        scale[other] = following((2 * int(other.sum()),)).view("<f2")
+        head = [_as_bytes(scale).reshape(-1, 2)]
+    else:
+        head = [following((count, width)) for width in _head(name)]
+    width = 32 if name in (*_FOUR_BITS, *_FIVE_BITS) else _FIELDS.get(name, (1,))[-1]
+    kinds = following((rows,)) if name in _BY_ROWS else None
+    codes = following((count, width), kinds)
+    return np.concatenate([*head, _codes_back(name, codes)], axis=1).tobytes()
 
 
 def _header(held: BinaryIO) -> dict[str, Any]:
