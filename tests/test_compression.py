@@ -53,6 +53,11 @@ def test_a_language_model(
     figures = json.loads(said)
     assert {"ln_ppl_ratio", "kl", "same_top1", "size_bytes", "tokens_per_s"} <= set(figures)
     assert figures["kl"] == pytest.approx(last["kl"], rel=0.5)
+    code, said, errors = typed(capsys, monkeypatch, *kept, "--tokens", "300")
+    assert code == 0, errors
+    part = json.loads(said)
+    assert 2 <= part["windows"] < figures["windows"] and part["windows"] * part["window"] <= 300
+    assert part["text_tokens"] == figures["text_tokens"] > 300
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 

@@ -154,9 +154,8 @@ def evaluate(
     text: Text = "",
     label: Label = "",
     metric: Annotated[str, typer.Option(help="The metric that `interval` is of.")] = "accuracy",
-    reference: Annotated[
-        str, typer.Option(help="A bundle or base model that a language model comes from: what it kept.")
-    ] = "",
+    reference: cli_language.Reference = "",
+    tokens: cli_language.Tokens = 65_536,
     json_: AsJson = False,
 ) -> None:
     """Judge a bundle: a classifier on labelled texts, a language model on running text; each figure has an interval."""
@@ -172,7 +171,7 @@ def evaluate(
     check_metric(metric, "--metric")
     opened = find_bundle(bundle)
     if opened.card.get("task") in ("predict", "chat"):
-        cli_language.evaluate_text(opened, data, text, reference, json_)
+        cli_language.evaluate_text(opened, data, text, reference, tokens, json_)
         return
     if reference:
         raise HalfpintError("--reference", wanted="a language model for it", got=f"the classifier {bundle}")

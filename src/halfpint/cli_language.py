@@ -26,6 +26,8 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any other setting of the training (docs/stages.md): batch_tokens=1024; repeatable."),
 ]
+Reference = Annotated[str, typer.Option(help="A bundle or base model that a language model comes from: what it kept.")]
+Tokens = Annotated[int, typer.Option(min=0, help="Tokens to read with --reference, from the front; 0 reads all.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what halfpint wrote in OUT before.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing while working.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -288,7 +290,7 @@ def import_(
     print(json.dumps(plain(result), ensure_ascii=False) if json_ else pretrained(result))
 
 
-def evaluate_text(bundle: Bundle, data: str, text: str, reference: str, json_: bool) -> None:
+def evaluate_text(bundle: Bundle, data: str, text: str, reference: str, tokens: int, json_: bool) -> None:
     """What `evaluate` does with a language model: its figures, and with a reference what it kept of that."""
     from halfpint.data.corpus import CorpusData
     from halfpint.language import evaluate_text as judge
@@ -296,7 +298,8 @@ def evaluate_text(bundle: Bundle, data: str, text: str, reference: str, json_: b
     from halfpint.report.compressed import kept_of
     from halfpint.report.terminal import language
 
-    figures = judge(bundle, CorpusData(sources=(data,), text=text), Log(quiet=json_), reference=reference)
+    source = CorpusData(sources=(data,), text=text)
+    figures = judge(bundle, source, Log(quiet=json_), reference=reference, tokens=tokens)
     told = kept_of if reference else language
     print(json.dumps(plain(figures), ensure_ascii=False) if json_ else told(figures))
 

@@ -335,11 +335,12 @@ def read_arpa(file: Path, out: Path, *, force: bool) -> dict[str, Any]:
     return _done(out, started, validation=None)
 
 
-def evaluate_text(bundle: Bundle, data: CorpusData, log: Log, reference: str = "") -> dict[str, Any]:
+def evaluate_text(bundle: Bundle, data: CorpusData, log: Log, reference: str = "", tokens: int = 0) -> dict[str, Any]:
     """The figures of a language model on text, which is taken as it is.
 
     Args:
-        reference: a bundle or base model that it was made from; the figures of `evaluate.kept` then come first.
+        reference: a bundle or base model that it was made from; the figures are then those of `evaluate.kept`.
+        tokens: how many are read beside a reference, from the front; 0 reads all.
 
     Raises:
         HalfpintError: no such text, a bundle that is no language model, or a reference of another vocabulary.
@@ -348,7 +349,7 @@ def evaluate_text(bundle: Bundle, data: CorpusData, log: Log, reference: str = "
         corpus = prepare_corpus(replace(data, clean=False, validation="", validation_share=0.0), Path(folder), log)
         if not reference:
             return judge(bundle, corpus.train, log)
-        figures = kept(base_bundle(reference, Path(folder) / "base", log), bundle, corpus.train, log=log)
+        figures = kept(base_bundle(reference, Path(folder) / "base", log), bundle, corpus.train, tokens=tokens, log=log)
     log.event("kept", bundle=bundle.path, reference=reference, **figures)
     return figures
 

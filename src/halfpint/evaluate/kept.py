@@ -60,8 +60,9 @@ def kept(
         ln_ppl_ratio: ln(perplexity / the reference's), with ln_ppl_ratio_error, its standard error over windows;
         perplexity, reference_perplexity: per token; kl: mean KL(reference || model) in nats, with kl_interval (95 %,
         bootstrap over windows) and kl_99, which one in a hundred tokens is above; same_top1: share of tokens whose
-        likeliest token is the same, with same_top1_interval; windows, window, positions: what it is over; size_bytes,
-        file_bytes, reference_size_bytes: of the folders, and of the weights alone; tokens_per_s: read by the engine.
+        likeliest token is the same, with same_top1_interval; windows, window, positions, text_tokens: what it is over,
+        and how many tokens the text has; size_bytes, file_bytes, reference_size_bytes: of the folders, and of the
+        weights alone; tokens_per_s: read by the engine.
 
     Raises:
         HalfpintError: another kind of bundle, other vocabularies, or less text than two windows.
@@ -83,6 +84,7 @@ def kept(
     window = min(window, our_context, their_context) // 2 * 2
     tokenizer.encode_special_tokens = True
     found = tokenizer.encode("\n\n".join(documents), add_special_tokens=False).ids
+    whole = len(found)
     found = found[:tokens] if tokens else found
     before = tokenizer.encode("").ids[:1]  # what a text begins with
     count = len(found) // window
@@ -107,7 +109,7 @@ def kept(
             bar.advance()
     return {
         **_figures(np.array(rows, dtype=np.float64), np.concatenate(divergences)),
-        "windows": count, "window": window, "positions": count * (window // 2 - 1),
+        "windows": count, "window": window, "positions": count * (window // 2 - 1), "text_tokens": whole,
         "size_bytes": bundle.size_bytes, "file_bytes": _weight_bytes(bundle),
         "reference_size_bytes": reference.size_bytes,
         "tokens_per_s": round(count * window / max(spent[1], 1e-9), 1),
@@ -144,19 +146,20 @@ def _compared(
     step = max(1, _VALUES_AT_ONCE // logits.shape[1])
     targets = np.array(wanted)
     for low in range(0, len(logits), step):
-        one, other = (_log_softmax(values[low : low + step]) for values in (reference, logits))
+        one, other = (
+            values[low : low + step] - values[low : low + step].max(1)[:, None] for values in (reference, logits)
+        )
         place = np.arange(len(one)), targets[low : low + step]
-        divergence = (np.exp(one) * (one - other)).sum(axis=1)
-        parts.append((-one[place], -other[place], divergence, one.argmax(axis=1) == other.argmax(axis=1)))
+        chances = np.exp(one)
+        sums, others = (values.sum(axis=1, dtype=np.float64) for values in (chances, np.exp(other)))
+        chances *= one - other
+        apart = np.log(others) - np.log(sums)
+        parts.append((
+            np.log(sums) - one[place], np.log(others) - other[place],
+            chances.sum(axis=1, dtype=np.float64) / sums + apart, one.argmax(axis=1) == other.argmax(axis=1),
+        ))  # fmt: skip
     first, second, third, fourth = (np.concatenate(column) for column in zip(*parts, strict=True))
     return first, second, third, fourth
-
-
-def _log_softmax(logits: npt.NDArray[np.float32]) -> Floats:
-    values = logits.astype(np.float64)
-    values -= values.max(axis=1, keepdims=True)
-    values -= np.log(np.exp(values).sum(axis=1, keepdims=True))
-    return values
 
 
 def _figures(rows: Floats, divergences: npt.NDArray[np.float32]) -> dict[str, Any]:
