@@ -153,9 +153,9 @@ def halfpint(model: Any, tokens: Any) -> tuple[list[float], list[float]]:
     import torch
 
     from halfpint.data.packing import IGNORED
+    from halfpint.models.quick_passes import quick_passes
     from halfpint.stage import Work
     from halfpint.tasks import classify
-    from halfpint.train._fused import quick_passes
     from halfpint.train._language import Learner
     from halfpint.train._rows import Part, part_rows
     from halfpint.train.loop import Training, train

@@ -63,7 +63,6 @@ SHARED_INSIDES = {
     ("distil._student", "train._lora"): "adapters in an encoder are those of a language model",
     ("distil.logits", "train._lora"): "its settings",
     ("distil.token_logits", "train._budget"): "a student is planned as training plans",
-    ("distil.token_logits", "train._fused"): "a student's passes are those of training",
     ("distil.token_logits", "train._language"): "a student learns from rows as training does",
     ("distil.token_logits", "train._language_tokens"): "rows are packed with the special tokens of training",
     ("distil.token_logits", "train._lora"): "adapters are merged as training merges them",
@@ -89,9 +88,9 @@ HEAVY_FILES = {
     "serve._openai_requests": {"pydantic"},
     "serve.chat": WEB,
     "serve.predict": WEB,
-    "train._attention": {"torch"},
+    "models._quick_attention": {"torch"},
     "train._cross_entropy": {"torch"},
-    "train._fused": {"torch", "transformers"},
+    "models.quick_passes": {"torch", "transformers"},
     "train._muon": {"torch"},
 }
 

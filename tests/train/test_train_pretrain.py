@@ -150,7 +150,7 @@ def test_chunked_cross_entropy_of_what_is_frozen(trained: tuple[bool, bool]) -> 
 
 @pytest.mark.parametrize(("arch", "replaced"), [("llama", 3), ("gemma3", 3), ("gpt2", 1), ("bert", 1)])
 def test_quick_passes_are_the_same_and_go_again(arch: str, replaced: int) -> None:
-    from halfpint.train._fused import quick_passes
+    from halfpint.models.quick_passes import quick_passes
 
     model, _ = tiny_model(arch)
     ids = torch.randint(5, 300, (2, 24), generator=torch.Generator().manual_seed(0))
@@ -176,7 +176,7 @@ def test_quick_passes_are_the_same_and_go_again(arch: str, replaced: int) -> Non
 
 @pytest.mark.parametrize("arch", ["llama", "qwen3", "gemma3"])
 def test_quick_passes_in_bfloat16_are_as_near_as_plain_ones(arch: str) -> None:
-    from halfpint.train._fused import quick_passes
+    from halfpint.models.quick_passes import quick_passes
 
     model, _ = tiny_model(arch)
     ids = torch.randint(5, 300, (2, 24), generator=torch.Generator().manual_seed(0))

@@ -33,7 +33,8 @@ _NORM_RATE = 0.02
 NORM_RATE_BESIDE_ROWS = 0.4
 """Of the rate, where nothing but the steps of rows is learned besides (`_row_scales`); found by trying."""
 _WARMUP = 0.1
-_TOKENS_AT_ONCE = 256  # that go through the output layer
+ROW_TOKENS = 2048  # of rows that go through the model together
+_TOKENS_AT_ONCE = 512  # that go through the output layer
 _EPSILON = 1e-12
 
 
@@ -183,6 +184,8 @@ class Distiller:
         Raises:
             RefusedError: the loss is no number.
         """
+        from halfpint.models.quick_passes import quick_passes
+
         started = time.monotonic()
         rows = [(batch, row) for batch, ids in enumerate(self.ids) for row in range(len(ids))]
         random, order = np.random.default_rng(self.seed), list[int]()
@@ -203,7 +206,7 @@ class Distiller:
         moments = [[value.new_zeros(value.shape) for _ in range(2)] for value in rest]
         losses: list[float] = []
         changed, count = 0, 0
-        with self.log.bar("distilling", 1.0) as bar:
+        with self.log.bar("distilling", 1.0) as bar, quick_passes(self.model):
             while not steps or count < steps:
                 spent = time.monotonic() - started
                 share = count / steps if steps else spent / (60 * minutes)
@@ -213,7 +216,7 @@ class Distiller:
                     order += random.permutation(len(rows)).tolist()
                 some, order = order[:at_once], order[at_once:]
                 count += 1
-                losses.append(sum(self._backward(*rows[number], 1 / len(some)) for number in some))
+                losses.append(self._mean([rows[number] for number in some]))
                 if not math.isfinite(losses[-1]):
                     raise RefusedError("tuning", wanted="a loss that is a number", got=str(losses[-1]),
                                        todo="Take a lower tuning_rate.")  # fmt: skip
@@ -244,23 +247,33 @@ class Distiller:
     def _divergence(self, rows: Sequence[tuple[int, int]]) -> float:
         """Mean divergence over rows, nothing learned."""
         with need("torch", "quantising").no_grad():
-            return sum(self._backward(*row, 1 / len(rows), learns=False) for row in rows)
+            return self._mean(rows, learns=False)
 
-    def _backward(self, batch: int, row: int, share: float, *, learns: bool = True) -> float:
-        """Adds `share` of the gradient of one row's mean divergence; gives that share of the divergence (nats)."""
+    def _mean(self, rows: Sequence[tuple[int, int]], *, learns: bool = True) -> float:
+        """Mean over rows of their mean divergence (nats); adds its gradient. Rows of one length go together."""
+        by_length: dict[int, list[tuple[int, int]]] = {}
+        for batch, row in rows:
+            kept = self.kept[batch]
+            length = self.ids[batch].shape[1] if kept is None else int(kept[row].sum())
+            by_length.setdefault(length, []).append((batch, row))
+        total = 0.0
+        for length, alike in by_length.items():
+            for low in range(0, len(alike), at_once := max(1, ROW_TOKENS // length)):
+                total += self._backward(alike[low : low + at_once], length, len(rows), learns=learns)
+        return total
+
+    def _backward(self, rows: Sequence[tuple[int, int]], length: int, count: int, *, learns: bool) -> float:
+        """The sum of some rows' mean divergences over `count`; adds its gradient."""
         torch = need("torch", "quantising")
-        ids, kept = self.ids[batch][row : row + 1], self.kept[batch]
-        if kept is not None:
-            ids = ids[:, : int(kept[row].sum())]
+        ids = torch.stack([self.ids[batch][row, :length] for batch, row in rows])
+        final = torch.cat([self.final[batch][row, :length] for batch, row in rows])
         with fast():
-            states = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+            states = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
         leaf = states.detach().float().requires_grad_()
         output, total = self.model.get_output_embeddings(), 0.0
-        for low in range(0, ids.shape[1], _TOKENS_AT_ONCE):
+        for low in range(0, len(leaf), _TOKENS_AT_ONCE):
             with torch.no_grad(), fast():
-                wanted = torch.nn.functional.linear(
-                    self.final[batch][row, low : min(low + _TOKENS_AT_ONCE, ids.shape[1])], self.head, output.bias
-                ).float()
+                wanted = torch.nn.functional.linear(final[low : low + _TOKENS_AT_ONCE], self.head, output.bias).float()
                 wanted -= wanted.logsumexp(1, keepdim=True)
             with fast():
                 logits = output(leaf[low : low + _TOKENS_AT_ONCE])
@@ -271,10 +284,10 @@ class Distiller:
             if not learns:
                 continue
             # d KL / d logits = softmax - wanted: written down, it takes a third of the memory that autograd would.
-            logits.backward((found.exp_() - chances).mul_(share / ids.shape[1]).to(logits.dtype))
+            logits.backward((found.exp_() - chances).mul_(1 / (length * count)).to(logits.dtype))
         if learns:
             states.backward(leaf.grad.to(states.dtype))
-        return total / int(ids.shape[1]) * share
+        return total / (length * count)
 
 
 def _schedule(share: float) -> float:

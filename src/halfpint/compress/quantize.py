@@ -20,7 +20,7 @@ from halfpint.compress._layers import LayerByLayer, Made, rounded
 from halfpint.compress._matrices import Matrix, by_bits, by_name, matrices_of, shown, weight_bytes
 from halfpint.compress._rates import CONTAINERS, Pace, sensitivity_of
 from halfpint.compress._row_scales import row_scales_of
-from halfpint.compress._tune import NORM_RATE_BESIDE_ROWS, Distiller, Learned, latents_of
+from halfpint.compress._tune import NORM_RATE_BESIDE_ROWS, ROW_TOKENS, Distiller, Learned, latents_of
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, nearest, need, need_installed
 from halfpint.machine import memory_bytes
@@ -211,6 +211,7 @@ class Quantize(Stage):
         if self.method == "tuned":
             needed += 4 * matrices[0].size + 12 * self.tokens * matrices[0].rows
             needed += 4 * self.tuning_samples * self.tokens * width + (0 if self.packed else 4 * 4 * weights)
+            needed += 4 * ROW_TOKENS * sum(matrix.rows + matrix.columns for matrix in matrices[1:])  # for the gradient
         if self.packed:  # gradients, and what comes into each matrix, before anything else is made
             needed = max(needed, 8 * weights + 4 * sum(matrix.columns**2 for matrix in matrices))
         room = memory_bytes() * _SPARE

@@ -83,7 +83,7 @@ class TokenLogits(Softened, Taught, Adapt):
         assert bundle is not None
         started = time.monotonic()
         torch = need("torch", "distilling")
-        from halfpint.train._fused import quick_passes
+        from halfpint.models.quick_passes import quick_passes
         from halfpint.train._language import Learner
 
         corpus = self._corpus_for(bundle, work)

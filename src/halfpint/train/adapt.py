@@ -76,7 +76,7 @@ class Adapt(_lora.LoRA, Training, Stage):
         assert bundle is not None
         started = time.monotonic()
         torch = need("torch", "training a language model")
-        from halfpint.train._fused import quick_passes
+        from halfpint.models.quick_passes import quick_passes
         from halfpint.train._language import Learner
 
         self.check()

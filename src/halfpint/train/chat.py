@@ -92,7 +92,7 @@ class Chat(_lora.LoRA, Training, Stage):
         assert bundle is not None
         started = time.monotonic()
         torch = need("torch", "training on conversations")
-        from halfpint.train._fused import quick_passes
+        from halfpint.models.quick_passes import quick_passes
         from halfpint.train._language import Learner
 
         self.check()

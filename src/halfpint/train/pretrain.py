@@ -136,7 +136,7 @@ class Pretrain(Training, Stage):
         """Make the tokenizer and the tokens, then the model; keep the best evaluation on validation."""
         started = time.monotonic()
         torch = need("torch", "pre-training")
-        from halfpint.train._fused import quick_passes
+        from halfpint.models.quick_passes import quick_passes
 
         need("transformers", "pre-training").utils.logging.disable_progress_bar()
         rank, _ = ranks.join()

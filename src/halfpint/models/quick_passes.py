@@ -1,7 +1,7 @@
 """Quicker passes through modules of transformers while they are trained on a CPU: less traffic to memory, same results.
 
 Weights, their names and what is saved stay as they are. A norm or rotation is tried against what it replaces first, in
-fp32, and left out where the results differ; attention is PyTorch's, but for what `_attention` says.
+fp32, and left out where the results differ; attention is PyTorch's, but for what `_quick_attention` says.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from halfpint.train._attention import quick_attention
+from halfpint.models._quick_attention import quick_attention
 
 _ATTENTION = "sdpa"
 _CLOSE = 1e-5  # relative difference that rounding alone explains
@@ -89,6 +89,30 @@ class _RMSNorm(torch.autograd.Function):
         )
         d_rows.add_((slope @ gain)[:, None].mul_(scale).div_(width))
         return d_rows.view(slopes[0].shape).to(ctx.given), d_weight, None, None, None
+
+
+def scaled(out: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """What a layer puts out, (…, outputs), times a factor for each output, fp32 of shape (outputs,); of its type.
+
+    Factors that are learned near 1 have to be in fp32, as bfloat16 has nothing between 0.998 and 1.004; what they
+    multiply has not.
+    """
+    found: torch.Tensor = _Scaled.apply(out, factor)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, out: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(out, factor)
+        return torch.mul(out, factor, out=torch.empty_like(out))
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[Any, Any]:
+        out, factor = ctx.saved_tensors
+        slope = slopes[0]
+        moved = torch.mul(slope, out).flatten(0, -2).sum(0, dtype=torch.float32)
+        return torch.mul(slope, factor, out=torch.empty_like(slope)), moved
 
 
 class _Rotation(torch.autograd.Function):

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halfpint.train._attention import quick_attention  # noqa: E402
+from halfpint.models._quick_attention import quick_attention  # noqa: E402
 
 
 def plain(module: Any, query: Any, key: Any, value: Any, mask: Any, **more: Any) -> tuple[Any, None]:
