@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import io
+import json
+import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from halfpint.bundle import Bundle
 from halfpint.compress.lossless import Lossless
+from halfpint.compress.quantize import Quantize
 from halfpint.engines import open_language_engine
 from halfpint.errors import HalfpintError, RefusedError
+from halfpint.models._ans import encoded
 from halfpint.models.packed_gguf import GGUF_FILE, PACKED_FILE, opened_gguf, pack, unpack
 from halfpint.stage import Work
 
 gguf = pytest.importorskip("gguf")
 Get = Callable[[str], Bundle]
+NOISE = ["IQ4_NL", "MXFP4", "Q6_K", "Q3_K", "Q2_K", "IQ4_XS", "IQ3_S"]
 
 
 def write_gguf(path: Path, values: np.ndarray, types: list[str]) -> None:  # type: ignore[type-arg]
@@ -26,9 +33,15 @@ def write_gguf(path: Path, values: np.ndarray, types: list[str]) -> None:  # typ
     writer.add_description("numbers " * 50)
     for name in types:
         kind = gguf.GGMLQuantizationType[name]
-        data = values.astype("<f4") if name == "F32" else gguf.quants.quantize(values, kind)
+        if name in NOISE:  # any bytes are blocks
+            block, size = gguf.GGML_QUANT_SIZES[kind]
+            shape = (len(values), values.shape[1] // block * size)
+            data = np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
+        else:
+            data = values.astype("<f4") if name == "F32" else gguf.quants.quantize(values, kind)
         writer.add_tensor(f"matrix.{name}", data, raw_dtype=kind)
     writer.add_tensor("odd", np.arange(7, dtype=np.float32))
+    writer.add_tensor("none", np.zeros((0, 32), dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -41,7 +54,7 @@ def test_every_bit_comes_back(piece: int, tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(packed_gguf, "_PIECE", piece)
     values = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
-    write_gguf(tmp_path / "a.gguf", values, ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+    write_gguf(tmp_path / "a.gguf", values, ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", *NOISE])
     before, after = pack(tmp_path / "a.gguf", tmp_path / "a.packed")
     assert (before, after) == tuple((tmp_path / name).stat().st_size for name in ("a.gguf", "a.packed"))
     out = io.BytesIO()
@@ -85,6 +98,64 @@ def test_damage_is_told(bundles: Get, tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("no such file")
     with pytest.raises(HalfpintError, match="wanted a GGUF file"):
         pack(tmp_path / "text.gguf", tmp_path / "out")
+
+
+def lying(path: Path, change: Callable[[dict[str, Any]], object], streams: bytes = b"") -> None:
+    """A packed file of one small tensor whose header says something else."""
+    write_gguf(path.with_suffix(".gguf"), np.zeros((1, 32), dtype=np.float32), ["Q4_0"])
+    pack(path.with_suffix(".gguf"), path)
+    whole = path.read_bytes()
+    start = len(b"halfpint packed GGUF 3\n")
+    at = int.from_bytes(whole[start : start + 8], "little")
+    header = json.loads(zlib.decompress(whole[at:]))
+    change(header)
+    told = zlib.compress(json.dumps(header).encode())
+    place = (at + len(streams)).to_bytes(8, "little") + len(told).to_bytes(8, "little")
+    path.write_bytes(whole[:start] + place + whole[start + 16 : at] + streams + told)
+
+
+def grown(size: int, parts: int = 1) -> Callable[[dict[str, Any]], object]:
+    """A header with parts that make much of next to nothing."""
+    one = encoded(np.zeros((1, 2), dtype=np.uint8), np.zeros(1, dtype=np.uint8))
+
+    def change(header: dict[str, Any]) -> None:
+        at = max(part["at"] + sum(length for length, _ in part["streams"]) for part in header["parts"])
+        told = {"type": "", "rows": size, "at": at, "size": size, "streams": [[len(one), 2]]}
+        header |= {"parts": [told] * parts, "size": size * parts}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        grown(1 << 30),
+        grown(1 << 45),
+        grown(1 << 24, 1000),
+        lambda header: header.pop("sha256"),
+        lambda header: header.update(size=0),
+        lambda header: header["parts"][0].update(at=1 << 60),
+        lambda header: header["parts"][0].update(size=-5),
+        lambda header: header["parts"][-1]["streams"].__setitem__(0, [1 << 50, 0]),
+        lambda header: header["parts"].__setitem__(0, None),
+    ],
+)
+def test_a_header_that_lies_is_told(change: Callable[[dict[str, Any]], object], tmp_path: Path) -> None:
+    """Nor does it take memory, or the process with it."""
+    streams = encoded(np.zeros((1, 2), dtype=np.uint8), np.zeros(1, dtype=np.uint8))
+    lying(tmp_path / "a.packed", lambda header: None, streams)
+    unpack(tmp_path / "a.packed", io.BytesIO())
+    lying(tmp_path / "a.packed", change, streams)
+    with pytest.raises(HalfpintError, match="wanted a whole packed GGUF file"):
+        unpack(tmp_path / "a.packed", io.BytesIO())
+
+
+def test_without_the_coder_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for stage in (Lossless(), Quantize(packed=True, method="round")):
+        with pytest.raises(HalfpintError, match=r"halfpint\[gguf\]"):
+            stage.check()
 
 
 def test_what_saves_nothing_is_refused(

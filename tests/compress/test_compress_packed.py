@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 import torch
 
 from halfpint.bundle import Bundle
+from halfpint.compress import _tune
 from halfpint.compress._allocation import other_bytes
 from halfpint.compress._blocks import pack
 from halfpint.compress._calibration import calibration_rows
 from halfpint.compress._codes import TYPES, round_to
 from halfpint.compress._gptq import gptq
-from halfpint.compress._matrices import Matrix, matrices_of
+from halfpint.compress._matrices import EMBEDDINGS, Matrix, matrices_of
 from halfpint.compress._rates import CONTAINERS, Pace, sensitivity_of, steadily, steady
 from halfpint.compress._row_scales import RowScale
 from halfpint.compress.lossless import Lossless
@@ -176,6 +178,62 @@ def test_rows_learn_their_steps_by_what_they_put_out(bundles: Callable[[str], Bu
         assert torch.equal(one.codes, coded[one.matrix.name].codes)
     apart = (answers() - learned).detach().square().mean()
     assert float(apart) < 1e-2 * float((learned - before).square().mean())  # steps are held in fp16
+
+
+def test_factors_near_one_are_felt_in_bfloat16(bundles: Callable[[str], Bundle]) -> None:
+    """What is learned in the end is smaller than what bfloat16 tells apart."""
+    model = load_model(bundles("language").path, "causal")
+    matrices = [one for one in matrices_of(model) if one.role != EMBEDDINGS]
+    coded = {}
+    for one in matrices:
+        coded[one.name] = steadily(TYPES["q8_0"], one.read(), one.read().abs().amax(1, keepdim=True) / 127)
+        one.write(coded[one.name].values())
+    ids = torch.arange(24)[None] % 50
+    scales = [RowScale(one, coded[one.name]) for one in matrices]
+
+    def answers(factor: float, low: bool) -> torch.Tensor:
+        for one in scales:
+            one._factor.data.fill_(factor)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=low):
+            found: torch.Tensor = model(input_ids=ids).logits.float()
+        return found
+
+    wanted = answers(1.001, low=False) - answers(1.0, low=False)
+    found = answers(1.001, low=True) - answers(1.0, low=True)
+    assert 0.3 < float((found * wanted).sum() / wanted.square().sum()) < 3
+
+
+@pytest.mark.parametrize(("at_once", "head"), [(2048, 512), (48, 7), (1, 10_000)])
+def test_rows_of_any_length_count_alike(
+    at_once: int, head: int, bundles: Callable[[str], Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is the mean over rows of their mean divergence, and its gradient that of plain autograd, however rows
+    go through together."""
+    monkeypatch.setattr(_tune, "ROW_TOKENS", at_once)
+    monkeypatch.setattr(_tune, "TOKENS_AT_ONCE", head)
+    monkeypatch.setattr(_tune, "fast", contextlib.nullcontext)
+    model = load_model(bundles("language").path, "causal")
+    output = model.get_output_embeddings()
+    random = torch.Generator().manual_seed(0)
+    ids = [torch.randint(0, 50, (2, 24), generator=random), torch.randint(0, 50, (3, 16), generator=random)]
+    kept = [None, torch.arange(16) < torch.tensor([[16], [5], [16]])]
+    final = [torch.randn(*one.shape, output.weight.shape[1], generator=random) for one in ids]
+    rows = [(0, 1), (1, 0), (1, 1), (1, 2), (0, 0)]
+    for one in model.parameters():
+        one.requires_grad_(one.ndim == 1)
+    norms = [one for one in model.parameters() if one.ndim == 1]
+    head_weight = output.weight.detach().clone()
+    total = torch.zeros(())
+    for batch, row in rows:
+        length = 24 if batch == 0 else int(kept[1][row].sum())  # type: ignore[index]
+        found = model(input_ids=ids[batch][row : row + 1, :length]).logits[0].log_softmax(-1)
+        wanted = torch.log_softmax(final[batch][row, :length] @ head_weight.T, -1)
+        total = total + (wanted.exp() * (wanted - found)).sum(1).mean() / len(rows)
+    gradients = torch.autograd.grad(total, norms)
+    learner = _tune.Distiller(model, ids, kept, final, head_weight, 64, 0.01, 0, SILENT)
+    assert learner._mean(rows) == pytest.approx(float(total.detach()), rel=1e-4)
+    for one, gradient in zip(norms, gradients, strict=True):
+        torch.testing.assert_close(one.grad, gradient, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["round", "gptq", "tuned"])

@@ -34,7 +34,7 @@ NORM_RATE_BESIDE_ROWS = 0.4
 """Of the rate, where nothing but the steps of rows is learned besides (`_row_scales`); found by trying."""
 _WARMUP = 0.1
 ROW_TOKENS = 2048  # of rows that go through the model together
-_TOKENS_AT_ONCE = 512  # that go through the output layer
+TOKENS_AT_ONCE = 512  # that go through the output layer
 _EPSILON = 1e-12
 
 
@@ -271,12 +271,12 @@ class Distiller:
             states = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
         leaf = states.detach().float().requires_grad_()
         output, total = self.model.get_output_embeddings(), 0.0
-        for low in range(0, len(leaf), _TOKENS_AT_ONCE):
+        for low in range(0, len(leaf), TOKENS_AT_ONCE):
             with torch.no_grad(), fast():
-                wanted = torch.nn.functional.linear(final[low : low + _TOKENS_AT_ONCE], self.head, output.bias).float()
+                wanted = torch.nn.functional.linear(final[low : low + TOKENS_AT_ONCE], self.head, output.bias).float()
                 wanted -= wanted.logsumexp(1, keepdim=True)
             with fast():
-                logits = output(leaf[low : low + _TOKENS_AT_ONCE])
+                logits = output(leaf[low : low + TOKENS_AT_ONCE])
             found = logits.detach().float()
             found -= found.logsumexp(1, keepdim=True)
             chances = wanted.exp()

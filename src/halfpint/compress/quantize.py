@@ -20,7 +20,7 @@ from halfpint.compress._layers import LayerByLayer, Made, rounded
 from halfpint.compress._matrices import Matrix, by_bits, by_name, matrices_of, shown, weight_bytes
 from halfpint.compress._rates import CONTAINERS, Pace, sensitivity_of
 from halfpint.compress._row_scales import row_scales_of
-from halfpint.compress._tune import NORM_RATE_BESIDE_ROWS, ROW_TOKENS, Distiller, Learned, latents_of
+from halfpint.compress._tune import NORM_RATE_BESIDE_ROWS, ROW_TOKENS, TOKENS_AT_ONCE, Distiller, Learned, latents_of
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, nearest, need, need_installed
 from halfpint.machine import memory_bytes
@@ -209,9 +209,10 @@ class Quantize(Stage):
             widest = max(matrix.columns for matrix in matrices)
             needed += 2 * weights + 3 * 4 * self.samples * self.tokens * width + 40 * widest * widest
         if self.method == "tuned":
-            needed += 4 * matrices[0].size + 12 * self.tokens * matrices[0].rows
+            at_once = max(ROW_TOKENS, self.tokens)
+            needed += 4 * matrices[0].size + 24 * min(TOKENS_AT_ONCE, at_once) * matrices[0].rows
             needed += 4 * self.tuning_samples * self.tokens * width + (0 if self.packed else 4 * 4 * weights)
-            needed += 4 * ROW_TOKENS * sum(matrix.rows + matrix.columns for matrix in matrices[1:])  # for the gradient
+            needed += 4 * at_once * sum(matrix.rows + matrix.columns for matrix in matrices[1:])  # for the gradient
         if self.packed:  # gradients, and what comes into each matrix, before anything else is made
             needed = max(needed, 8 * weights + 4 * sum(matrix.columns**2 for matrix in matrices))
         room = memory_bytes() * _SPARE

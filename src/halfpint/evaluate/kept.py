@@ -91,7 +91,7 @@ def kept(
     if window < 4 or count < FEWEST_WINDOWS:
         raise HalfpintError(
             "kept", wanted=f"text of {FEWEST_WINDOWS} windows of {window} tokens", got=f"{len(found):,} tokens",
-            todo="Give more text, or a smaller window.",
+            todo="Give more text, let more tokens of it be read, or take a smaller window.",
         )  # fmt: skip
     rows, spent = [], [0.0, 0.0]
     divergences: list[npt.NDArray[np.float32]] = []

@@ -54,7 +54,7 @@ def decoded(coded: bytes, width: int, kinds: Bytes) -> Bytes:
     """The rows that `encoded` was given, of `width` values each.
 
     Raises:
-        ValueError: these are other bytes.
+        ValueError, zlib.error: these are other bytes.
         HalfpintError: the package constriction is not there.
     """
     if len(coded) < _HEAD:
@@ -63,7 +63,8 @@ def decoded(coded: bytes, width: int, kinds: Bytes) -> Bytes:
     end = _HEAD + int.from_bytes(coded[3:_HEAD], "little")
     told = zlib.decompressobj().decompress(coded[_HEAD:end], _LONGEST_TABLES)
     tables = np.frombuffer(told, dtype=np.uint8).reshape(count, size)
-    if low + size > 257 or not tables.any(axis=1).all() or (len(kinds) and int(kinds.max()) >= count):
+    seen = int(kinds.max(initial=0)) < count and int(tables.max()) < len(_WEIGHTS)
+    if low + size > 257 or not tables.any(axis=1).all() or not seen:
         raise ValueError("other tables")
     coder = _stream().stack.AnsCoder(np.frombuffer(coded[end:], dtype="<u4").astype(np.uint32))
     found = np.empty((len(kinds), width), dtype=np.uint8)
@@ -78,16 +79,17 @@ def kinds_of(rows: Bytes, first: npt.NDArray[np.int64]) -> Bytes:
     """A kind for each row, so that all together take few bytes.
 
     Args:
-        rows: shape (rows, values); first: kinds to begin with, any numbers of shape (rows,).
+        rows: shape (rows, values); first: kinds to begin with, whole numbers within 255 of each other, shape (rows,).
     """
     low = int(rows.min())
     histograms = _histograms(rows, low, max(2, int(rows.max()) - low + 1))
+    counts = histograms.astype(np.float32)
     best, fewest = np.zeros(len(rows), dtype=np.uint8), np.inf
     for coarse in (1, 2, 4, 1 << 30):  # fewer tables where rows are few
         kinds = np.unique(first // coarse, return_inverse=True)[1].astype(np.uint8)
         for _ in range(_ROUNDS):
             nats = -np.log2(np.maximum(_shares(_tables(histograms, kinds)), 2.0**-24))
-            costs = histograms.astype(np.float32) @ nats.T.astype(np.float32)
+            costs = counts @ nats.T.astype(np.float32)
             kinds = np.unique(costs.argmin(axis=1), return_inverse=True)[1].astype(np.uint8)
         tables = _tables(histograms, kinds)
         nats = -np.log2(np.maximum(_shares(tables), 2.0**-24))

@@ -65,6 +65,12 @@ _SPREADS = 6  # of codes, in which it doubles
 _RAW, _DEFLATED, _ENTROPY = 0, 1, 2  # how a stream is told
 _PIECE = 1 << 24  # bytes of a tensor that are coded at once
 _LARGEST_HEADER = 1 << 26
+_MOST_TIMES = 1024  # the bytes of a packed file may come to, about as for DEFLATE
+_FAULTS = (
+    OSError, ValueError, LookupError, ArithmeticError, TypeError, MemoryError, RecursionError, AttributeError,
+    zlib.error,
+)  # fmt: skip
+"""What reading a file that lies raises."""
 
 
 def pack(source: Path, target: Path) -> tuple[int, int]:
@@ -85,18 +91,18 @@ def pack(source: Path, target: Path) -> tuple[int, int]:
         out.write(_MAGIC + bytes(16))  # where the header is, and how long, comes here
         for tensor in sorted(reader.tensors, key=lambda one: int(one.data_offset)):
             start, size = int(tensor.data_offset), int(tensor.n_bytes)
-            if start > place:
-                parts.append(_put(out, {}, [_coded(held[place:start])], start - place))
+            if not size:
+                continue
+            parts += _between(out, held[place:start])
             name = tensor.tensor_type.name
             row = size // max(1, int(np.prod(tensor.shape[1:])))  # bytes
-            row = row if size % sum(_FIELDS.get(name, (1,))) == 0 else 1
+            row = row if size % sum(_FIELDS.get(name, (1,))) == 0 and row <= _PIECE else 1
             step = max(1, _PIECE // row) * row
             for low in range(start, start + size, step):
                 rows = held[low : min(low + step, start + size)].reshape(-1, row)
                 parts.append(_put(out, *_shortest(name if row > 1 else "", rows), len(rows) * row))
             place = start + size
-        if place < len(held):
-            parts.append(_put(out, {}, [_coded(held[place:])], len(held) - place))
+        parts += _between(out, held[place:])
         header = json.dumps({"size": len(held), "sha256": _sha256(source), "parts": parts}).encode()
         at = out.tell()
         out.write(zlib.compress(header, 9))
@@ -112,19 +118,27 @@ def unpack(source: Path, out: BinaryIO) -> None:
     Raises:
         HalfpintError: `source` is damaged, or no such file.
     """
-    digest = hashlib.sha256()
+    digest, done = hashlib.sha256(), 0
     try:
         with source.open("rb") as held:
-            header = _header(held)
+            header, whole = _header(held), source.stat().st_size
+            if sum(int(part["size"]) for part in header["parts"]) != int(header["size"]):
+                raise ValueError("parts of another size than the whole")
             for part in header["parts"]:
+                lengths = [int(length) for length, _ in part["streams"]]
+                # A stream tells how much it makes of next to nothing: no more than `pack` asks of one is made.
+                if not 0 < int(part["size"]) <= _PIECE or min(lengths) < 0 or sum(lengths) > whole:
+                    raise ValueError(f"a part of {part['size']} bytes")
+                if (done := done + int(part["size"])) > _MOST_TIMES * whole:
+                    raise ValueError(f"{done:,} bytes out of {whole:,}")
                 held.seek(int(part["at"]))
-                whole = _joined(held.read(sum(int(length) for length, _ in part["streams"])), part)
-                digest.update(whole)
-                out.write(whole)
-    except (OSError, ValueError, LookupError, ArithmeticError, TypeError, zlib.error) as error:
+                joined = _joined(held.read(sum(lengths)), part)
+                digest.update(joined)
+                out.write(joined)
+            if digest.hexdigest() != header["sha256"]:
+                raise ValueError("another content than was packed")
+    except _FAULTS as error:
         raise _damaged(source, f"{type(error).__name__}: {error}") from error
-    if digest.hexdigest() != header["sha256"]:
-        raise _damaged(source, "another content than was packed")
 
 
 @contextmanager
@@ -150,13 +164,20 @@ def opened_gguf(folder: Path) -> Iterator[Path]:
         yield Path(name) / GGUF_FILE
 
 
+def _between(out: BinaryIO, held: Bytes) -> list[dict[str, Any]]:
+    """Write what is around the tensors."""
+    pieces = [held[low : low + _PIECE] for low in range(0, len(held), _PIECE)]
+    return [_put(out, {}, [_coded(piece)], len(piece)) for piece in pieces]
+
+
 def coded_bytes(name: str, blocks: Bytes) -> int:
     """Bytes that the blocks of a tensor take when they are packed.
 
     Args:
         name: of their type, such as q4_0; blocks: uint8 of shape (rows, bytes of a row).
     """
-    return sum(len(coded) for coded, _ in _shortest(name.upper(), blocks)[1])
+    step = max(1, _PIECE // blocks.shape[1])
+    return sum(_length(_shortest(name.upper(), blocks[low : low + step])[1]) for low in range(0, len(blocks), step))
 
 
 Stream = tuple[bytes, int]

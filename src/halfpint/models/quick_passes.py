@@ -34,24 +34,24 @@ def quick_passes(model: torch.nn.Module) -> Iterator[list[str]]:
     """
     names: set[str] = set()
     undo: list[Callable[[], None]] = []
-    if next(model.parameters()).device.type == "cpu":
-        for module in model.modules():
-            if _replace_norm(module):
-                names.add(type(module).__name__)
-                undo.append(partial(delattr, module, "forward"))
-        for place in {type(module).__module__ for module in model.modules()}:
-            namespace = vars(sys.modules[place])
-            plain = namespace.get("apply_rotary_pos_emb")
-            if plain is not None and _same_rotation(plain):
-                namespace["apply_rotary_pos_emb"] = _quick_rotation(plain)
-                names.add("apply_rotary_pos_emb")
-                undo.append(partial(namespace.__setitem__, "apply_rotary_pos_emb", plain))
-        if getattr(model.config, "_attn_implementation", "") == _ATTENTION:
-            plain = AttentionInterface().get_interface(_ATTENTION, sdpa_attention_forward)
-            AttentionInterface.register(_ATTENTION, quick_attention(plain))
-            names.add("attention")
-            undo.append(partial(AttentionInterface.register, _ATTENTION, plain))
     try:
+        if next(model.parameters()).device.type == "cpu":
+            for module in model.modules():
+                if _replace_norm(module):
+                    names.add(type(module).__name__)
+                    undo.append(partial(delattr, module, "forward"))
+            for place in {type(module).__module__ for module in model.modules()}:
+                namespace = vars(sys.modules[place])
+                plain = namespace.get("apply_rotary_pos_emb")
+                if plain is not None and _same_rotation(plain):
+                    namespace["apply_rotary_pos_emb"] = _quick_rotation(plain)
+                    names.add("apply_rotary_pos_emb")
+                    undo.append(partial(namespace.__setitem__, "apply_rotary_pos_emb", plain))
+            if getattr(model.config, "_attn_implementation", "") == _ATTENTION:
+                plain = AttentionInterface().get_interface(_ATTENTION, sdpa_attention_forward)
+                AttentionInterface.register(_ATTENTION, quick_attention(plain))
+                names.add("attention")
+                undo.append(partial(AttentionInterface.register, _ATTENTION, plain))
         with _kept_memory():
             yield sorted(names)
     finally:
@@ -89,30 +89,6 @@ class _RMSNorm(torch.autograd.Function):
         )
         d_rows.add_((slope @ gain)[:, None].mul_(scale).div_(width))
         return d_rows.view(slopes[0].shape).to(ctx.given), d_weight, None, None, None
-
-
-def scaled(out: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """What a layer puts out, (…, outputs), times a factor for each output, fp32 of shape (outputs,); of its type.
-
-    Factors that are learned near 1 have to be in fp32, as bfloat16 has nothing between 0.998 and 1.004; what they
-    multiply has not.
-    """
-    found: torch.Tensor = _Scaled.apply(out, factor)  # type: ignore[no-untyped-call]
-    return found
-
-
-class _Scaled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, out: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(out, factor)
-        return torch.mul(out, factor, out=torch.empty_like(out))
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[Any, Any]:
-        out, factor = ctx.saved_tensors
-        slope = slopes[0]
-        moved = torch.mul(slope, out).flatten(0, -2).sum(0, dtype=torch.float32)
-        return torch.mul(slope, factor, out=torch.empty_like(slope)), moved
 
 
 class _Rotation(torch.autograd.Function):

@@ -52,7 +52,11 @@ def kept_of(figures: Mapping[str, Any]) -> str:
         ),
         ("mean KL", f"{figures['kl']:.4f} nats", f"95% interval {low:.4f} to {high:.4f}"),
         ("same first choice", f"{figures['same_top1']:.1%}", f"95% interval {first:.1%} to {last:.1%}"),
-        ("scored", f"{figures['positions']:,} tokens", f"second halves of {figures['windows']} windows"),
+        (
+            "scored",
+            f"{figures['positions']:,} tokens",
+            f"second halves of {figures['windows']} windows; the text has {figures['text_tokens']:,}",
+        ),
         ("weights", size(figures["file_bytes"]), f"the folder {size(figures['size_bytes'])}"),
         ("speed", f"{figures['tokens_per_s']:,.0f} tokens/s", "read"),
     ]
