@@ -212,7 +212,7 @@ class Quantize(Stage):
             at_once = max(ROW_TOKENS, self.tokens)
             needed += 4 * matrices[0].size + 24 * min(TOKENS_AT_ONCE, at_once) * matrices[0].rows
             needed += 4 * self.tuning_samples * self.tokens * width + (0 if self.packed else 4 * 4 * weights)
-            needed += 4 * at_once * sum(matrix.rows + matrix.columns for matrix in matrices[1:])  # for the gradient
+            needed += 6 * at_once * sum(matrix.rows + matrix.columns for matrix in matrices[1:])  # for the gradient
         if self.packed:  # gradients, and what comes into each matrix, before anything else is made
             needed = max(needed, 8 * weights + 4 * sum(matrix.columns**2 for matrix in matrices))
         room = memory_bytes() * _SPARE
