@@ -155,7 +155,7 @@ def evaluate(
     label: Label = "",
     metric: Annotated[str, typer.Option(help="The metric that `interval` is of.")] = "accuracy",
     reference: cli_language.Reference = "",
-    tokens: cli_language.Tokens = 65_536,
+    tokens: cli_language.Tokens = 32_768,
     json_: AsJson = False,
 ) -> None:
     """Judge a bundle: a classifier on labelled texts, a language model on running text; each figure has an interval."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,9 +13,9 @@ from halfpint.compress.quantize import Quantize
 from halfpint.compress.width import Width
 from halfpint.compression.request import Run, healing, steps_of
 from halfpint.data.corpus import Corpus
-from halfpint.engines import Generation, open_language_engine
 from halfpint.errors import HalfpintError, RefusedError
 from halfpint.evaluate.kept import kept
+from halfpint.evaluate.writing import writing
 from halfpint.export.gguf import CODES, Gguf
 from halfpint.models.block_codes import CODES_FILE
 from halfpint.pipeline import Made
@@ -24,7 +23,6 @@ from halfpint.stage import Stage
 from halfpint.tasks import predict
 
 _KEPT_TOKENS = 16_384  # of text that nothing was fitted on, to tell what was kept by
-_WRITTEN = 64  # tokens, to time writing by
 _BITS = (8.5, 6.0, 5.5, 5.0, 4.5, 4.25, 3.5, 2.7)
 _SHARES = (0.15, 0.3)  # that pruning takes, where a target leaves the way open
 _PROBE_SAMPLES = 4  # rows of text that tell what counts, for a way that is only tried
@@ -60,24 +58,13 @@ def _facts(run: Run) -> dict[str, Any]:
     return corpus.summary() if isinstance(corpus, Corpus) else {}
 
 
-def _row(run: Run, name: str, bundle: Bundle, tokens: int = _KEPT_TOKENS) -> dict[str, Any]:
+def _row(run: Run, name: str, bundle: Bundle, *, tokens: int = _KEPT_TOKENS, is_timed: bool = True) -> dict[str, Any]:
     """What a bundle kept, and how fast it writes."""
     found = kept(run.start, bundle, run.held, tokens=tokens, log=run.log)
     reference_bytes = (run.start.path / "model.safetensors").stat().st_size
-    row = {"name": name, **found, "reference_bytes": reference_bytes, "written_tokens_per_s": _speed(bundle)}
+    row = {"name": name, **found, "reference_bytes": reference_bytes, **(writing(bundle) if is_timed else {})}
     entry = bundle.card["stages"][-1]
     return row | ({"loaded_bytes": entry["bytes_before"]} if "bytes_before" in entry else {})
-
-
-def _speed(bundle: Bundle) -> float:
-    """Tokens a second that the bundle's engine writes, alone, after a first token."""
-    engine: Any = open_language_engine(bundle)
-    began, count = time.monotonic(), 0
-    for piece in engine.write("The", Generation(max_tokens=_WRITTEN, temperature=0.0)):
-        if not piece.written or piece.written == 1:
-            began = time.monotonic()
-        count = piece.written
-    return round(max(count - 1, 0) / max(time.monotonic() - began, 1e-9), 1)
 
 
 def _control(run: Run, most_bytes: int, stages: Sequence[Stage]) -> dict[str, Any] | None:
@@ -96,7 +83,7 @@ def _control(run: Run, most_bytes: int, stages: Sequence[Stage]) -> dict[str, An
         except RefusedError as error:
             run.log.say(f"  control, {name}: {error}", kind="refused")
             continue
-        row = _row(run, name, bundle, tokens=_KEPT_TOKENS)
+        row = _row(run, name, bundle)
         if row["file_bytes"] <= most_bytes * 1.005:
             return row
     return None
@@ -140,7 +127,7 @@ def _best_way(run: Run) -> list[Stage]:
             if size > target:
                 run.points.append({"name": name, "file_bytes": size, "over": True})
                 continue
-            row = _row(run, name, bundle, tokens=_PROBED) | {"file_bytes": size}
+            row = _row(run, name, bundle, tokens=_PROBED, is_timed=False) | {"file_bytes": size}
             run.points.append(row)
             run.log.say(f"  {name}: {size / 1e6:.1f} MB, KL {row['kl']:.4f}", kind="point", **row)
             if way and any(row["kl"] > kl for kl, *_ in found):

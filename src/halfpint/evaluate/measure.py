@@ -73,7 +73,8 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="halfpint-measure-") as name:
         out = Path(name)
         (out / "texts.json").write_text(json.dumps(list(texts)), encoding="utf-8")
-        _run(bundle, out, threads, timeout_s or _LEAST_TIMEOUT_S + _TIMEOUT_A_TEXT_S * len(texts))
+        limit_s = timeout_s or _LEAST_TIMEOUT_S + _TIMEOUT_A_TEXT_S * len(texts)
+        _run("halfpint.evaluate.probe", bundle, out, [str(out / "texts.json")], threads, limit_s)
         result = read_json(out / RESULT)
         probabilities = np.load(out / PROBABILITIES, allow_pickle=False)
     told = {field.name: result[field.name] for field in fields(Measurement) if field.name in result}
@@ -89,8 +90,21 @@ def figures(measurement: Measurement) -> dict[str, Any]:
     }
 
 
-def _run(bundle: Bundle, out: Path, threads: int | None, timeout_s: float) -> None:
-    """Run the probe to its end; a timeout or Ctrl-C here ends it at once."""
+def in_fresh_process(module: str, bundle: Bundle, timeout_s: float) -> dict[str, Any]:
+    """What `module`, run with a bundle and a folder, leaves in result.json there.
+
+    Raises:
+        HalfpintError: it does not run; DeadlineError: it took longer than `timeout_s`.
+    """
+    with tempfile.TemporaryDirectory(prefix="halfpint-measure-") as name:
+        _run(module, bundle, Path(name), [], None, timeout_s)
+        return read_json(Path(name) / RESULT)
+
+
+def _run(
+    module: str, bundle: Bundle, out: Path, arguments: Sequence[str], threads: int | None, timeout_s: float
+) -> None:
+    """Run what measures to its end; a timeout or Ctrl-C here ends it at once."""
     environment = dict(os.environ)
     root = Path(halfpint.__file__).parents[1]
     if root.name not in ("site-packages", "dist-packages"):
@@ -99,15 +113,7 @@ def _run(bundle: Bundle, out: Path, threads: int | None, timeout_s: float) -> No
     if threads is not None:
         environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
     # -P: a file of the user's folder called like a package must not take its place.
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "halfpint.evaluate.probe",
-        str(bundle.path),
-        str(out / "texts.json"),
-        str(out),
-    ]
+    command = [sys.executable, "-P", "-m", module, str(bundle.path), *arguments, str(out)]
     command += ["--threads", str(threads)] if threads is not None else []
     try:
         done = subprocess.run(

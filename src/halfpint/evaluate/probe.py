@@ -118,6 +118,14 @@ def _check(bundle: Bundle, probabilities: Probabilities, n_texts: int) -> None:
         )
 
 
+def told_of(error: HalfpintError, out: Path) -> int:
+    """Leave an error in the folder `out` for the process that waits; gives its exit code."""
+    told = {"place": error.place, "wanted": error.wanted, "got": error.got, "todo": error.todo}
+    write_json(out / RESULT, {"error": told})
+    print(error, file=sys.stderr)
+    return error.exit_code
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the probe; the exit code is that of the error when there is one."""
     parser = argparse.ArgumentParser(prog="python -m halfpint.evaluate.probe", description=__doc__)
@@ -139,10 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         started = given.started + time.monotonic() - before
         result, probabilities = probe(open_bundle(given.bundle), texts, given.threads, started)
     except HalfpintError as error:
-        told = {"place": error.place, "wanted": error.wanted, "got": error.got, "todo": error.todo}
-        write_json(given.out / RESULT, {"error": told})
-        print(error, file=sys.stderr)
-        return error.exit_code
+        return told_of(error, given.out)
     np.save(given.out / PROBABILITIES, probabilities, allow_pickle=False)
     write_json(given.out / RESULT, result)
     return 0

@@ -9,7 +9,7 @@ from typing import Any
 from halfpint.report.terminal import table
 from halfpint.report.units import size
 
-_HEAD = ("", "bytes", "ln(PPL/PPL0)", "KL", "95% interval", "same top 1", "read tok/s", "write tok/s")
+_HEAD = ("", "bytes", "ln(PPL/PPL0)", "KL", "95% interval", "same top 1", "read tok/s", "write tok/s", "first ms")
 
 
 def compressed(report: Mapping[str, Any]) -> str:
@@ -29,7 +29,7 @@ def compressed(report: Mapping[str, Any]) -> str:
         use = f'  halfpint predict {out} "a text of yours"'
     else:
         reference = report["reference"]
-        rows = [_HEAD, ("before", size(reference["file_bytes"]), "0", "0", "", "", "", "")]
+        rows = [_HEAD, ("before", size(reference["file_bytes"]), "0", "0", "", "", "", "", "")]
         rows += [_row(row["name"], row) for row in report["steps"]]
         rows += [_row(f"control: {report['control']['name']}", report["control"])] if report["control"] else []
         use = f'  halfpint generate {out} "Once"\n  halfpint serve {out}'
@@ -68,5 +68,5 @@ def _row(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         name, size(row["file_bytes"]), f"{row['ln_ppl_ratio']:.4f} ± {row['ln_ppl_ratio_error']:.4f}",
         f"{row['kl']:.4f}", f"{low:.4f}-{high:.4f}", f"{row['same_top1']:.1%}", f"{row['tokens_per_s']:,.0f}",
-        f"{row['written_tokens_per_s']:,.0f}",
+        f"{row['written_tokens_per_s']:,.0f}", f"{row['first_token_ms']:.1f}",
     )  # fmt: skip
