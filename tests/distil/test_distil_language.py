@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from halfpint.bundle import Bundle, open_bundle
+from halfpint.bundle import Bundle, new_bundle, open_bundle
 from halfpint.data.token_store import TokenStore
 from halfpint.distil import token_answers
 from halfpint.distil._sampled import draw, sampled_loss
@@ -18,10 +19,11 @@ from halfpint.distil.heal import Heal
 from halfpint.distil.student import Student
 from halfpint.distil.token_answers import TokenAnswers, draws_for, store_for
 from halfpint.distil.token_logits import TokenLogits
-from halfpint.engines import open_engine
+from halfpint.engines import open_engine, open_language_engine
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError
 from halfpint.models.sizes import CAUSAL
+from halfpint.models.weights import WEIGHTS_FILE, weight_types
 from halfpint.stage import Work
 
 torch = pytest.importorskip("torch", reason="distilling needs torch")
@@ -242,6 +244,26 @@ def test_healing_a_language_model(lora: bool, bundles: Get, work: Make, tmp_path
     assert entry["teacher"] == bundles("language").fingerprint
     assert entry["nats_per_token"] < entry["nats_before"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_healing_takes_no_more_bytes(dtype: str, bundles: Get, work: Make, tmp_path: Path) -> None:
+    """Training is in fp32; what is written is in the numbers that were there."""
+    small = bundles("small-language")
+    with new_bundle(tmp_path / "small", small) as (folder, card):
+        for file in small.path.iterdir():
+            if file.suffix != ".safetensors" and file.name != "card.json":
+                shutil.copyfile(file, folder / file.name)
+        load_model(small.path, "causal").to(getattr(torch, dtype)).save_pretrained(folder)
+        card.update(task=small.card["task"], engine="torch_lm")
+    student = Bundle(tmp_path / "small")
+    stage = Heal(teacher=str(bundles("language").path), tokens=1024, learning_rate=3e-3, context=64)
+    made = stage.run(student, work(tmp_path / "made"))
+    assert weight_types(made) == weight_types(student)
+    assert (made.path / WEIGHTS_FILE).stat().st_size == (student.path / WEIGHTS_FILE).stat().st_size
+    entry = made.card["stages"][-1]
+    assert entry["nats_per_token"] < entry["nats_before"]
+    assert open_language_engine(made, threads=1).score(["My order has not arrived."])[0].log_probabilities.size
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -22,6 +22,7 @@ from halfpint.machine import memory_bytes
 from halfpint.models.block_codes import read_types
 from halfpint.models.sizes import CAUSAL, parse_parameters, resolve, shown_parameters
 from halfpint.models.sparse_weights import SPARSE_FILE
+from halfpint.models.weights import DTYPES, WEIGHTS_FILE, as_held, header_of, weight_types
 from halfpint.stage import Work
 from halfpint.tokenizers.batching import length_batches, pad
 
@@ -36,7 +37,6 @@ _LOSS_TOKENS = 4096  # of these the loss is measured on
 _MOST_LOGITS = 1 << 25  # values at once
 _SPARE = 0.9  # of the memory: the rest is for what else runs
 _OWN_FILES = (CARD, "README.md", "config.json", *REPORTS)
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 
 class _Calibrated(Protocol):
@@ -117,7 +117,7 @@ def check_plain(bundle: Bundle, place: str) -> None:
     """
     config = encoder_config(bundle.config)
     quantised = config.get("quantization_config") or bundle.config.get("quantization_config")
-    types = set(weight_types(bundle)) - set(_DTYPES) if (bundle.path / "model.safetensors").is_file() else set()
+    types = set(weight_types(bundle)) - set(DTYPES) if (bundle.path / WEIGHTS_FILE).is_file() else set()
     if quantised or types or read_types(bundle.path):
         raise HalfpintError(
             place, wanted="a bundle with floating-point weights", got="one that is quantised already",
@@ -130,28 +130,9 @@ def check_plain(bundle: Bundle, place: str) -> None:
         )  # fmt: skip
 
 
-def weight_types(bundle: Bundle) -> dict[str, int]:
-    """Bytes of each type of number in model.safetensors, floating-point or not, by safetensors' names."""
-    found: dict[str, int] = {}
-    for entry in header_of(bundle.path / "model.safetensors").values():
-        start, stop = entry["data_offsets"]
-        found[entry["dtype"]] = found.get(entry["dtype"], 0) + stop - start
-    found.pop("I64", None)  # numbers of positions
-    found.pop("BOOL", None)
-    return found
-
-
 def weights_in(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a folder's model.safetensors by name."""
     return read_weights(Bundle(folder))
-
-
-def header_of(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file without its metadata: by tensor its dtype, shape and data_offsets."""
-    with path.open("rb") as file:
-        header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    header.pop("__metadata__", None)
-    return header
 
 
 def open_model(bundle: Bundle, place: str) -> Any:
@@ -206,12 +187,8 @@ def rebuilt(model: Any, config: dict[str, Any], weights: dict[str, torch.Tensor]
 
 def write_model(bundle: Bundle, folder: Path, model: Any, config: dict[str, Any]) -> None:
     """Write `model` in the precision of the bundle's weights with `config`, and the bundle's other files."""
-    import torch
-
     copy_others(bundle, folder)
-    held = weight_types(bundle)
-    dtype = getattr(torch, _DTYPES[max(held, key=lambda name: held[name])])
-    model.to(dtype).save_pretrained(folder)
+    as_held(bundle, model).save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -224,7 +201,7 @@ def copy_others(bundle: Bundle, folder: Path) -> None:
 
 def check_memory(bundle: Bundle, place: str, extra: int = 0) -> None:
     """Raise a HalfpintError where the model twice in fp32, hidden states and `extra` bytes are more than there is."""
-    weights = sum(math.prod(entry["shape"]) for entry in header_of(bundle.path / "model.safetensors").values())
+    weights = sum(math.prod(entry["shape"]) for entry in header_of(bundle.path / WEIGHTS_FILE).values())
     width = int(encoder_config(bundle.config).get("hidden_size") or encoder_config(bundle.config).get("n_embd") or 0)
     needed = 2 * 4 * weights + 3 * 4 * _TOKENS * width + extra
     limit = memory_bytes()

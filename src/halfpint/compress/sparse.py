@@ -16,6 +16,7 @@ from halfpint.compress._tensors import refuse_if_no_smaller
 from halfpint.compress._zeros import by_magnitude, by_sparsegpt, by_wanda
 from halfpint.errors import HalfpintError, nearest, need
 from halfpint.models.sparse_weights import SPARSE_FILE, write_sparse
+from halfpint.models.weights import weight_types
 from halfpint.stage import Stage, Work
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Sparse(Stage):
 
     def _check_share(self, bundle: Bundle) -> None:
         """Refuse a share whose zeros are fewer bits than it takes to tell where they are."""
-        held = _models.weight_types(bundle)
+        held = weight_types(bundle)
         bits = _BITS[max(held, key=lambda name: held[name])]
         share = 0.5 if self.pattern else self.share
         if share * bits <= 1:

@@ -15,7 +15,8 @@ from halfpint.distil.token_logits import TokenLogits
 from halfpint.errors import HalfpintError, need_installed
 from halfpint.stage import Stage, Work
 
-_RATE, _LORA_RATE = 5e-5, 2e-4
+_RATE, _TOKEN_RATE, _LORA_RATE = 5e-5, 2e-4, 2e-4
+_BATCH, _TOKEN_BATCH = 4096, 1024  # tokens; of a classifier, and of a language model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +32,13 @@ class Heal(Taught, Stage):
         lora_rank: of the adapters.
         epochs: passes over a classifier's texts, or over documents where `tokens` and `minutes` are 0.
         minutes, tokens: how long a language model is trained: so many tokens, or else minutes.
-        learning_rate: peak rate of AdamW; 0 takes 5e-5, and 2e-4 with LoRA.
+        learning_rate: peak rate of AdamW; 0 takes 5e-5, for a language model and with LoRA 2e-4.
         label_share: share of the labels (or of the text itself) in the loss, beside the teacher.
         temperature: what the logits of both are divided by.
         cached: keep draws of a language model's answers (distil/token_answers) instead of asking it at every step.
         context: tokens of a language model's sequence; 0 takes the model's, at most 1,024.
-        batch_tokens: padded tokens in a batch, at most.
+        batch_tokens: padded tokens in a batch, at most; 0 takes 4,096, and 1,024 for a language model: whole
+            distributions say much of each token, and in a few minutes four small steps go further than a large one.
         train_texts: of a classifier's texts so many; 0 takes all.
         seed: of order and dropout.
     """
@@ -54,13 +56,14 @@ class Heal(Taught, Stage):
     temperature: float = 1.0
     cached: bool = False
     context: int = 0
-    batch_tokens: int = 4096
+    batch_tokens: int = 0
     train_texts: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.learning_rate < 0:
-            raise HalfpintError(f"{self.use}: learning_rate", wanted="0 or more", got=str(self.learning_rate))
+        for name in ("learning_rate", "batch_tokens"):
+            if getattr(self, name) < 0:
+                raise HalfpintError(f"{self.use}: {name}", wanted="0 or more", got=str(getattr(self, name)))
         for make in (self._of_texts, self._of_tokens):  # refuse what they refuse
             make()
 
@@ -90,20 +93,21 @@ class Heal(Taught, Stage):
         shutil.rmtree(work.scratch, ignore_errors=True)
         return Bundle(work.target)
 
-    def _shared(self) -> dict[str, Any]:
+    def _shared(self, rate: float, batch_tokens: int) -> dict[str, Any]:
         return {
             "teacher": self.teacher, "epochs": self.epochs, "label_share": self.label_share, "seed": self.seed,
             "temperature": self.temperature, "lora": self.lora, "lora_rank": self.lora_rank,
-            "batch_tokens": self.batch_tokens,
-            "learning_rate": self.learning_rate or (_LORA_RATE if self.lora else _RATE),
+            "batch_tokens": self.batch_tokens or batch_tokens,
+            "learning_rate": self.learning_rate or (_LORA_RATE if self.lora else rate),
         }  # fmt: skip
 
     def _of_texts(self) -> Logits:
         """The stage that heals a classifier."""
-        return Logits(**self._shared(), head_learning_rate=0.0, train_texts=self.train_texts)
+        return Logits(**self._shared(_RATE, _BATCH), head_learning_rate=0.0, train_texts=self.train_texts)
 
     def _of_tokens(self) -> TokenLogits:
         """The stage that heals a language model."""
+        settings = self._shared(_TOKEN_RATE, _TOKEN_BATCH)
         return TokenLogits(
-            **self._shared(), minutes=self.minutes, tokens=self.tokens, cached=self.cached, context=self.context
+            **settings, minutes=self.minutes, tokens=self.tokens, cached=self.cached, context=self.context
         )

@@ -21,6 +21,7 @@ from halfpint.distil.token_answers import TokenAnswers, draws_for, need_causal
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, need
 from halfpint.models.sizes import CAUSAL
+from halfpint.models.weights import as_held
 from halfpint.stage import Work
 from halfpint.tokenizers.load import open_tokenizer
 from halfpint.train import _budget, _lora, checkpoint
@@ -134,7 +135,7 @@ class TokenLogits(Softened, Taught, Adapt):
             for file in bundle.path.iterdir():
                 if file.is_file() and file.suffix != ".safetensors" and file.name != "card.json":
                     shutil.copyfile(file, folder / file.name)
-            model.to("cpu").eval().save_pretrained(folder)
+            as_held(bundle, model.to("cpu").eval()).save_pretrained(folder)
             card.update(task=card["task"] or "predict", engine="torch_lm")
             card["stages"].append(self.entry(started, **figures))
         shutil.rmtree(work.scratch, ignore_errors=True)
