@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from typing import Any
 from halfpint import __version__
 from halfpint.bundle import Bundle
 from halfpint.machine import describe
+from halfpint.models.weights import WEIGHTS_FILE, header_of
 from halfpint.report import units
 from halfpint.report.learning import energy_spent, trainings
 
@@ -118,13 +118,12 @@ def _model(bundle: Bundle, last: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parameters(folder: Path) -> int | None:
-    """Numbers in model.safetensors, by its header (eight bytes of length, then JSON); None where there is no file."""
+    """Numbers in model.safetensors, by its header; None where there is no file."""
     try:
-        with (folder / "model.safetensors").open("rb") as file:
-            header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        header = header_of(folder / WEIGHTS_FILE)
     except (OSError, ValueError):
         return None
-    return sum(int(math.prod(held["shape"])) for name, held in header.items() if name != "__metadata__")
+    return sum(int(math.prod(held["shape"])) for held in header.values())
 
 
 def figure(value: object) -> str:

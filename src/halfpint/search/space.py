@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from halfpint.bundle import Bundle
 from halfpint.compress.layers import Layers
@@ -15,6 +14,7 @@ from halfpint.compress.vocab import Vocab
 from halfpint.distil.static import Static
 from halfpint.export.onnx import Onnx
 from halfpint.models.pull import Pull
+from halfpint.models.weights import WEIGHTS_FILE, header_of
 from halfpint.stage import Stage
 from halfpint.train.blend import Blend
 from halfpint.train.finetune import REFIT_TEXTS, Finetune
@@ -302,15 +302,9 @@ def describe_encoder(bundle: Bundle, base: str, texts_per_s: float) -> Encoder:
 
     from halfpint.compress._tensors import EMBEDDING, LAYER
 
-    with (bundle.path / "model.safetensors").open("rb") as file:
-        header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     embedding = layer = other = 0
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        weights = 1
-        for length in entry["shape"]:
-            weights *= length
+    for name, entry in header_of(bundle.path / WEIGHTS_FILE).items():
+        weights = math.prod(entry["shape"])
         match = LAYER.fullmatch(name)
         if EMBEDDING.search(name):
             embedding += weights

@@ -107,7 +107,7 @@ def memory_needed(model: Any, rows: int, context: int, *, chunked: bool, checkpo
 
     Of a layer backward needs about 14 values as wide as the hidden states and 4 of the feed-forward's inner width a
     token (Korthikanti et al. 2023, "Reducing Activation Recomputation", section 4.1), and on a CPU the probabilities of
-    attention (`_attention`); with checkpointing its input alone.
+    attention (`models/_quick_attention`); with checkpointing its input alone.
     """
     from halfpint.train._cross_entropy import chunk_rows
 
