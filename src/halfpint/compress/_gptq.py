@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from halfpint.compress._codes import BlockType, Coded, Scales, fit, nearest_codes, values_of
+from halfpint.compress._dependent import Paths
 from halfpint.errors import need
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ Find = Callable[["torch.Tensor"], Scales]
 TOWARDS = 0.5
 """The part of the way: of 0, 0.15, 0.25, 0.35, 0.5 and 1 the best on models of two layers, where 1 is worse than 0."""
 _COLUMNS = 128  # worked on at once
+_MOST_WORTH = 4.0  # what a bit is worth in one column beside others
 
 
 class Moments:
@@ -98,8 +100,9 @@ def factor(square: torch.Tensor, damping: float, block: int = 1) -> tuple[Any, A
 
 
 def gptq(
-    kind: BlockType, weight: torch.Tensor, square: torch.Tensor, damping: float, scales: Find | None = None
-) -> tuple[Coded, torch.Tensor]:
+    kind: BlockType, weight: torch.Tensor, square: torch.Tensor, damping: float, scales: Find | None = None,
+    *, dependent: bool = False,
+) -> tuple[Coded, torch.Tensor]:  # fmt: skip
     """The codes of a layer, and the weights that each was rounded from.
 
     Args:
@@ -108,12 +111,16 @@ def gptq(
         damping: share of the mean of its diagonal that is added to it.
         scales: finds those of a block of each row, (outputs, the type's block), before anything is changed; None
             searches for those of least error when the block is reached, and works block after block.
+        dependent: codes depend on those of the rows before (`_dependent`); with `scales` alone.
     """
     torch = need("torch", "quantising")
     rows, columns = weight.shape
     order, upper = factor(square, damping, 1 if scales else kind.block)
     blocks = torch.split(weight, kind.block, 1)
     found = dict(enumerate(map(scales, blocks))) if scales else {}
+    paths = Paths(kind, weight, _row_by_row(list(found.values()))) if dependent else None
+    cheap = upper.diagonal().square()  # what counts less has fewer bits
+    worth = (cheap / cheap.log().mean().exp()).clamp_(1 / _MOST_WORTH, _MOST_WORTH).tolist()
     left = weight.T[order].contiguous()  # (columns, rows): a column is worked on at once
     codes = torch.empty(columns, rows, dtype=torch.uint8)
     before = torch.empty(columns, rows)
@@ -132,7 +139,10 @@ def gptq(
                 found[which] = fit(kind, block, (counts / counts.mean()).expand_as(block))
             group = number % kind.block // kind.group
             scale = Scales(found[which].scale[:, group : group + 1], found[which].offset[:, group : group + 1])
-            code, value = _one_column(kind, column, scale)
+            if paths:
+                code, value = paths.column(column, scale.scale, worth[low + place])
+            else:
+                code, value = _one_column(kind, column, scale)
             codes[number], before[number] = code, column
             error = (column - value) / inner[place, place]
             errors[place] = error

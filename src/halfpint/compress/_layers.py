@@ -6,7 +6,6 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from halfpint.compress._calibration import Rows, Visit, Walk
 from halfpint.compress._codes import TYPES, BlockType, Coded, Scales, round_to
 from halfpint.compress._gptq import Moments, gptq, towards_reference
 from halfpint.compress._matrices import EMBEDDINGS, OUTPUT, Matrix
-from halfpint.compress._rates import Pace, steadily, steady
+from halfpint.compress._rates import Pace
 from halfpint.errors import need
 from halfpint.progress import Log
 
@@ -63,7 +62,7 @@ def rounded(
                 if pace is None:
                     coded = round_to(kind, values, importance.get(matrix.name))
                 else:
-                    coded = steadily(kind, values, pace.steps_of(matrix.name))
+                    coded = pace.alone(matrix.name, values)
                     pace.used({matrix.name: coded})
                 made.coded[matrix.name] = coded
                 matrix.write(coded.values())
@@ -139,10 +138,11 @@ class LayerByLayer:
             self.pace.used(made.coded)
 
     def _gptq(self, matrix: Matrix, values: Any, square: Any, made: Made) -> None:
-        kind, scales = self.kinds[matrix.name], None
-        if self.pace is not None:
-            scales = partial(steady, kind, steps=self.pace.steps_of(matrix.name))
-        coded, before = gptq(kind, values, square, self.damping, scales)
+        kind, pace = self.kinds[matrix.name], self.pace
+        coded, before = gptq(
+            kind, values, square, self.damping, pace.scales_of(matrix.name) if pace else None,
+            dependent=bool(pace and pace.is_dependent(matrix.name)),
+        )  # fmt: skip
         made.coded[matrix.name], made.before[matrix.name] = coded, before.half()
 
     def _set(self, matrices: Sequence[Matrix], made: Made) -> None:
@@ -165,7 +165,7 @@ class LayerByLayer:
                 continue
             if matrix.role == EMBEDDINGS and own_output:  # looked up alone: no column counts more than another
                 kind = self.kinds[matrix.name]
-                coded = steadily(kind, values, self.pace.steps_of(matrix.name)) if self.pace else round_to(kind, values)
+                coded = self.pace.alone(matrix.name, values) if self.pace else round_to(kind, values)
                 made.coded[matrix.name], made.before[matrix.name] = coded, values.half()
                 continue
             share = EMBEDDING_SHARE if matrix.role == EMBEDDINGS else 0.0

@@ -7,13 +7,16 @@ and R need not be whole. Rows and matrices share bits by how much an error in th
 least, for a given sum of entropies, where each step goes by 1 / sqrt(s) (T. Cover & J. Thomas, "Elements of Information
 Theory", section 10.3.3, reverse water-filling).
 
+Codes that depend on those before them (`_dependent`) have narrower steps at as many bits, and need more room in a type.
+
 What counts is told by the Fisher information of a row's weights, as in `_allocation`, times the part of an error that
 is left after the columns behind have made up for it (`_gptq`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from halfpint.compress._allocation import squared_gradients
 from halfpint.compress._blocks import pack
 from halfpint.compress._calibration import Rows
 from halfpint.compress._codes import TYPES, BlockType, Coded, Scales, nearest_codes
+from halfpint.compress._dependent import Paths, most_of, steps_for
 from halfpint.compress._gptq import Moments, factor
 from halfpint.compress._matrices import EMBEDDINGS, Matrix
 from halfpint.errors import HalfpintError, need
@@ -85,21 +89,28 @@ def _left(square: torch.Tensor, is_looked_up: bool, damping: float) -> float:
     return float(upper.diagonal().square().reciprocal().mean())
 
 
-def steady(kind: BlockType, blocks: torch.Tensor, steps: torch.Tensor) -> Scales:
+def steady(kind: BlockType, blocks: torch.Tensor, steps: torch.Tensor, *, dependent: bool = False) -> Scales:
     """Scales of blocks: their row's step, or that times a power of the fourth root of 2 where the type's table ends
     before a block does.
 
     Args:
         blocks: float32 of shape (blocks, the type's block); steps: float32 of shape (blocks, 1).
+        dependent: the codes will be `_dependent.Paths`'.
     """
     torch = need("torch", "quantising")
-    high = blocks.amax(1, keepdim=True) / (kind.table[-1] + 0.5)
-    low = blocks.amin(1, keepdim=True) / (kind.table[0] - 0.5)
+    least, most = _ends(kind, dependent)
+    high = blocks.amax(1, keepdim=True) / most
+    low = blocks.amin(1, keepdim=True) / least
     wider = torch.maximum(high, low) / steps.clamp_min(1e-30)
     scale = steady_scale(
         steps, torch.exp2(((wider.clamp_min(1.0)).log2() * FACTORS_OF_TWO - 1e-4).ceil() / FACTORS_OF_TWO)
     )
     return Scales(scale, torch.zeros_like(scale))
+
+
+def _ends(kind: BlockType, dependent: bool) -> tuple[float, float]:
+    """Between what a weight in units of its step has to be."""
+    return (-most_of(kind) - 0.5, most_of(kind) + 0.5) if dependent else (kind.table[0] - 0.5, kind.table[-1] + 0.5)
 
 
 def steady_scale(steps: torch.Tensor, wider: torch.Tensor) -> torch.Tensor:
@@ -129,6 +140,7 @@ class Pace:
         limit: bytes that the packed codes may take.
         kinds: the type of each matrix; where there is none one is chosen by its steps.
         place: for errors.
+        dependent: codes may depend on those before them.
 
     Raises:
         HalfpintError: there is no such step.
@@ -136,7 +148,7 @@ class Pace:
 
     def __init__(
         self, matrices: Sequence[Matrix], sensitivity: Mapping[str, torch.Tensor], limit: int,
-        kinds: Mapping[str, BlockType], place: str,
+        kinds: Mapping[str, BlockType], place: str, *, dependent: bool = False,
     ) -> None:  # fmt: skip
         torch = need("torch", "quantising")
         self._matrices = {matrix.name: matrix for matrix in matrices if matrix.columns % 32 == 0}
@@ -167,17 +179,46 @@ class Pace:
             low, high = (middle, high) if sum(bits(widest * 2.0**middle).values()) > self._limit else (low, middle)
         unit = widest * 2.0**high
         self.steps = {name: unit * sensitivity[name].rsqrt()[:, None] for name in self._matrices}
-        self.kinds = {
-            name: kinds.get(name) or _container(values, unit * steps) for name, (values, steps) in samples.items()
-        }
         self._planned = bits(unit)
         self._done = self._used = 0.0
         self.shift = 0.0
+        self.kinds: dict[str, BlockType] = {}
+        self._paths: set[str] = set()
+        for name, (values, steps) in samples.items():
+            for on_path in (True, False) if dependent else (False,):
+                wanted = unit * steps * (self._finer(name) if on_path else 1.0)
+                self.kinds[name], fits = _container(values, wanted, kinds.get(name), on_path)
+                if on_path and fits:
+                    self._paths.add(name)
+                    break
 
     def steps_of(self, name: str) -> torch.Tensor:
         """The steps of a matrix's rows as things stand: float32 of shape (outputs, 1)."""
-        found: torch.Tensor = self.steps[name] * 2.0**self.shift
+        found: torch.Tensor = self.steps[name] * (
+            2.0**self.shift * (self._finer(name) if self.is_dependent(name) else 1.0)
+        )
         return found
+
+    def is_dependent(self, name: str) -> bool:
+        """Whether a matrix has codes that depend on those before them: where they have room."""
+        return name in self._paths
+
+    def scales_of(self, name: str) -> Callable[[torch.Tensor], Scales]:
+        """Finds the scales of blocks of a matrix, one of each row, (outputs, the type's block)."""
+        return partial(steady, self.kinds[name], steps=self.steps_of(name), dependent=self.is_dependent(name))
+
+    def alone(self, name: str, values: torch.Tensor) -> Coded:
+        """The codes of a matrix (outputs, inputs), errors made up for nowhere."""
+        kind, steps = self.kinds[name], self.steps_of(name)
+        if not self.is_dependent(name):
+            return steadily(kind, values, steps)
+        blocks = steps.repeat_interleave(values.shape[1] // kind.block, 0)
+        scales = steady(kind, values.reshape(-1, kind.block), blocks, dependent=True)
+        return Paths(kind, values, scales).whole(values, scales)
+
+    def _finer(self, name: str) -> float:
+        """How wide steps are beside those of codes that stand alone and take as many bits."""
+        return steps_for(self._planned[name] / self._matrices[name].size - self.shift)
 
     def used(self, coded: Mapping[str, Coded]) -> None:
         """Note what codes came to take; those to come make up for it."""
@@ -193,16 +234,17 @@ class Pace:
         self.shift = min(max(over / rest, -_MOST_SHIFT), _MOST_SHIFT)
 
 
-def _container(values: torch.Tensor, steps: torch.Tensor) -> BlockType:
-    """The narrowest type that holds most blocks with the steps that were wanted."""
+def _container(
+    values: torch.Tensor, steps: torch.Tensor, given: BlockType | None, dependent: bool
+) -> tuple[BlockType, bool]:
+    """The narrowest type that holds most blocks with the steps that were wanted, and whether there is one."""
     blocks = values.reshape(len(values), -1, 32)
     high, low = blocks.amax(2) / steps, blocks.amin(2) / steps
-    for name in CONTAINERS:
-        kind = TYPES[name]
-        outside = (high > kind.table[-1] + 0.5) | (low < kind.table[0] - 0.5)
-        if float(outside.float().mean()) <= _WIDENED:
-            break
-    return kind
+    for kind in [given] if given else [TYPES[name] for name in CONTAINERS]:
+        least, most = _ends(kind, dependent)
+        if float(((high > most) | (low < least)).float().mean()) <= _WIDENED:
+            return kind, True
+    return kind, False
 
 
 def _entropy(values: torch.Tensor, steps: torch.Tensor) -> float:

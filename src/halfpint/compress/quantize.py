@@ -182,7 +182,7 @@ class Quantize(Stage):
         limit = int(self.bits * sum(matrix.size for matrix in matrices) / 8)
         if self.target_bytes:
             limit = int(self.target_bytes * _PACKED_SHARE) - other_bytes(bundle.path, model, matrices, packed=True)
-        return Pace(matrices, found, limit, kinds, place)
+        return Pace(matrices, found, limit, kinds, place, dependent=self.method != "round")
 
     def _check_parent(self, bundle: Bundle) -> None:
         model_type, objective = resolve(str(bundle.config.get("model_type")))

@@ -23,6 +23,7 @@ Bytes = npt.NDArray[np.uint8]
 _EIGHTHS = np.array([256, 279, 304, 332, 362, 395, 431, 470], dtype=np.int64)  # 256 times powers of 2 ** (1/8)
 _WEIGHTS = np.concatenate([[0], (_EIGHTHS << np.arange(31)[:, None]).reshape(-1)])
 """How often a value is, by its byte in the table."""
+MOST_TABLES = 256
 _ROUNDS = 4
 _HEAD = 5  # bytes: the least value, how many there are less one, how many tables less one, how long those are
 _LONGEST_TABLES = 1 << 16
@@ -40,14 +41,12 @@ def encoded(rows: Bytes, kinds: Bytes) -> bytes:
     """
     low, high = int(rows.min()), int(rows.max())
     size = max(2, high - low + 1)  # values that a table tells; one alone is no distribution
-    tables = _tables(_histograms(rows, low, size), kinds)
-    told = zlib.compress(tables.tobytes(), 9)
-    coder = _stream().stack.AnsCoder()
-    for kind in reversed(range(len(tables))):
-        values = rows[kinds == kind].reshape(-1).astype(np.int32) - low
-        coder.encode_reverse(values, _model(tables[kind]))
-    words: bytes = coder.get_compressed().astype("<u4").tobytes()
-    return bytes([low, size - 1, len(tables) - 1]) + len(told).to_bytes(2, "little") + told + words
+    head = told(_sums(_histograms(rows, low, size), kinds), low)
+    stack, models = coder(), Told(head).models
+    for kind in reversed(range(len(models))):
+        stack.encode_reverse(rows[kinds == kind].reshape(-1).astype(np.int32) - low, models[kind])
+    words: bytes = stack.get_compressed().astype("<u4").tobytes()
+    return head + words
 
 
 def decoded(coded: bytes, width: int, kinds: Bytes) -> Bytes:
@@ -57,22 +56,58 @@ def decoded(coded: bytes, width: int, kinds: Bytes) -> Bytes:
         ValueError, zlib.error: these are other bytes.
         HalfpintError: the package constriction is not there.
     """
-    if len(coded) < _HEAD:
-        raise ValueError("no table")
-    low, size, count = coded[0], coded[1] + 1, coded[2] + 1
-    end = _HEAD + int.from_bytes(coded[3:_HEAD], "little")
-    told = zlib.decompressobj().decompress(coded[_HEAD:end], _LONGEST_TABLES)
-    tables = np.frombuffer(told, dtype=np.uint8).reshape(count, size)
-    seen = int(kinds.max(initial=0)) < count and int(tables.max()) < len(_WEIGHTS)
-    if low + size > 257 or not tables.any(axis=1).all() or not seen:
+    tables = Told(coded)
+    if int(kinds.max(initial=0)) >= len(tables.models):
         raise ValueError("other tables")
-    coder = _stream().stack.AnsCoder(np.frombuffer(coded[end:], dtype="<u4").astype(np.uint32))
+    stack = coder(tables.words)
     found = np.empty((len(kinds), width), dtype=np.uint8)
-    for kind in range(count):
+    for kind, model in enumerate(tables.models):
         ours = kinds == kind
-        values = coder.decode(_model(tables[kind]), int(ours.sum()) * width)
-        found[ours] = (values + low).astype(np.uint8).reshape(-1, width)
+        values = stack.decode(model, int(ours.sum()) * width)
+        found[ours] = (values + tables.low).astype(np.uint8).reshape(-1, width)
     return found
+
+
+def told(sums: npt.NDArray[np.float64], low: int) -> bytes:
+    """Tables as they are written.
+
+    Args:
+        sums: how often each value is in each kind, shape (kinds, values), of each kind one at the least; low: the least
+            value.
+    """
+    tables = zlib.compress(_eighths(sums).tobytes(), 9)
+    return bytes([low, sums.shape[1] - 1, len(sums) - 1]) + len(tables).to_bytes(2, "little") + tables
+
+
+class Told:
+    """Tables as they are read.
+
+    Attributes:
+        low: the least value.
+        models: constriction's, one a table; value `low` is its 0.
+        words: what follows.
+
+    Raises:
+        ValueError, zlib.error: these are other bytes.
+    """
+
+    def __init__(self, coded: bytes) -> None:
+        if len(coded) < _HEAD:
+            raise ValueError("no table")
+        self.low, size, count = coded[0], coded[1] + 1, coded[2] + 1
+        end = _HEAD + int.from_bytes(coded[3:_HEAD], "little")
+        held = zlib.decompressobj().decompress(coded[_HEAD:end], _LONGEST_TABLES)
+        tables = np.frombuffer(held, dtype=np.uint8).reshape(count, size)
+        if self.low + size > 257 or not tables.any(axis=1).all() or int(tables.max()) >= len(_WEIGHTS):
+            raise ValueError("other tables")
+        self.models = [_model(table) for table in tables]
+        self.words = coded[end:]
+
+
+def coder(words: bytes = b"") -> Any:
+    """constriction's, of words that it wrote."""
+    stack = _stream().stack
+    return stack.AnsCoder(np.frombuffer(words, dtype="<u4").astype(np.uint32)) if words else stack.AnsCoder()
 
 
 def kinds_of(rows: Bytes, first: npt.NDArray[np.int64]) -> Bytes:
@@ -114,7 +149,15 @@ def _histograms(rows: Bytes, low: int, size: int) -> npt.NDArray[np.float64]:
 
 def _tables(histograms: npt.NDArray[np.float64], kinds: Bytes) -> Bytes:
     """A byte a value for each kind: 0 for what is not there, else 1 and eighths of a power of two."""
-    sums = (np.arange(int(kinds.max()) + 1)[:, None] == kinds).astype(np.float64) @ histograms
+    return _eighths(_sums(histograms, kinds))
+
+
+def _sums(histograms: npt.NDArray[np.float64], kinds: Bytes) -> npt.NDArray[np.float64]:
+    found: npt.NDArray[np.float64] = (np.arange(int(kinds.max()) + 1)[:, None] == kinds) @ histograms
+    return found
+
+
+def _eighths(sums: npt.NDArray[np.float64]) -> Bytes:
     found: Bytes = np.where(sums > 0, 1 + np.rint(8 * np.log2(np.maximum(sums, 1))), 0).astype(np.uint8)
     return found
 

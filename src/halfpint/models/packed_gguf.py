@@ -4,9 +4,9 @@ The bytes of a block type are of several kinds (the two of an fp16 scale, those 
 distribution of its own; beside each other they look like noise. Here each kind of each tensor is a stream, coded in
 about its entropy (`_ans`), rows of codes that are alike by one table; what is around the tensors is compressed plainly.
 Where the scales of a row are one step and that times a few factors, as `compress/quantize` makes them for this, they
-take next to nothing.
+take next to nothing; and where codes depend on those before them (`trellis`), they are told in that order.
 
-Source: as in `_ans`; RFC 1951 (DEFLATE). The layout of the blocks is llama.cpp's (ggml-common.h).
+Source: as in `_ans` and `trellis`; RFC 1951 (DEFLATE). The layout of the blocks is llama.cpp's (ggml-common.h).
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.errors import HalfpintError, need
-from halfpint.models._ans import decoded, encoded, kinds_of
+from halfpint.models import trellis
+from halfpint.models._ans import MOST_TABLES, decoded, encoded, kinds_of
 
 GGUF_FILE = "model.gguf"
 PACKED_FILE = "model.gguf.packed"
 
 Bytes = npt.NDArray[np.uint8]
 
-_MAGIC = b"halfpint packed GGUF 3\n"
+_MAGIC = b"halfpint packed GGUF 4\n"
 # Bytes of a block, by the type's name, and how they divide: lengths of the parts, each byte of a part of two apart.
 _FIELDS: dict[str, tuple[int, ...]] = {
     "F32": (1, 1, 1, 1),
@@ -54,7 +55,9 @@ _FOUR_BITS = ("Q4_0", "Q4_1", "IQ4_NL")
 _FIVE_BITS = ("Q5_0", "Q5_1")
 _EIGHT_BITS = ("Q8_0",)
 _BY_ROWS = (*_FOUR_BITS, *_FIVE_BITS, *_EIGHT_BITS)  # types whose codes are told by rows that are alike
-_STEADY = ("Q4_0", "Q5_0", "Q8_0")
+_STEADY = {"Q4_0": 8, "Q5_0": 16, "Q8_0": 128}  # types of whole numbers times a scale, and the code of 0
+_LARGEST_HEAD = 512  # rows that llama.cpp has in another order
+_ROWS_AT_ONCE = 1024  # or a part of it, are coded as one: whole runs of `trellis`, and whole heads
 _FOUR, _FIFTEEN, _SIGN = np.uint8(4), np.uint8(15), np.uint8(128)
 FACTORS_OF_TWO = 4
 FACTORS = np.exp2(np.arange(48) / FACTORS_OF_TWO).astype(np.float32)
@@ -97,7 +100,7 @@ def pack(source: Path, target: Path) -> tuple[int, int]:
             name = tensor.tensor_type.name
             row = size // max(1, int(np.prod(tensor.shape[1:])))  # bytes
             row = row if size % sum(_FIELDS.get(name, (1,))) == 0 and row <= _PIECE else 1
-            step = max(1, _PIECE // row) * row
+            step = _rows_at_once(row) * row
             for low in range(start, start + size, step):
                 rows = held[low : min(low + step, start + size)].reshape(-1, row)
                 parts.append(_put(out, *_shortest(name if row > 1 else "", rows), len(rows) * row))
@@ -176,8 +179,17 @@ def coded_bytes(name: str, blocks: Bytes) -> int:
     Args:
         name: of their type, such as q4_0; blocks: uint8 of shape (rows, bytes of a row).
     """
-    step = max(1, _PIECE // blocks.shape[1])
+    step = _rows_at_once(blocks.shape[1])
     return sum(_length(_shortest(name.upper(), blocks[low : low + step])[1]) for low in range(0, len(blocks), step))
+
+
+def _rows_at_once(size: int) -> int:
+    """How many rows of so many bytes are coded as one."""
+    most = max(1, _PIECE // size)
+    whole = _ROWS_AT_ONCE
+    while whole > most:
+        whole //= 2
+    return most // whole * whole
 
 
 Stream = tuple[bytes, int]
@@ -199,7 +211,34 @@ def _shortest(name: str, rows: Bytes) -> tuple[dict[str, Any], list[Stream]]:
         return told, [*head, _coded(codes)]
     spread = np.log2(np.abs(codes - codes.mean(dtype=np.float32)).mean(axis=1, dtype=np.float32) + np.float32(1e-3))
     kinds = kinds_of(codes, np.rint(_SPREADS * spread).astype(np.int64))
-    return told, [*head, _coded(kinds), (encoded(codes, kinds), _ENTROPY)]
+    path = _path(name, codes) if 2 * (int(kinds.max()) + 1) <= MOST_TABLES else None
+    if path is None:
+        return told, [*head, _coded(kinds), (encoded(codes, kinds), _ENTROPY)]
+    size, order, numbers = path
+    return told | {"heads": size}, [*head, _coded(kinds), (trellis.encoded(numbers, kinds[order]), _ENTROPY)]
+
+
+def _path(name: str, codes: Bytes) -> tuple[int, npt.NDArray[np.int64], tuple[trellis.Numbers, Bytes]] | None:
+    """Codes that depend on those before them: the size of heads that llama.cpp has in another order (0 for none), rows
+    in the order of the path, and what `trellis.encoded` takes. None where they are no such codes."""
+    if name not in _STEADY:
+        return None
+    values = codes.astype(np.int16) - np.int16(_STEADY[name])
+    for size in (0, *range(4, min(len(codes), _LARGEST_HEAD) + 1, 2)):
+        if size and len(codes) % size:
+            continue
+        order = _order(len(codes), size)
+        if (values[order[:: trellis.RUN]] & 1).any():  # as most are that are no path
+            continue
+        if (found := trellis.places(values[order])) is not None:
+            return size, order, found
+    return None
+
+
+def _order(rows: int, head: int) -> npt.NDArray[np.int64]:
+    """Rows as transformers has them, of heads of so many rows each: llama.cpp takes those of their halves by turns."""
+    order = np.arange(rows)
+    return order.reshape(-1, head // 2, 2).transpose(0, 2, 1).reshape(-1) if head else order
 
 
 def _length(streams: list[Stream]) -> int:
@@ -312,7 +351,19 @@ def _joined(coded: bytes, part: dict[str, Any]) -> bytes:
         head = [following((count, width)) for width in _head(name)]
     width = 32 if name in (*_FOUR_BITS, *_FIVE_BITS) else _FIELDS.get(name, (1,))[-1]
     kinds = following((rows,)) if name in _BY_ROWS else None
-    codes = following((count, width), kinds)
+    if kinds is None or "heads" not in part:
+        codes = following((count, width), kinds)
+    else:
+        (length, _), head_size = streams.pop(0), int(part["heads"])
+        if name not in _STEADY or not 0 <= head_size <= _LARGEST_HEAD or head_size % 2:
+            raise ValueError(f"heads of {head_size} rows")
+        order = _order(rows, head_size)
+        found = trellis.decoded(coded[place : place + length], count * width // rows, kinds[order])
+        values = np.empty_like(found)
+        values[order] = found + _STEADY[name]
+        if values.min() < 0 or values.max() > (15 if name in _FOUR_BITS else 31 if name in _FIVE_BITS else 255):
+            raise ValueError("codes that the type has not")
+        codes = values.astype(np.uint8).reshape(count, width)
     return np.concatenate([*head, _codes_back(name, codes)], axis=1).tobytes()
 
 

@@ -1,0 +1,145 @@
+"""Paths of dependent codes: the best there is, better than single codes at as many bytes, and found by the packer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("constriction")
+
+from halfpint.bundle import Bundle
+from halfpint.compress._blocks import pack
+from halfpint.compress._codes import TYPES, Coded, Scales
+from halfpint.compress._dependent import Paths, most_of, steps_for
+from halfpint.compress._gptq import gptq
+from halfpint.compress._rates import steadily, steady
+from halfpint.compress.lossless import Lossless
+from halfpint.compress.quantize import Quantize
+from halfpint.export.gguf import Gguf
+from halfpint.models import packed_gguf
+from halfpint.models.packed_gguf import PACKED_FILE, coded_bytes
+from halfpint.models.trellis import NEXT, places
+from halfpint.stage import Work
+
+Make = Callable[..., Work]
+
+
+def normal(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def scales(kind: str, values: torch.Tensor, step: float) -> Scales:
+    steps = torch.full((values.numel() // 32, 1), step)
+    return steady(TYPES[kind], values.reshape(-1, 32), steps, dependent=True)
+
+
+def numbers(coded: Coded) -> np.ndarray:  # type: ignore[type-arg]
+    found: np.ndarray = coded.codes.numpy().astype(np.int16) + np.int16(coded.kind.table[0])  # type: ignore[type-arg]
+    return found
+
+
+@pytest.mark.parametrize("step", [0.25, 0.6, 2.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_path_costs_less(step: float, seed: int) -> None:
+    """All paths of four rows are tried: by squared error alone, and with what bits are worth."""
+    kind, values = TYPES["q4_0"], normal(4, 32, seed)
+    found = scales("q4_0", values, step)
+    paths = Paths(kind, values, found)
+    allowed = [[one for one in range(-7, 8) if (one % 2 == odd) or (odd and one == 0)] for odd in (0, 1)]
+    routes: list[tuple[list[int], list[int]]] = []
+    for steps in product(range(9), repeat=4):
+        state, route, odds = 0, [], []
+        for place in steps:
+            if place >= len(allowed[state & 1]):
+                break
+            value = allowed[state & 1][place]
+            route.append(value)
+            odds.append(state & 1)
+            state = int(NEXT[state, (value + np.sign(value) * (state & 1)) // 2 & 1])
+        if len(route) == 4:
+            routes.append((route, odds))
+    every, odd = np.array([one for one, _ in routes]), np.array([one for _, one in routes])
+    scale = found.scale.reshape(4, 1)
+    for column in range(0, 32, 8):
+        x = (values[:, column] / scale[:, 0]).numpy()
+        counts = (scale[:, 0].numpy() / paths._least) ** 2
+        for worth in (0.0, 1.0):
+            bits = paths._cost[paths._class[None, :], odd, np.abs(every)]
+            costs = (counts * (every - x) ** 2 + worth * bits).sum(axis=1)
+            codes, read = paths.column(values[:, column], scale, worth)
+            chosen = codes.numpy().astype(int) - 8
+            place = int(np.flatnonzero((every == chosen).all(axis=1))[0])
+            assert costs[place] == pytest.approx(costs.min(), rel=1e-4, abs=1e-5)
+            np.testing.assert_allclose(read.numpy(), chosen * scale[:, 0].numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "bits", "share"), [("q4_0", 1.5, 0.8), ("q4_0", 2.0, 0.82), ("q5_0", 3.0, 0.84)])
+def test_less_error_at_as_many_bytes(kind: str, bits: float, share: float) -> None:
+    """Rows of several spreads; bytes are those of the packed file."""
+    values = normal(512, 512) * (0.3 * normal(512, 1, 1)).exp()
+    step = 2.0 ** (0.5 * np.log2(2 * np.pi * np.e) - bits)
+    alone = steadily(TYPES["q5_0"], values, torch.full((512, 1), step))
+    found = scales(kind, values, step * steps_for(bits))
+    path = Paths(TYPES[kind], values, found).whole(values, found)
+    costs = []
+    for coded in (alone, path):
+        took = 8 * coded_bytes(coded.kind.name, pack(coded)) / values.numel()
+        costs.append(float((coded.values() - values).square().mean()) * 4.0 ** (took - bits))
+    assert costs[1] < share * costs[0]
+
+
+@pytest.mark.parametrize("name", ["q4_0", "q5_0", "q8_0"])
+def test_gptq_gives_a_path(name: str) -> None:
+    """Rows that fill no whole run, blocks that need wider steps, columns in any order."""
+    kind, values = TYPES[name], normal(100, 96)
+    values[3, 40] = 30.0
+    inputs = normal(1000, 96, 1) * torch.linspace(0.3, 3, 96)
+    steps = torch.full((100, 1), 2.5 / most_of(kind))
+    coded, before = gptq(
+        kind, values, inputs.T @ inputs, 0.01, lambda block: steady(kind, block, steps, dependent=True), dependent=True
+    )
+    assert places(numbers(coded)) is not None and np.abs(numbers(coded)).max() <= most_of(kind)
+    away = coded.values() - values
+    plain = steadily(kind, values, 2 * steps).values() - values
+    assert float((away @ inputs.T).square().sum()) < float((plain @ inputs.T).square().sum())
+    assert before.shape == values.shape
+
+
+@pytest.mark.parametrize("head", [0, 8, 48])
+def test_the_packer_finds_paths_in_llama_cpp_s_order(head: int) -> None:
+    values = normal(96, 64)
+    found = scales("q5_0", values, 0.2)
+    coded = Paths(TYPES["q5_0"], values, found).whole(values, found)
+    rows = pack(coded)
+    order = packed_gguf._order(96, head)
+    turned = np.empty_like(rows)
+    turned[order] = rows
+    told, streams = packed_gguf._shortest("Q5_0", turned)
+    assert told["heads"] == head
+    part = told | {"size": turned.size, "streams": [[len(one), how] for one, how in streams]}
+    assert packed_gguf._joined(b"".join(one for one, _ in streams), part) == turned.tobytes()
+    with pytest.raises(ValueError, match="heads of 7 rows"):
+        packed_gguf._joined(b"".join(one for one, _ in streams), part | {"heads": 7})
+
+
+def test_a_packed_model_has_them(
+    bundles: Callable[[str], Bundle], work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All matrices of a language model, through llama.cpp's file; rounded ones stand alone."""
+    monkeypatch.setattr("halfpint.export.gguf._gate", lambda *_: {})
+    counts = {}
+    for method in ("gptq", "round"):
+        stage = Quantize(method=method, packed=True, bits=3.0, samples=6, tokens=48)
+        made = stage.run(bundles("language"), work(tmp_path / method))
+        plain = Gguf(type="codes").run(made, work(tmp_path / f"{method}-file"))
+        packed = Lossless().run(plain, work(tmp_path / f"{method}-packed"))
+        with (packed.path / PACKED_FILE).open("rb") as held:
+            parts = packed_gguf._header(held)["parts"]
+        counts[method] = sum("heads" in part for part in parts), sum("Q" in part.get("type", "") for part in parts)
+    assert counts["gptq"][0] == counts["gptq"][1] > 0
+    assert counts["round"][0] < 0.2 * counts["round"][1]  # all zero is a path too
