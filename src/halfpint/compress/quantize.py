@@ -65,8 +65,9 @@ class Quantize(Stage):
         tuning_batch: tokens of a step of it.
         target_bytes: most bytes of the GGUF file where `types` is empty: each matrix then gets the type that pays
             most, by how much its errors change what the model says on the calibration rows; 0 goes by `bits`.
-        packed: the codes are for compress/lossless: each row has steps of one size, and `bits` and `target_bytes` are
-            those after packing. `types` are then of q8_0, q5_0 and q4_0; empty takes the narrowest that do.
+        packed: the codes are for compress/lossless: each row has steps of one size, what a code may be depends on
+            the rows before it (with the method round each stands alone), and `bits` and `target_bytes` are those after
+            packing. `types` are then of q8_0, q5_0 and q4_0; empty takes the narrowest that do.
         importance: an importance matrix of llama.cpp's (GGUF) for the method round: what an error in each column
             counts. The other methods measure their own and write it beside the weights.
         seed: of the rows drawn.
