@@ -144,7 +144,7 @@ def test_rows_that_count_are_told_apart(bundles: Callable[[str], Bundle], work: 
     output = next(one for one in matrices if one.role == "o_proj")
     with torch.no_grad():
         output.module.weight[:, : output.columns // 4] = 0.0
-    found = sensitivity_of(model, matrices, calibration_rows(bundle, work(tmp_path), 8, 48, 0), 0, 0.01, SILENT)
+    found, _ = sensitivity_of(model, matrices, calibration_rows(bundle, work(tmp_path), 8, 48, 0), 0, 0.01, SILENT)
     assert {name: len(one) for name, one in found.items()} == {one.name: one.rows for one in matrices}
     assert all(bool((one > 0).all()) for one in found.values())
     rows = found[value.name]

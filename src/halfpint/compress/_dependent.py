@@ -43,8 +43,8 @@ _FAR = 1e30
 
 def steps_for(bits: float) -> float:
     """How wide a step of dependent codes is that take as many bits as single ones: a share of their step. Measured on
-    normal and Laplacian weights, 1.5 to 4.25 bits."""
-    return 0.5 + 0.28 * math.exp2(-bits)
+    normal weights, 1.5 to 4.25 bits."""
+    return 0.505 + 0.05 * math.exp2(-bits / 2)
 
 
 def most_of(kind: BlockType) -> int:

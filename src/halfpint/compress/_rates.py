@@ -41,6 +41,7 @@ _WIDENED = 0.25  # of a matrix's blocks may need wider steps before a wider type
 _LEAST_STEP = 2.0**-14  # below it fp16 has fewer digits
 _SHRUNK = 0.1  # of a row's sensitivity is that of its matrix: gradients of a few texts say little of a rare row
 _SAMPLED = 512  # rows of a matrix that its entropy is estimated from
+_TOLD_TOGETHER, _FEWEST_TOLD = 64, 1 << 14  # rows, and weights at the least, of one spread
 _SCALE_BITS = 0.05  # a weight, for scales
 _FINEST, _COARSEST = -12.0, 6.0  # log2 of the step in standard deviations of a matrix, when the step is searched
 _ROUNDS = 20
@@ -49,8 +50,9 @@ _MOST_SHIFT = 0.5  # bits a weight that the rest of a model makes up for what wa
 
 def sensitivity_of(
     model: Any, matrices: Sequence[Matrix], rows: Rows, seed: int, damping: float, log: Log
-) -> dict[str, torch.Tensor]:
-    """What a squared error in a weight of each row counts (nats a token): float32 of shape (outputs,) by matrix."""
+) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """What a squared error in a weight of each row counts (nats a token) after later columns have made up for it:
+    float32 of shape (outputs,) by matrix; and the share of it that is left then."""
     torch = need("torch", "quantising")
     found = {matrix.name: torch.zeros(matrix.rows) for matrix in matrices}
     moments = {matrix.name: Moments(matrix.columns, crossed=False) for matrix in matrices}
@@ -72,11 +74,12 @@ def sensitivity_of(
     finally:
         for handle in handles:
             handle.remove()
+    left = {}
     for matrix in matrices:
         mean = float(found[matrix.name].mean()) or 1e-30
-        found[matrix.name].mul_(1 - _SHRUNK).add_(_SHRUNK * mean)
-        found[matrix.name] *= _left(moments[matrix.name].square, matrix.role == EMBEDDINGS, damping) / (2 * tokens)
-    return found
+        left[matrix.name] = _left(moments[matrix.name].square, matrix.role == EMBEDDINGS, damping)
+        found[matrix.name].mul_(1 - _SHRUNK).add_(_SHRUNK * mean).mul_(left[matrix.name] / (2 * tokens))
+    return found, left
 
 
 def _left(square: torch.Tensor, is_looked_up: bool, damping: float) -> float:
@@ -207,9 +210,9 @@ class Pace:
         """Finds the scales of blocks of a matrix, one of each row, (outputs, the type's block)."""
         return partial(steady, self.kinds[name], steps=self.steps_of(name), dependent=self.is_dependent(name))
 
-    def alone(self, name: str, values: torch.Tensor) -> Coded:
-        """The codes of a matrix (outputs, inputs), errors made up for nowhere."""
-        kind, steps = self.kinds[name], self.steps_of(name)
+    def alone(self, name: str, values: torch.Tensor, share: float = 1.0) -> Coded:
+        """The codes of a matrix (outputs, inputs), errors made up for nowhere; with steps of such a share."""
+        kind, steps = self.kinds[name], self.steps_of(name) * share
         if not self.is_dependent(name):
             return steadily(kind, values, steps)
         blocks = steps.repeat_interleave(values.shape[1] // kind.block, 0)
@@ -248,8 +251,12 @@ def _container(
 
 
 def _entropy(values: torch.Tensor, steps: torch.Tensor) -> float:
-    """Bits a weight of codes of such steps, all rows told alike."""
+    """Bits a weight of codes of such steps, rows of one spread told together."""
     torch = need("torch", "quantising")
-    codes = (values / steps).round_().clamp_(-127, 127).to(torch.int16).flatten().int() + 127
-    shares = torch.bincount(codes, minlength=255).double() / codes.numel()
-    return float(-(shares * shares.clamp_min(1e-30).log2()).sum())
+    codes = (values / steps).round_().clamp_(-127, 127).to(torch.int16)
+    order = (values.abs().mean(1) / steps[:, 0]).argsort()
+    total = 0.0
+    for some in torch.split(codes[order], max(_TOLD_TOGETHER, -(-_FEWEST_TOLD // codes.shape[1]))):
+        shares = torch.bincount(some.flatten().int() + 127, minlength=255).double() / some.numel()
+        total -= float((shares * shares.clamp_min(1e-30).log2()).sum()) * some.numel()
+    return total / codes.numel()

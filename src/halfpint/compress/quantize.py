@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, new_bundle, read_json, write_json
 from halfpint.compress._allocation import allocate, costs_of, other_bytes
+from halfpint.compress._balance import balanced
 from halfpint.compress._blocks import pack
 from halfpint.compress._calibration import Rows, calibration_rows, fast, walk
 from halfpint.compress._codes import BlockType, Coded
@@ -31,7 +32,7 @@ from halfpint.stage import Stage, Work
 
 METHODS = ("round", "gptq", "tuned")
 _BATCH_TOKENS = 2048
-_SENSITIVITY_ROWS = 16
+_SENSITIVITY_ROWS, _BALANCE_ROWS = 16, 4
 _FEWEST_MINUTES = 0.1
 _HELD = 8  # one row in so many is kept apart from tuning
 _PACKED_SHARE = 0.995  # of the bytes that are planned with: entropies are estimates
@@ -178,12 +179,20 @@ class Quantize(Stage):
         for kind in kinds.values():
             if kind.name not in CONTAINERS:
                 raise HalfpintError(f"{self.use}: types", wanted=f"of {', '.join(CONTAINERS)}", got=kind.name)
-        rows = self._rows(bundle, work)[0][:_SENSITIVITY_ROWS]
-        found = sensitivity_of(model, matrices, rows, self.seed, self.damping, work.log)
+        drawn = self._rows(bundle, work)[0]
+        rows = drawn[:_SENSITIVITY_ROWS]
+        apart = drawn[_SENSITIVITY_ROWS:][:_BALANCE_ROWS] or rows
+        found, left = sensitivity_of(model, matrices, rows, self.seed, self.damping, work.log)
         limit = int(self.bits * sum(matrix.size for matrix in matrices) / 8)
         if self.target_bytes:
             limit = int(self.target_bytes * _PACKED_SHARE) - other_bytes(bundle.path, model, matrices, packed=True)
-        return Pace(matrices, found, limit, kinds, place, dependent=self.method != "round")
+
+        def plan(sensitivity: Mapping[str, Any], *, dependent: bool = False) -> Pace:
+            return Pace(matrices, sensitivity, limit, kinds, place, dependent=dependent)
+
+        if self.method == "round":
+            return plan(found)
+        return plan(balanced(model, matrices, found, left, plan, apart, work.log), dependent=True)
 
     def _check_parent(self, bundle: Bundle) -> None:
         model_type, objective = resolve(str(bundle.config.get("model_type")))
