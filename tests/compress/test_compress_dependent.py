@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,17 +15,22 @@ import torch
 pytest.importorskip("constriction")
 
 from halfpint.bundle import Bundle
+from halfpint.compress._balance import balanced
 from halfpint.compress._blocks import pack
+from halfpint.compress._calibration import calibration_rows
 from halfpint.compress._codes import TYPES, Coded, Scales
 from halfpint.compress._dependent import Paths, most_of, steps_for
 from halfpint.compress._gptq import gptq
-from halfpint.compress._rates import steadily, steady
+from halfpint.compress._matrices import Matrix, matrices_of
+from halfpint.compress._rates import Pace, sensitivity_of, steadily, steady
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
+from halfpint.engines.torch_lm import load_model
 from halfpint.export.gguf import Gguf
 from halfpint.models import packed_gguf
 from halfpint.models.packed_gguf import PACKED_FILE, coded_bytes
 from halfpint.models.trellis import NEXT, places
+from halfpint.progress import SILENT
 from halfpint.stage import Work
 
 Make = Callable[..., Work]
@@ -78,6 +85,20 @@ def test_no_path_costs_less(step: float, seed: int) -> None:
             np.testing.assert_allclose(read.numpy(), chosen * scale[:, 0].numpy(), rtol=1e-6)
 
 
+def test_runs_are_found_apart() -> None:
+    """68 rows are a run of 64 and one of 4, whose path is that of four rows alone."""
+    kind, values = TYPES["q4_0"], normal(68, 32)
+    found = scales("q4_0", values, 0.4)
+    paths = Paths(kind, values, found)
+    scale = found.scale.reshape(68, 1)
+    codes, _ = paths.column(values[:, 5], scale, 0.0)
+    last = values[64:].contiguous()
+    alone = Paths(kind, last, Scales(found.scale[64:], found.offset[64:]))
+    counts = torch.from_numpy(paths._least[64:])[:, None]
+    assert torch.equal(counts, scale[64:])  # no block is wider here, so errors count alike
+    assert torch.equal(codes[64:], alone.column(last[:, 5], scale[64:], 0.0)[0])
+
+
 @pytest.mark.parametrize(("kind", "bits", "share"), [("q4_0", 1.5, 0.8), ("q4_0", 2.0, 0.82), ("q5_0", 3.0, 0.84)])
 def test_less_error_at_as_many_bytes(kind: str, bits: float, share: float) -> None:
     """Rows of several spreads; bytes are those of the packed file."""
@@ -125,6 +146,58 @@ def test_the_packer_finds_paths_in_llama_cpp_s_order(head: int) -> None:
     assert packed_gguf._joined(b"".join(one for one, _ in streams), part) == turned.tobytes()
     with pytest.raises(ValueError, match="heads of 7 rows"):
         packed_gguf._joined(b"".join(one for one, _ in streams), part | {"heads": 7})
+
+
+@pytest.mark.parametrize("head", [0, 96])
+def test_a_tensor_of_several_pieces_keeps_its_path(head: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf = pytest.importorskip("gguf")
+    values = normal(2880, 32)
+    found = scales("q4_0", values, 0.5)
+    rows = pack(Paths(TYPES["q4_0"], values, found).whole(values, found))
+    turned = np.empty_like(rows)
+    turned[packed_gguf._order(2880, head)] = rows
+    monkeypatch.setattr(packed_gguf, "_PIECE", 1000 * rows.shape[1])
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+    writer.add_tensor("matrix", turned, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    packed_gguf.pack(tmp_path / "a.gguf", tmp_path / "a.packed")
+    with (tmp_path / "a.packed").open("rb") as held:
+        heads = [part["heads"] for part in packed_gguf._header(held)["parts"] if part.get("type") == "Q4_0"]
+    assert heads == [head] * 3
+    packed_gguf.unpack(tmp_path / "a.packed", out := io.BytesIO())
+    assert out.getvalue() == (tmp_path / "a.gguf").read_bytes()
+
+
+def test_where_there_is_no_room_codes_stand_alone() -> None:
+    """Steps so fine that a type holds single codes but not those of a path, which are twice as many."""
+    held = Matrix("held", "held", SimpleNamespace(weight=normal(128, 64)), 0, 128, 64, is_turned=False)
+    counts = {"held": torch.ones(128)}
+    for bits, fits in ((2.0, True), (3.4, False)):
+        pace = Pace([held], counts, int(bits * 128 * 64 / 8), {"held": TYPES["q4_0"]}, "here", dependent=True)
+        assert pace.is_dependent("held") == fits and pace.kinds["held"].name == "q4_0"
+        assert (places(numbers(pace.alone("held", held.read()))) is not None) == fits
+
+
+def test_what_embeddings_count_is_measured(bundles: Callable[[str], Bundle], work: Make, tmp_path: Path) -> None:
+    """However wrong it is to begin with, the measured ratio makes up for it; and the model is left as it was."""
+    model = load_model(bundles("language").path, "causal")
+    matrices = matrices_of(model)
+    rows = calibration_rows(bundles("language"), work(tmp_path), 12, 48, 0)
+    first, left = sensitivity_of(model, matrices, rows[:6], 0, 0.01, SILENT)
+    before = {one.name: one.read() for one in matrices}
+    limit = sum(one.size for one in matrices) * 4 // 8
+    found = []
+    for wrong in (1.0, 10.0):
+        given = {one.name: first[one.name] * (wrong if one.block is None else 1.0) for one in matrices}
+        made = balanced(model, matrices, given, left, lambda s: Pace(matrices, s, limit, {}, "here"), rows[6:], SILENT)
+        found.append([float(made[one.name].sum() / first[one.name].sum()) for one in matrices])
+        assert all(torch.equal(one.read(), before[one.name]) for one in matrices)
+    outside = [one.block is None for one in matrices]
+    for one, other, is_outside in zip(*found, outside, strict=True):
+        assert one == pytest.approx(other, rel=0.5) if is_outside else one == other == 1.0
 
 
 def test_a_packed_model_has_them(

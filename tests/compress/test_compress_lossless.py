@@ -105,7 +105,7 @@ def lying(path: Path, change: Callable[[dict[str, Any]], object], streams: bytes
     write_gguf(path.with_suffix(".gguf"), np.zeros((1, 32), dtype=np.float32), ["Q4_0"])
     pack(path.with_suffix(".gguf"), path)
     whole = path.read_bytes()
-    start = len(b"halfpint packed GGUF 3\n")
+    start = whole.index(b"\n") + 1
     at = int.from_bytes(whole[start : start + 8], "little")
     header = json.loads(zlib.decompress(whole[at:]))
     change(header)
@@ -126,9 +126,22 @@ def grown(size: int, parts: int = 1) -> Callable[[dict[str, Any]], object]:
     return change
 
 
+def rowed(rows: int) -> Callable[[dict[str, Any]], object]:
+    """A header in which a matrix has other rows than its bytes."""
+
+    def change(header: dict[str, Any]) -> None:
+        next(part for part in header["parts"] if part.get("type") == "Q4_0").update(rows=rows, heads=0)
+
+    return change
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        rowed(0),
+        rowed(-1),
+        rowed(7),
+        rowed(1 << 31),
         grown(1 << 30),
         grown(1 << 45),
         grown(1 << 24, 1000),

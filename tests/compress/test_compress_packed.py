@@ -17,6 +17,7 @@ from halfpint.compress._allocation import other_bytes
 from halfpint.compress._blocks import pack
 from halfpint.compress._calibration import calibration_rows
 from halfpint.compress._codes import TYPES, round_to
+from halfpint.compress._dependent import Paths
 from halfpint.compress._gptq import gptq
 from halfpint.compress._matrices import EMBEDDINGS, Matrix, matrices_of
 from halfpint.compress._rates import CONTAINERS, Pace, sensitivity_of, steadily, steady
@@ -269,10 +270,13 @@ def test_what_tuning_is_judged_by_nothing_else_sees(
     assert not any(row.tobytes() in seen for row in apart)
 
 
-def test_damage_of_steady_rows_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dependent", [False, True])
+def test_damage_of_steady_rows_is_told(dependent: bool, tmp_path: Path) -> None:
     """Whatever byte is wrong, the file is refused, and with one clear error."""
     gguf = pytest.importorskip("gguf")
-    coded = steadily(TYPES["q5_0"], normal(64, 96), torch.full((64, 1), 0.18))
+    coded = steadily(TYPES["q5_0"], values := normal(64, 96), torch.full((64, 1), 0.18))
+    if dependent:
+        coded = Paths(coded.kind, values, coded.scales).whole(values, coded.scales)
     writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
     writer.add_tensor("matrix", pack(coded), raw_dtype=gguf.GGMLQuantizationType.Q5_0)
     writer.write_header_to_file()

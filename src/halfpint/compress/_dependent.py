@@ -68,7 +68,8 @@ class Paths:
         self._rows = rows
         blocks = scales.scale.numpy().reshape(rows, -1)
         self._least = blocks.min(axis=1)
-        some = np.linspace(0, columns - 1, min(columns, max(_FEWEST, _SAMPLED // rows))).round().astype(np.int64)
+        wide = max(1, min(_FEWEST, _AT_ONCE // rows), _SAMPLED // rows)
+        some = np.linspace(0, columns - 1, min(columns, wide)).round().astype(np.int64)
         sampled = weight.numpy()[:, some] / blocks[:, some // kind.block]
         spread = np.log2(np.abs(sampled).mean(axis=1) + 1e-6)
         self._class = np.unique(np.rint(_CLASSES * spread), return_inverse=True)[1]
@@ -115,7 +116,7 @@ class Paths:
 
     def _found(
         self, x: Floats, counts: Floats, worth: float = 1.0
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
         """The numbers of the best paths, and whether their states are odd.
 
         Args:
@@ -141,15 +142,13 @@ class Paths:
             np.add(both, steps[number], out=both)
             np.less(both[_STATES:], both[:_STATES], out=second[number])
             np.minimum(both[:_STATES], both[_STATES:], out=total)
-        place = np.arange(lanes)
-        before = np.where(second, _BEFORE[_STATES:, None], _BEFORE[:_STATES, None]) * lanes + place
-        now = total.argmin(axis=0) * lanes + place
-        path = np.empty((RUN, lanes), dtype=np.int64)
+        lane = np.arange(lanes)
+        now = total.argmin(axis=0)
+        subset = np.empty((RUN, lanes), dtype=np.int64)
         for number in reversed(range(RUN)):
-            path[number] = now
-            now = before[number].reshape(-1)[now]
-        came = second.reshape(RUN, -1)[np.arange(RUN)[:, None], path]
-        subset = _SUBSET[path // lanes + _STATES * came]
+            now += _STATES * second[number].reshape(-1)[now * lanes + lane]
+            subset[number] = _SUBSET[now]
+            now = _BEFORE[now]
         chosen = np.take_along_axis(values, subset[None], axis=0)[0]
 
         def in_rows(of: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -157,21 +156,23 @@ class Paths:
 
         return in_rows(chosen), in_rows(subset >> 1)
 
-    def _candidates(self, x: Floats, counts: Floats, worth: float) -> tuple[npt.NDArray[np.int64], Floats]:
+    def _candidates(self, x: Floats, counts: Floats, worth: float) -> tuple[npt.NDArray[np.int16], Floats]:
         """The nearest number of each of the four sets between which parity and state choose, and its cost: shape (4,
         rows, columns). Sets: even states with even and odd places, then odd states."""
         most = self._most
         ours = np.broadcast_to(self._class[:, None], x.shape)
-        size, sign = np.abs(x), np.where(x < 0, -1, 1)
-        values = np.empty((4, *x.shape), dtype=np.int64)
+        size, sign = np.abs(x), np.where(x < 0, -1, 1).astype(np.int16)
+        values = np.empty((4, *x.shape), dtype=np.int16)
         values[0] = 4 * np.clip(np.rint(x / 4), -(most // 4), most // 4)
         values[1] = np.clip(4 * np.rint((x - 2) / 4) + 2, 2 - (most + 2) // 4 * 4, (most + 2) // 4 * 4 - 2)
         values[2] = sign * (4 * np.clip(np.rint((size - 3) / 4), 0, (most - 3) // 4) + 3)
         values[3] = sign * (4 * np.clip(np.rint((size - 1) / 4), 0, (most - 1) // 4) + 1)
-        costs = counts * (x - values) ** 2
+        costs = (x - values).astype(np.float32)
+        costs *= costs
+        costs *= counts
         for number in range(4):
             costs[number] += worth * self._cost[ours, number >> 1, np.abs(values[number])]
         nothing = counts * x * x + worth * self._cost[ours, 1, 0]
         values[2] = np.where(nothing < costs[2], 0, values[2])
         costs[2] = np.minimum(nothing, costs[2])
-        return values, costs.astype(np.float32)
+        return values, costs

@@ -34,6 +34,7 @@ PACKED_FILE = "model.gguf.packed"
 Bytes = npt.NDArray[np.uint8]
 
 _MAGIC = b"halfpint packed GGUF 4\n"
+_READ = (_MAGIC, b"halfpint packed GGUF 3\n")  # which had no dependent codes
 # Bytes of a block, by the type's name, and how they divide: lengths of the parts, each byte of a part of two apart.
 _FIELDS: dict[str, tuple[int, ...]] = {
     "F32": (1, 1, 1, 1),
@@ -57,7 +58,8 @@ _EIGHT_BITS = ("Q8_0",)
 _BY_ROWS = (*_FOUR_BITS, *_FIVE_BITS, *_EIGHT_BITS)  # types whose codes are told by rows that are alike
 _STEADY = {"Q4_0": 8, "Q5_0": 16, "Q8_0": 128}  # types of whole numbers times a scale, and the code of 0
 _LARGEST_HEAD = 512  # rows that llama.cpp has in another order
-_ROWS_AT_ONCE = 1024  # or a part of it, are coded as one: whole runs of `trellis`, and whole heads
+_ROWS_AT_ONCE = (3840, 1920, 960, trellis.RUN, 1)
+"""As many times the first of these as there is room for are coded as one: whole runs, and whole heads of most sizes."""
 _FOUR, _FIFTEEN, _SIGN = np.uint8(4), np.uint8(15), np.uint8(128)
 FACTORS_OF_TWO = 4
 FACTORS = np.exp2(np.arange(48) / FACTORS_OF_TWO).astype(np.float32)
@@ -186,9 +188,7 @@ def coded_bytes(name: str, blocks: Bytes) -> int:
 def _rows_at_once(size: int) -> int:
     """How many rows of so many bytes are coded as one."""
     most = max(1, _PIECE // size)
-    whole = _ROWS_AT_ONCE
-    while whole > most:
-        whole //= 2
+    whole = next(rows for rows in _ROWS_AT_ONCE if rows <= most)
     return most // whole * whole
 
 
@@ -228,9 +228,7 @@ def _path(name: str, codes: Bytes) -> tuple[int, npt.NDArray[np.int64], tuple[tr
         if size and len(codes) % size:
             continue
         order = _order(len(codes), size)
-        if (values[order[:: trellis.RUN]] & 1).any():  # as most are that are no path
-            continue
-        if (found := trellis.places(values[order])) is not None:
+        if (found := trellis.places(values, order)) is not None:
             return size, order, found
     return None
 
@@ -340,6 +338,8 @@ def _joined(coded: bytes, part: dict[str, Any]) -> bytes:
     if "type" not in part:
         return following((size,)).tobytes()
     rows, count = int(part["rows"]), size // sum(_FIELDS.get(name, (1,)))
+    if rows < 1 or size % (rows * sum(_FIELDS.get(name, (1,)))):
+        raise ValueError(f"{rows} rows")
     if part.get("steady"):
         least = following((2 * rows,)).view("<f2")
         factor = following((rows, count // rows))
@@ -368,7 +368,7 @@ def _joined(coded: bytes, part: dict[str, Any]) -> bytes:
 
 
 def _header(held: BinaryIO) -> dict[str, Any]:
-    if held.read(len(_MAGIC)) != _MAGIC:
+    if held.read(len(_MAGIC)) not in _READ:
         raise ValueError("another kind of file")
     at, size = int.from_bytes(held.read(8), "little"), int.from_bytes(held.read(8), "little")
     held.seek(at)

@@ -30,17 +30,19 @@ NEXT = np.array([[0, 2], [5, 7], [1, 3], [6, 4], [2, 0], [4, 6], [3, 1], [7, 5]]
 _MIDDLE = 128  # the byte of place 0
 
 
-def places(values: Numbers) -> tuple[Numbers, Bytes] | None:
+def places(values: Numbers, order: npt.NDArray[np.int64] | None = None) -> tuple[Numbers, Bytes] | None:
     """The place of each number among those that its state allows, and whether that state is odd; None where numbers
     are no such path.
 
     Args:
         values: shape (rows, columns).
+        order: of rows, in which the path runs and they are given; None takes them as they are.
     """
+    order = np.arange(len(values)) if order is None else order
     found, odd = np.empty_like(values), np.empty(values.shape, dtype=np.uint8)
     state = _start(values.shape)
     for some in _steps(len(values)):
-        value = values[some]
+        value = values[order[some]]
         now = state[: len(value)]
         odd[some] = now & 1
         if ((value & 1 != now & 1) & ((value != 0) | (now & 1 == 0))).any():
