@@ -22,7 +22,8 @@ from halfpint.compress._codes import TYPES, Coded, Scales
 from halfpint.compress._dependent import Paths, most_of, steps_for
 from halfpint.compress._gptq import gptq
 from halfpint.compress._matrices import Matrix, matrices_of
-from halfpint.compress._rates import Pace, sensitivity_of, steadily, steady
+from halfpint.compress._rates import Pace, steadily, steady
+from halfpint.compress._sensitivity import Lookups, sensitivity_of, shares_of
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
 from halfpint.engines.torch_lm import load_model
@@ -179,6 +180,51 @@ def test_where_there_is_no_room_codes_stand_alone() -> None:
         pace = Pace([held], counts, int(bits * 128 * 64 / 8), {"held": TYPES["q4_0"]}, "here", dependent=True)
         assert pace.is_dependent("held") == fits and pace.kinds["held"].name == "q4_0"
         assert (places(numbers(pace.alone("held", held.read()))) is not None) == fits
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_lookups_are_told_from_the_output_layer(scale: float, bundles: Callable[[str], Bundle]) -> None:
+    """Of tied embeddings: what is left of the gradient is that of the model whose lookups are held."""
+    model = load_model(bundles("language").path, "causal")
+    embeddings, ids = model.get_input_embeddings(), torch.tensor([[5, 9, 5, 30, 7, 41, 9, 2]])
+    scaled = embeddings.register_forward_hook(lambda module, inputs, out: out * scale)
+    assert model.get_output_embeddings().weight is embeddings.weight
+    wanted = torch.autograd.grad(
+        model(inputs_embeds=embeddings(ids).detach()).logits.square().mean(), embeddings.weight
+    )
+    lookups = Lookups(embeddings)
+    model(input_ids=ids).logits.square().mean().backward()
+    found = lookups.taken_from(embeddings.weight.grad)
+    torch.testing.assert_close(found, wanted[0], rtol=1e-3, atol=1e-6)
+    assert float((embeddings.weight.grad - wanted[0]).abs().max()) > 1e-4 and lookups.mean > 0
+    for handle in (scaled, lookups.handle):
+        handle.remove()
+
+
+def test_tokens_that_were_never_seen_are_as_likely_as_those_seen_once_say() -> None:
+    shares = shares_of(torch.tensor([7.0, 1.0, 0.0, 1.0, 1.0, 0.0]))
+    assert float(shares.sum()) == pytest.approx(1.0)
+    assert float(shares[2] + shares[5]) == pytest.approx(0.3)
+    assert float(shares[0] / shares[1]) == pytest.approx(7.0)
+    assert shares_of(torch.tensor([3.0, 1.0])).tolist() == [0.75, 0.25]
+
+
+def test_what_is_often_counts_more(bundles: Callable[[str], Bundle], work: Make, tmp_path: Path) -> None:
+    """Tokens that the rows have not, but the text has."""
+    model = load_model(bundles("language").path, "causal")
+    matrices = matrices_of(model)
+    rows = calibration_rows(bundles("language"), work(tmp_path), 4, 48, 0)
+    often = torch.zeros(matrices[0].rows, dtype=torch.float64)
+    for row in rows:
+        often += torch.bincount(torch.from_numpy(row), minlength=len(often))
+    more = often.clone()
+    unseen = int((often == 0).nonzero()[0])
+    more[unseen] = 50.0
+    few, _ = sensitivity_of(model, matrices, rows, 0, 0.01, SILENT, often)
+    many, _ = sensitivity_of(model, matrices, rows, 0, 0.01, SILENT, more)
+    name = matrices[0].name
+    assert float(many[name][unseen]) > 2 * float(few[name][unseen])
+    assert all(torch.equal(few[one.name], many[one.name]) for one in matrices[1:])
 
 
 def test_what_embeddings_count_is_measured(bundles: Callable[[str], Bundle], work: Make, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from halfpint.compress._codes import TYPES, round_to
 from halfpint.compress._dependent import Paths
 from halfpint.compress._gptq import gptq
 from halfpint.compress._matrices import EMBEDDINGS, Matrix, matrices_of
-from halfpint.compress._rates import CONTAINERS, Pace, sensitivity_of, steadily, steady
+from halfpint.compress._rates import CONTAINERS, Pace, steadily, steady
 from halfpint.compress._row_scales import RowScale
+from halfpint.compress._sensitivity import sensitivity_of
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
 from halfpint.engines.torch_lm import load_model

@@ -39,7 +39,7 @@ def balanced(
     """Sensitivities in which those outside of the blocks are as much more as was measured.
 
     Args:
-        sensitivity, left: as of `_rates.sensitivity_of`.
+        sensitivity, left: as of `_sensitivity.sensitivity_of`.
         plan: the steps under given sensitivities; without dependent codes.
         rows: of text to measure on, others than the sensitivities are from: those know the tokens of their own.
     """

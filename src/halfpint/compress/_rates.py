@@ -9,28 +9,23 @@ Theory", section 10.3.3, reverse water-filling).
 
 Codes that depend on those before them (`_dependent`) have narrower steps at as many bits, and need more room in a type.
 
-What counts is told by the Fisher information of a row's weights, as in `_allocation`, times the part of an error that
-is left after the columns behind have made up for it (`_gptq`).
+What counts is told by `_sensitivity`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from halfpint.compress._allocation import squared_gradients
 from halfpint.compress._blocks import pack
-from halfpint.compress._calibration import Rows
 from halfpint.compress._codes import TYPES, BlockType, Coded, Scales, nearest_codes
 from halfpint.compress._dependent import Paths, most_of, steps_for
-from halfpint.compress._gptq import Moments, factor
-from halfpint.compress._matrices import EMBEDDINGS, Matrix
+from halfpint.compress._matrices import Matrix
 from halfpint.errors import HalfpintError, need
 from halfpint.models.packed_gguf import FACTORS, FACTORS_OF_TWO, coded_bytes, times
-from halfpint.progress import Log
 
 if TYPE_CHECKING:
     import torch
@@ -39,57 +34,12 @@ CONTAINERS = ("q4_0", "q5_0", "q8_0")
 """The types that take such codes: equal steps and no offset, from the narrowest."""
 _WIDENED = 0.25  # of a matrix's blocks may need wider steps before a wider type is taken
 _LEAST_STEP = 2.0**-14  # below it fp16 has fewer digits
-_SHRUNK = 0.1  # of a row's sensitivity is that of its matrix: gradients of a few texts say little of a rare row
 _SAMPLED = 512  # rows of a matrix that its entropy is estimated from
 _TOLD_TOGETHER, _FEWEST_TOLD = 64, 1 << 14  # rows, and weights at the least, of one spread
 _SCALE_BITS = 0.05  # a weight, for scales
 _FINEST, _COARSEST = -12.0, 6.0  # log2 of the step in standard deviations of a matrix, when the step is searched
 _ROUNDS = 20
 _MOST_SHIFT = 0.5  # bits a weight that the rest of a model makes up for what was used
-
-
-def sensitivity_of(
-    model: Any, matrices: Sequence[Matrix], rows: Rows, seed: int, damping: float, log: Log
-) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """What a squared error in a weight of each row counts (nats a token) after later columns have made up for it:
-    float32 of shape (outputs,) by matrix; and the share of it that is left then."""
-    torch = need("torch", "quantising")
-    found = {matrix.name: torch.zeros(matrix.rows) for matrix in matrices}
-    moments = {matrix.name: Moments(matrix.columns, crossed=False) for matrix in matrices}
-    handles = []
-    for matrix in matrices:
-        module = model.get_output_embeddings() if matrix.role == EMBEDDINGS else matrix.module
-        held = moments[matrix.name]
-        handles.append(
-            module.register_forward_pre_hook(
-                lambda _, inputs, held=held: held.add(inputs[0].detach().flatten(0, -2).float())
-            )
-        )
-
-    def take(matrix: Matrix, gradient: Any) -> None:
-        found[matrix.name] += gradient.square().mean(1)
-
-    try:
-        tokens = squared_gradients(model, matrices, rows, seed, log, take)
-    finally:
-        for handle in handles:
-            handle.remove()
-    left = {}
-    for matrix in matrices:
-        mean = float(found[matrix.name].mean()) or 1e-30
-        left[matrix.name] = _left(moments[matrix.name].square, matrix.role == EMBEDDINGS, damping)
-        found[matrix.name].mul_(1 - _SHRUNK).add_(_SHRUNK * mean).mul_(left[matrix.name] / (2 * tokens))
-    return found, left
-
-
-def _left(square: torch.Tensor, is_looked_up: bool, damping: float) -> float:
-    """The share of an error that is left when later columns make up for it."""
-    torch = need("torch", "quantising")
-    square = square / (float(square.diagonal().mean()) or 1.0)
-    if is_looked_up:
-        square = (square + torch.eye(len(square))) / 2
-    _, upper = factor(square, damping)
-    return float(upper.diagonal().square().reciprocal().mean())
 
 
 def steady(kind: BlockType, blocks: torch.Tensor, steps: torch.Tensor, *, dependent: bool = False) -> Scales:
@@ -139,7 +89,7 @@ class Pace:
     """The steps of each matrix, and what those to come make up for what those before took.
 
     Args:
-        matrices, sensitivity: as of `sensitivity_of`.
+        matrices, sensitivity: as of `_sensitivity.sensitivity_of`.
         limit: bytes that the packed codes may take.
         kinds: the type of each matrix; where there is none one is chosen by its steps.
         place: for errors.

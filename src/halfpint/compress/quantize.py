@@ -19,8 +19,9 @@ from halfpint.compress._codes import BlockType, Coded
 from halfpint.compress._imatrix import IMATRIX_FILE, read_imatrix, write_imatrix
 from halfpint.compress._layers import LayerByLayer, Made, rounded
 from halfpint.compress._matrices import Matrix, by_bits, by_name, matrices_of, shown, weight_bytes
-from halfpint.compress._rates import CONTAINERS, Pace, sensitivity_of
+from halfpint.compress._rates import CONTAINERS, Pace
 from halfpint.compress._row_scales import row_scales_of
+from halfpint.compress._sensitivity import sensitivity_of
 from halfpint.compress._tune import NORM_RATE_BESIDE_ROWS, ROW_TOKENS, TOKENS_AT_ONCE, Distiller, Learned, latents_of
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, nearest, need, need_installed
@@ -33,6 +34,7 @@ from halfpint.stage import Stage, Work
 METHODS = ("round", "gptq", "tuned")
 _BATCH_TOKENS = 2048
 _SENSITIVITY_ROWS, _BALANCE_ROWS = 16, 4
+_COUNTED = 2_000_000  # tokens that embeddings are told by
 _FEWEST_MINUTES = 0.1
 _HELD = 8  # one row in so many is kept apart from tuning
 _PACKED_SHARE = 0.995  # of the bytes that are planned with: entropies are estimates
@@ -182,7 +184,8 @@ class Quantize(Stage):
         drawn = self._rows(bundle, work)[0]
         rows = drawn[:_SENSITIVITY_ROWS]
         apart = drawn[_SENSITIVITY_ROWS:][:_BALANCE_ROWS] or rows
-        found, left = sensitivity_of(model, matrices, rows, self.seed, self.damping, work.log)
+        often = self._often(bundle, matrices[0].rows, work)
+        found, left = sensitivity_of(model, matrices, rows, self.seed, self.damping, work.log, often)
         limit = int(self.bits * sum(matrix.size for matrix in matrices) / 8)
         if self.target_bytes:
             limit = int(self.target_bytes * _PACKED_SHARE) - other_bytes(bundle.path, model, matrices, packed=True)
@@ -193,6 +196,14 @@ class Quantize(Stage):
         if self.method == "round":
             return plan(found)
         return plan(balanced(model, matrices, found, left, plan, apart, work.log), dependent=True)
+
+    def _often(self, bundle: Bundle, vocabulary: int, work: Work) -> Any:
+        """How often each token is in the text: float64 (vocabulary,)."""
+        torch = need("torch", "quantising")
+        found = torch.zeros(vocabulary, dtype=torch.float64)
+        for row in calibration_rows(bundle, work, _COUNTED // self.tokens + 1, self.tokens, self.seed):
+            found += torch.bincount(torch.from_numpy(row), minlength=vocabulary)[:vocabulary]
+        return found
 
     def _check_parent(self, bundle: Bundle) -> None:
         model_type, objective = resolve(str(bundle.config.get("model_type")))
