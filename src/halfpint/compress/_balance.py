@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from halfpint.compress._calibration import Rows, fast
+from halfpint.compress._calibration import Rows
 from halfpint.compress._matrices import Matrix
 from halfpint.compress._rates import Pace
 from halfpint.errors import need
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _ROUNDS = 2
 _TOKENS_AT_ONCE = 512
+_LEAST = 1e-5  # nats: what is smaller is small enough, and near to what rounding in fp32 makes
 _MOST = 64.0  # how much the one may count beside what the Fisher information says
 
 
@@ -65,7 +66,9 @@ def balanced(
                 for one in part:
                     if one.name in before:
                         one.write(before[one.name])
-                ratios.append(max(measured, 1e-9) / max(planned, 1e-12))
+                if measured < _LEAST:
+                    return dict(sensitivity)
+                ratios.append(measured / max(planned, 1e-12))
                 bar.advance()
             ratio = float(np.clip(ratios[0] / ratios[1], 1 / _MOST, _MOST))
             for one in parts[0]:
@@ -78,7 +81,7 @@ def _answers(model: Any, rows: Rows) -> tuple[Any, Any, Any]:
     """What comes into the output layer, (tokens, width), and its weight and bias."""
     torch = need("torch", "quantising")
     states = []
-    with torch.no_grad(), fast():
+    with torch.no_grad():
         for row in rows:
             ids = torch.from_numpy(row)[None]
             states.append(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0].float())
@@ -95,7 +98,7 @@ def _divergence(wanted: tuple[Any, Any, Any], found: tuple[Any, Any, Any]) -> fl
         return logits - logits.logsumexp(1, keepdim=True)
 
     total = 0.0
-    with torch.no_grad(), fast():
+    with torch.no_grad():
         for low in range(0, len(wanted[0]), _TOKENS_AT_ONCE):
             some = slice(low, low + _TOKENS_AT_ONCE)
             first, second = said(wanted, some), said(found, some)

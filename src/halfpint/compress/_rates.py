@@ -38,6 +38,7 @@ _SAMPLED = 512  # rows of a matrix that its entropy is estimated from
 _TOLD_TOGETHER, _FEWEST_TOLD = 64, 1 << 14  # rows, and weights at the least, of one spread
 _SCALE_BITS = 0.05  # a weight, for scales
 _FINEST, _COARSEST = -12.0, 6.0  # log2 of the step in standard deviations of a matrix, when the step is searched
+_MOST_DEPENDENT = 5.0  # bits of codes that depend on others: more have little room in a type of eight
 _ROUNDS = 20
 _MOST_SHIFT = 0.5  # bits a weight that the rest of a model makes up for what was used
 
@@ -138,7 +139,8 @@ class Pace:
         self.kinds: dict[str, BlockType] = {}
         self._paths: set[str] = set()
         for name, (values, steps) in samples.items():
-            for on_path in (True, False) if dependent else (False,):
+            few = self._planned[name] <= _MOST_DEPENDENT * self._matrices[name].size
+            for on_path in (True, False) if dependent and few else (False,):
                 wanted = unit * steps * (self._finer(name) if on_path else 1.0)
                 self.kinds[name], fits = _container(values, wanted, kinds.get(name), on_path)
                 if on_path and fits:
@@ -201,8 +203,10 @@ def _container(
 
 
 def _entropy(values: torch.Tensor, steps: torch.Tensor) -> float:
-    """Bits a weight of codes of such steps, rows of one spread told together."""
+    """Bits a weight of codes of such steps, rows of one spread told together; no type has finer ones than a row's
+    largest weight allows."""
     torch = need("torch", "quantising")
+    steps = torch.maximum(steps, values.abs().amax(1, keepdim=True) / 127)
     codes = (values / steps).round_().clamp_(-127, 127).to(torch.int16)
     order = (values.abs().mean(1) / steps[:, 0]).argsort()
     total = 0.0

@@ -18,6 +18,7 @@ from halfpint.evaluate.kept import kept
 from halfpint.evaluate.writing import writing
 from halfpint.export.gguf import CODES, Gguf
 from halfpint.models.block_codes import CODES_FILE
+from halfpint.models.packed_gguf import PACKED_FILE
 from halfpint.pipeline import Made
 from halfpint.stage import Stage
 from halfpint.tasks import predict
@@ -26,6 +27,8 @@ _KEPT_TOKENS = 16_384  # of text that nothing was fitted on, to tell what was ke
 _BITS = (8.5, 6.0, 5.5, 5.0, 4.5, 4.25, 3.5, 2.7)
 _SHARES = (0.15, 0.3)  # that pruning takes, where a target leaves the way open
 _PROBE_SAMPLES = 4  # rows of text that tell what counts, for a way that is only tried
+_ALONE = 0.95  # of what quantising alone loses another way has to lose less than: it takes longer
+_CONTROLS = 3  # that are made, until one takes no more bytes
 _PROBED = 4096  # tokens that a point is judged by before it is worth more
 
 
@@ -73,8 +76,7 @@ def _control(run: Run, most_bytes: int, stages: Sequence[Stage]) -> dict[str, An
         (f"{bits:g} bits, rounded", [Quantize(bits=bits, method="round"), Gguf(type=CODES)]) for bits in _BITS
     ]
     if isinstance(stages[-1], Lossless):
-        as_many = Quantize(target_bytes=most_bytes, method="round", packed=True, seed=run.request.seed)
-        tried = [("as many bytes, rounded and packed", [as_many, Gguf(type=CODES), Lossless()])]
+        return _packed_control(run, most_bytes)
     for name, plain in tried:
         if [stage.settings() for stage in plain] == [stage.settings() for stage in stages]:
             return None
@@ -86,6 +88,22 @@ def _control(run: Run, most_bytes: int, stages: Sequence[Stage]) -> dict[str, An
         row = _row(run, name, bundle)
         if row["file_bytes"] <= most_bytes * 1.005:
             return row
+    return None
+
+
+def _packed_control(run: Run, most_bytes: int) -> dict[str, Any] | None:
+    """As `_control`, where what was made is packed."""
+    wanted = most_bytes
+    for _ in range(_CONTROLS):
+        as_many = Quantize(target_bytes=wanted, method="round", packed=True, seed=run.request.seed)
+        try:
+            bundle = run.make([as_many, Gguf(type=CODES), Lossless()]).bundle
+        except RefusedError as error:
+            run.log.say(f"  control: {error}", kind="refused")
+            return None
+        if (size := (bundle.path / PACKED_FILE).stat().st_size) <= most_bytes * 1.005:
+            return _row(run, "as many bytes, rounded and packed", bundle)
+        wanted = int(0.995 * wanted * most_bytes / size)  # bytes are planned with estimates
     return None
 
 
@@ -140,7 +158,7 @@ def _best_way(run: Run) -> list[Stage]:
             "--target", wanted=f"at most {target / 1e6:.1f} MB", got=least,
             todo="Give a larger target, or a smaller model.",
         )  # fmt: skip
-    _, way, last = min(found, key=lambda one: one[0])
+    _, way, last = min(found, key=lambda one: one[0] * (1.0 if one[1] else _ALONE))
     healed = [healing(request, str(run.start.path))] if way else []
     last = last if request.plain else _packed(run)
     best = replace(last, method=request.method, minutes=request.minutes, seed=request.seed)
