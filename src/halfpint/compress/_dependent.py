@@ -65,7 +65,6 @@ class Paths:
         self._kind = kind
         self._most = most_of(kind)
         rows, columns = weight.shape
-        self._rows = rows
         blocks = scales.scale.numpy().reshape(rows, -1)
         self._least = blocks.min(axis=1)
         wide = max(1, min(_FEWEST, _AT_ONCE // rows), _SAMPLED // rows)

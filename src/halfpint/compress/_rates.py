@@ -132,7 +132,11 @@ class Pace:
             middle = (low + high) / 2
             low, high = (middle, high) if sum(bits(widest * 2.0**middle).values()) > self._limit else (low, middle)
         unit = widest * 2.0**high
-        self.steps = {name: unit * sensitivity[name].rsqrt()[:, None] for name in self._matrices}
+        # No finer than a row's largest weight allows: what is far out of a type's range is cut off.
+        self.steps = {
+            name: torch.maximum(unit * sensitivity[name].rsqrt()[:, None], _finest(matrix.read()))
+            for name, matrix in self._matrices.items()
+        }
         self._planned = bits(unit)
         self._done = self._used = 0.0
         self.shift = 0.0
@@ -202,11 +206,16 @@ def _container(
     return kind, False
 
 
+def _finest(values: torch.Tensor) -> torch.Tensor:
+    """The finest steps of rows, (rows, 1), in which the widest type holds all of them."""
+    return values.abs().amax(1, keepdim=True) / TYPES[CONTAINERS[-1]].table[-1]
+
+
 def _entropy(values: torch.Tensor, steps: torch.Tensor) -> float:
     """Bits a weight of codes of such steps, rows of one spread told together; no type has finer ones than a row's
     largest weight allows."""
     torch = need("torch", "quantising")
-    steps = torch.maximum(steps, values.abs().amax(1, keepdim=True) / 127)
+    steps = torch.maximum(steps, _finest(values))
     codes = (values / steps).round_().clamp_(-127, 127).to(torch.int16)
     order = (values.abs().mean(1) / steps[:, 0]).argsort()
     total = 0.0

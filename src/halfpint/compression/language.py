@@ -13,6 +13,7 @@ from halfpint.compress.quantize import Quantize
 from halfpint.compress.width import Width
 from halfpint.compression.request import Run, healing, steps_of
 from halfpint.data.corpus import Corpus
+from halfpint.distil.heal import Heal
 from halfpint.errors import HalfpintError, RefusedError
 from halfpint.evaluate.kept import kept
 from halfpint.evaluate.writing import writing
@@ -38,13 +39,22 @@ def compress_language(run: Run) -> tuple[Made, dict[str, Any]]:
     if run.request.target_bytes:
         stages = _best_way(run)
     rows: list[dict[str, Any]] = []
-    made = run.make(stages[:1])
-    for count in range(1, len(stages) + 1):
+    made, count = run.make(stages[:1]), 0
+    while count < len(stages):
+        count += 1
         if isinstance(stages[count - 1], Quantize) or (stages[count:] and isinstance(stages[count], Lossless)):
             continue  # what was written runs in llama.cpp after the next stage, or is the same after it
-        made = run.make(stages[:count])
-        rows.append(_row(run, " + ".join(stage.use for stage in stages[:count]), made.bundle))
-        row = rows[-1]
+        so_far = run.make(stages[:count])
+        row = _row(run, " + ".join(stage.use for stage in stages[:count]), so_far.bundle)
+        if isinstance(stages[count - 1], Heal) and row["kl"] > rows[-1]["kl"]:
+            lost = f"KL {row['kl']:.3g} after it, {rows[-1]['kl']:.3g} before: it is left out"
+            run.log.say(f"  {stages[count - 1].use}: {lost}", kind="refused")
+            run.points.append({"name": row["name"], "refused": lost})
+            count -= 1
+            stages = [*stages[:count], *stages[count + 1 :]]
+            continue
+        made = so_far
+        rows.append(row)
         said = f"  {stages[count - 1].use}: {row['file_bytes'] / 1e6:.1f} MB, ln(PPL/PPL0) {row['ln_ppl_ratio']:.4f}"
         run.log.say(said, kind="step", **row)
     control = _control(run, rows[-1]["file_bytes"], stages)

@@ -361,7 +361,7 @@ def _joined(coded: bytes, part: dict[str, Any]) -> bytes:
         found = trellis.decoded(coded[place : place + length], count * width // rows, kinds[order])
         values = np.empty_like(found)
         values[order] = found + _STEADY[name]
-        if values.min() < 0 or values.max() > (15 if name in _FOUR_BITS else 31 if name in _FIVE_BITS else 255):
+        if values.min() < 0 or values.max() >= 2 * _STEADY[name]:
             raise ValueError("codes that the type has not")
         codes = values.astype(np.uint8).reshape(count, width)
     return np.concatenate([*head, _codes_back(name, codes)], axis=1).tobytes()

@@ -68,7 +68,7 @@ def encoded(values: tuple[Numbers, Bytes], kinds: Bytes) -> bytes:
     tables[tables.sum(axis=1) == 0, 0] = 1.0  # one that nothing is told by
     head = told(tables, low)
     stack, models = coder(), Told(head).models
-    for some in reversed(list(_steps(len(where)))):
+    for some in reversed(_steps(len(where))):
         for kind, members in reversed(list(_by_table(kinds[some], odd[some]))):
             stack.encode_reverse(symbols[some].reshape(-1)[members].astype(np.int32) - low, models[kind])
     words: bytes = stack.get_compressed().astype("<u4").tobytes()
