@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -193,7 +194,12 @@ def test_what_quantising_spoils_is_refused() -> None:
     [
         (("--quantize", "8", "--static"), "--static: wanted a classifier for it"),
         (("--quantize", "4", "--static"), "--static: wanted --quantize 8 with it, got '4'"),
-        ((), "wanted --prune, --low-rank, --vocab, --quantize or --target"),
+        ((), "wanted --prune, --low-rank, --vocab, --quantize, --target or --keep"),
+        (("--target", "1MB", "--prune", "depth=0.2"), "--target: wanted it without --prune, got both"),
+        (("--keep", "0.98", "--target", "1MB"), "--target: wanted it without --keep"),
+        (("--keep", "0.98", "--heal", "2"), "--keep: wanted it without --heal"),
+        (("--keep", "1"), "--keep: wanted a share between 0 and 1"),
+        (("--keep", "98"), "--keep: wanted a share above 0 and up to 1"),
         (("--prune", "dept=0.2"), "Did you mean 'depth'?"),
         (("--prune", "depth=2"), "--prune: wanted depth=0.2"),
         (("--quantize", "8", "--method", "rond"), "'rond'"),
@@ -209,3 +215,38 @@ def test_bad_input(
     code, _, errors = typed(capsys, monkeypatch, *given)
     assert code == 2 and said in errors
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_fewest_bits_that_keep_enough(
+    plain: bool,
+    bundles: Callable[[str], Bundle],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("xllamacpp")
+    out = tmp_path / "small"
+    words = (
+        "compress",
+        bundles("language").path,
+        "--data",
+        TICKETS,
+        "--text",
+        "text",
+        "--method",
+        "gptq",
+        "--out",
+        out,
+    )
+    share = 0.9997
+    code, said, errors = typed(capsys, monkeypatch, *words, "--keep", share, *(["--plain"] if plain else []), "--json")
+    assert code == 0, errors
+    report = json.loads(said)
+    made = [one for one in report["points"] if one["name"].endswith("gptq")]
+    enough = [one for one in made if one["ln_ppl_ratio"] <= -math.log(share)]
+    assert min(enough, key=lambda one: one["file_bytes"])["ln_ppl_ratio"] == pytest.approx(
+        report["steps"][-1]["ln_ppl_ratio"], abs=1e-4
+    )
+    assert [one["use"] for one in report["stages"]][:2] == ["compress/quantize", "export/gguf"]
+    assert f"{share} asked for" in report["verdict"]

@@ -100,12 +100,16 @@ def compress(
     method: Annotated[str, typer.Option(help="Of quantising: round, gptq or tuned.")] = "tuned",
     minutes: Annotated[float, typer.Option(help="How long tuning may take.")] = 10.0,
     target: Annotated[str, typer.Option(help="Find the best way to at most so many bytes, such as 60MB.")] = "",
+    keep: Annotated[
+        float | None,
+        typer.Option(help="Find the fewest bits that keep this share of the perplexity's inverse, such as 0.98."),
+    ] = None,
     packed: Annotated[
         bool,
         typer.Option("--packed", help="Bits of --quantize are those of a packed file, which halfpint alone reads."),
     ] = False,
     plain_file: Annotated[
-        bool, typer.Option("--plain", help="--target is for a file that llama.cpp reads, not a packed one.")
+        bool, typer.Option("--plain", help="--target or --keep is for a file that llama.cpp reads, not a packed one.")
     ] = False,
     text: Annotated[str, typer.Option(help="Column with the texts (guessed when not given).")] = "",
     label: Annotated[str, typer.Option(help="Column with the labels (guessed when not given).")] = "",
@@ -119,12 +123,13 @@ def compress(
     from halfpint.compression.run import compress as make
     from halfpint.progress import Log, plain
     from halfpint.report.compressed import compressed
-    from halfpint.search.limits import parse_size
+    from halfpint.search.limits import parse_share, parse_size
 
     request = Request(
         model=model, data=data, out=out, prune=tuple(prune or ()), low_rank=low_rank, vocab=vocab, heal=heal,
         quantize=quantize, method=method, minutes=minutes, text=text, label=label, seed=seed, force=force,
         static=static, packed=packed, plain=plain_file, target_bytes=parse_size(target, "--target") if target else 0,
+        keep=parse_share(keep) or 0.0,
     )  # fmt: skip
     report = make(request, Log(quiet=quiet or json_))
     print(json.dumps(plain(report), ensure_ascii=False) if json_ else compressed(report))

@@ -233,7 +233,7 @@ def test_rows_of_any_length_count_alike(
         total = total + (wanted.exp() * (wanted - found)).sum(1).mean() / len(rows)
     gradients = torch.autograd.grad(total, norms)
     learner = _tune.Distiller(model, ids, kept, final, head_weight, 64, 0.01, 0, SILENT)
-    assert learner._mean(rows) == pytest.approx(float(total.detach()), rel=1e-4)
+    assert learner.mean(rows) == pytest.approx(float(total.detach()), rel=1e-4)
     for one, gradient in zip(norms, gradients, strict=True):
         torch.testing.assert_close(one.grad, gradient, rtol=1e-3, atol=1e-6)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from halfpint.compress._adapt import Adaptation
 from halfpint.compress._calibration import Rows, Visit, Walk
 from halfpint.compress._codes import TYPES, BlockType, Coded, Scales, round_to
 from halfpint.compress._gptq import Moments, gptq, towards_reference
@@ -85,6 +86,7 @@ class LayerByLayer:
         batch: tokens that run at once.
         scratch: where finished blocks are kept.
         pace: the steps of all rows, where codes are packed; None goes by each block's peak.
+        adapt: trains what is not quantised yet after each step.
     """
 
     model: Any
@@ -97,6 +99,7 @@ class LayerByLayer:
     scratch: Path
     log: Log
     pace: Pace | None = None
+    adapt: Adaptation | None = None
 
     def run(self, final: Sequence[torch.Tensor]) -> Made:
         """Quantise everything.
@@ -117,9 +120,14 @@ class LayerByLayer:
             self._note(made)
             self._set(outer, made)
             bar.advance()
+            if self.adapt is not None:
+                self.adapt(0)
             path = Walk(self.model, self.rows, self.batch, self.scratch)
             for visit in path:
                 inside = [matrix for matrix in self.matrices if matrix.block == visit.index]
+                if self.adapt is not None and self.adapt.is_on:  # what it learned is what it should be now
+                    for states, changed in zip(reference, visit.inputs, strict=True):
+                        states.copy_(changed)
                 path_of = self.scratch / f"block-{visit.index:03d}.safetensors"
                 if path_of.is_file():
                     found = read_made(path_of)
@@ -131,6 +139,8 @@ class LayerByLayer:
                 self._note(found)
                 self._set(inside, found)
                 bar.advance()
+                if self.adapt is not None:
+                    self.adapt(visit.index + 1)
         return made
 
     def _note(self, made: Made) -> None:

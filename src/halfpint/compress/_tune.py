@@ -187,16 +187,12 @@ class Distiller:
         from halfpint.models.quick_passes import quick_passes
 
         started = time.monotonic()
-        rows = [(batch, row) for batch, ids in enumerate(self.ids) for row in range(len(ids))]
         random, order = np.random.default_rng(self.seed), list[int]()
-        random.shuffle(rows)
-        apart = [one for one in rows if one[0] >= (self.learned or len(self.ids))]
-        rows = [one for one in rows if one not in apart]
-        apart = apart or rows[:1]
+        rows, _ = self.rows(random)
         first = [(latent.codes, latent.scales) for latent in latents]
         norms = {one: one.detach().clone() for one in self.model.parameters() if one.ndim == 1}
-        before = self._divergence(apart)
-        per_row = float(np.mean([ids.shape[1] for ids in self.ids]))
+        before = self.divergence()
+        per_row = self.row_tokens
         at_once = max(1, round(self.step_tokens / per_row))
         steps = max(1, round(tokens / (at_once * per_row))) if tokens else 0
         quantised = {id(latent.matrix.module.weight) for latent in latents if latent.trains_weight}
@@ -216,7 +212,7 @@ class Distiller:
                     order += random.permutation(len(rows)).tolist()
                 some, order = order[:at_once], order[at_once:]
                 count += 1
-                losses.append(self._mean([rows[number] for number in some]))
+                losses.append(self.mean([rows[number] for number in some]))
                 if not math.isfinite(losses[-1]):
                     raise RefusedError("tuning", wanted="a loss that is a number", got=str(losses[-1]),
                                        todo="Take a lower tuning_rate.")  # fmt: skip
@@ -231,7 +227,7 @@ class Distiller:
                 bar.advance(0.0, f"divergence {losses[-1]:.4f}")
         for latent in latents:
             latent.settle()
-        after = self._divergence(apart)
+        after = self.divergence()
         if not after < before:
             for latent, (codes, scales) in zip(latents, first, strict=True):
                 latent.put_back(codes, scales)
@@ -244,12 +240,29 @@ class Distiller:
             "seconds": round(time.monotonic() - started, 1),
         }  # fmt: skip
 
-    def _divergence(self, rows: Sequence[tuple[int, int]]) -> float:
-        """Mean divergence over rows, nothing learned."""
-        with need("torch", "quantising").no_grad():
-            return self._mean(rows, learns=False)
+    def rows(self, random: np.random.Generator | None = None) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Rows that are learned from, and those that it is judged by: which batch, and which row of it.
 
-    def _mean(self, rows: Sequence[tuple[int, int]], *, learns: bool = True) -> float:
+        Args:
+            random: that their order is drawn by; a new one of the seed if there is none.
+        """
+        rows = [(batch, row) for batch, ids in enumerate(self.ids) for row in range(len(ids))]
+        (random or np.random.default_rng(self.seed)).shuffle(rows)
+        edge = self.learned or len(self.ids)
+        learned = [one for one in rows if one[0] < edge]
+        return learned, [one for one in rows if one[0] >= edge] or learned[:1]
+
+    @property
+    def row_tokens(self) -> float:
+        """Tokens of a row, on the whole."""
+        return float(np.mean([ids.shape[1] for ids in self.ids]))
+
+    def divergence(self) -> float:
+        """Mean divergence over the rows that it is judged by, in nats."""
+        with need("torch", "quantising").no_grad():
+            return self.mean(self.rows()[1], learns=False)
+
+    def mean(self, rows: Sequence[tuple[int, int]], *, learns: bool = True) -> float:
         """Mean over rows of their mean divergence (nats); adds its gradient. Rows of one length go together."""
         by_length: dict[int, list[tuple[int, int]]] = {}
         for batch, row in rows:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, new_bundle, read_json, write_json
+from halfpint.compress._adapt import Adaptation
 from halfpint.compress._allocation import allocate, costs_of, other_bytes
 from halfpint.compress._balance import balanced
 from halfpint.compress._blocks import pack
@@ -66,6 +67,9 @@ class Quantize(Stage):
         tuning_samples: rows of text that it learns from besides.
         tuning_rate: its peak rate, in steps between neighbouring codes.
         tuning_batch: tokens of a step of it.
+        adapting: share of the time for tuning in which, where codes are packed, the weights that have none yet learn to
+            make up for those that have, block after block; 0 leaves them as they are, and so is done where it does not
+            help.
         target_bytes: most bytes of the GGUF file where `types` is empty: each matrix then gets the type that pays
             most, by how much its errors change what the model says on the calibration rows; 0 goes by `bits`.
         packed: the codes are for compress/lossless: each row has steps of one size, what a code may be depends on
@@ -91,6 +95,7 @@ class Quantize(Stage):
     tuning_samples: int = 192
     tuning_rate: float = 0.005
     tuning_batch: int = 2048
+    adapting: float = 0.6
     target_bytes: int = 0
     packed: bool = False
     importance: str = ""
@@ -111,6 +116,7 @@ class Quantize(Stage):
             ("tuning_samples", self.tuning_samples >= 0, "0 or more"),
             ("tuning_rate", 0 < self.tuning_rate <= 1, "a number above 0, up to 1"),
             ("tuning_batch", self.tuning_batch >= 1, "1 or more"),
+            ("adapting", 0 <= self.adapting < 1, "a share below 1"),
             ("target_bytes", self.target_bytes >= 0, "0 or more"),
             ("target_bytes", not (self.target_bytes and self.types), "0 where types are given"),
             ("importance", not self.importance or self.method == "round", "none, as the method measures its own"),
@@ -231,7 +237,11 @@ class Quantize(Stage):
             needed += 2 * weights + 3 * 4 * self.samples * self.tokens * width + 40 * widest * widest
         if self.method == "tuned":
             at_once = max(ROW_TOKENS, self.tokens)
-            needed += 4 * matrices[0].size + 24 * min(TOKENS_AT_ONCE, at_once) * matrices[0].rows
+            needed += (
+                (16 * weights if self.packed and self.adapting else 0)
+                + 4 * matrices[0].size
+                + 24 * min(TOKENS_AT_ONCE, at_once) * matrices[0].rows
+            )
             needed += 4 * self.tuning_samples * self.tokens * width + (0 if self.packed else 4 * 4 * weights)
             needed += 6 * at_once * sum(matrix.rows + matrix.columns for matrix in matrices[1:])  # for the gradient
         if self.packed:  # gradients, and what comes into each matrix, before anything else is made
@@ -278,9 +288,17 @@ class Quantize(Stage):
                 final.append(states.float())
                 bar.advance()
         head = model.get_output_embeddings().weight.detach().clone() if tuned else None
+        distiller = Distiller(
+            model, ids, kept, final, head, self.tuning_batch, self.tuning_rate, self.seed, work.log,
+            learned=learned, **({"norm_share": NORM_RATE_BESIDE_ROWS} if self.packed else {}),
+        )  # fmt: skip
+        adapt = None
+        if tuned and self.packed and self.adapting:
+            adapt = Adaptation(distiller, *self._budget(work, self.adapting), work.scratch)
         layers = LayerByLayer(
-            model, matrices, kinds, rows, self.damping, self.sequential, _BATCH_TOKENS, work.scratch, work.log, pace
-        )
+            model, matrices, kinds, rows, self.damping, self.sequential, _BATCH_TOKENS, work.scratch, work.log, pace,
+            adapt,
+        )  # fmt: skip
         flat = [
             (one.flatten(0, 1) if kept[number] is None else one[kept[number]])
             for number, one in enumerate(final[:fitted])
@@ -294,12 +312,11 @@ class Quantize(Stage):
                 else latents_of(matrices, made.coded, made.before)
             )
             made.before.clear()
-            distiller = Distiller(
-                model, ids, kept, final, head, self.tuning_batch, self.tuning_rate, self.seed, work.log,
-                learned=learned, **({"norm_share": NORM_RATE_BESIDE_ROWS} if self.packed else {}),
-            )  # fmt: skip
-            minutes = min(self.minutes, max(work.seconds_left() / 60, _FEWEST_MINUTES))
-            figures["tuning"] = distiller.run(latents, minutes, self.tuning_tokens)
+            share = 1.0
+            if adapt is not None:
+                figures["adapting"] = adapt.facts
+                share -= self.adapting if adapt.is_on else 0.0
+            figures["tuning"] = distiller.run(latents, *self._budget(work, share))
             made.coded = {latent.matrix.name: latent.coded() for latent in latents}
             tuning = figures["tuning"]
             work.log.say(
@@ -308,6 +325,11 @@ class Quantize(Stage):
                 kind="result",
             )
         return made, figures
+
+    def _budget(self, work: Work, share: float) -> tuple[float, int]:
+        """Minutes and tokens of a share of the tuning."""
+        minutes = min(self.minutes * share, max(work.seconds_left() / 60, _FEWEST_MINUTES))
+        return minutes, int(self.tuning_tokens * share)
 
     def _write(
         self, bundle: Bundle, model: Any, matrices: list[Matrix], made: Made, figures: dict[str, Any], started: float,

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from halfpint.bundle import Bundle
 from halfpint.compress.depth import Depth
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
 from halfpint.compress.width import Width
+from halfpint.compression.keep import fewest_bits
+from halfpint.compression.points import BITS, PROBED_TOKENS, file_bytes, row_of
 from halfpint.compression.request import Run, healing, steps_of
 from halfpint.data.corpus import Corpus
 from halfpint.distil.heal import Heal
 from halfpint.errors import HalfpintError, RefusedError
-from halfpint.evaluate.kept import kept
-from halfpint.evaluate.writing import writing
 from halfpint.export.gguf import CODES, Gguf
-from halfpint.models.block_codes import CODES_FILE
 from halfpint.models.packed_gguf import PACKED_FILE
 from halfpint.pipeline import Made
 from halfpint.stage import Stage
 from halfpint.tasks import predict
 
-_KEPT_TOKENS = 16_384  # of text that nothing was fitted on, to tell what was kept by
-_BITS = (8.5, 6.0, 5.5, 5.0, 4.5, 4.25, 3.5, 2.7)
 _SHARES = (0.15, 0.3)  # that pruning takes, where a target leaves the way open
 _PROBE_SAMPLES = 4  # rows of text that tell what counts, for a way that is only tried
 _ALONE = 0.95  # of what quantising alone loses another way has to lose less than: it takes longer
 _CONTROLS = 3  # that are made, until one takes no more bytes
-_PROBED = 4096  # tokens that a point is judged by before it is worth more
 
 
 def compress_language(run: Run) -> tuple[Made, dict[str, Any]]:
@@ -38,6 +34,8 @@ def compress_language(run: Run) -> tuple[Made, dict[str, Any]]:
     stages = steps_of(run.request, str(run.start.path))
     if run.request.target_bytes:
         stages = _best_way(run)
+    elif run.request.keep:
+        stages = fewest_bits(run)
     rows: list[dict[str, Any]] = []
     made, count = run.make(stages[:1]), 0
     while count < len(stages):
@@ -45,7 +43,7 @@ def compress_language(run: Run) -> tuple[Made, dict[str, Any]]:
         if isinstance(stages[count - 1], Quantize) or (stages[count:] and isinstance(stages[count], Lossless)):
             continue  # what was written runs in llama.cpp after the next stage, or is the same after it
         so_far = run.make(stages[:count])
-        row = _row(run, " + ".join(stage.use for stage in stages[:count]), so_far.bundle)
+        row = row_of(run, " + ".join(stage.use for stage in stages[:count]), so_far.bundle)
         if isinstance(stages[count - 1], Heal) and row["kl"] > rows[-1]["kl"]:
             lost = f"KL {row['kl']:.3g} after it, {rows[-1]['kl']:.3g} before: it is left out"
             run.log.say(f"  {stages[count - 1].use}: {lost}", kind="refused")
@@ -61,7 +59,7 @@ def compress_language(run: Run) -> tuple[Made, dict[str, Any]]:
     reference = {"file_bytes": rows[0]["reference_bytes"], "perplexity": rows[0]["reference_perplexity"]}
     report = {
         "task": predict.NAME, "reference": reference, "steps": rows, "control": control, "points": run.points,
-        "verdict": verdict(rows[-1], control, run.request.target_bytes), "data": _facts(run),
+        "verdict": verdict(rows[-1], control, run.request.target_bytes, run.request.keep), "data": _facts(run),
     }  # fmt: skip
     return made, report
 
@@ -71,19 +69,10 @@ def _facts(run: Run) -> dict[str, Any]:
     return corpus.summary() if isinstance(corpus, Corpus) else {}
 
 
-def _row(run: Run, name: str, bundle: Bundle, *, tokens: int = _KEPT_TOKENS, is_timed: bool = True) -> dict[str, Any]:
-    """What a bundle kept, and how fast it writes."""
-    found = kept(run.start, bundle, run.held, tokens=tokens, log=run.log)
-    reference_bytes = (run.start.path / "model.safetensors").stat().st_size
-    row = {"name": name, **found, "reference_bytes": reference_bytes, **(writing(bundle) if is_timed else {})}
-    entry = bundle.card["stages"][-1]
-    return row | ({"loaded_bytes": entry["bytes_before"]} if "bytes_before" in entry else {})
-
-
 def _control(run: Run, most_bytes: int, stages: Sequence[Stage]) -> dict[str, Any] | None:
     """The whole model with as few bits, rounded, as give no more bytes; None where there is no such."""
     tried: list[tuple[str, list[Stage]]] = [
-        (f"{bits:g} bits, rounded", [Quantize(bits=bits, method="round"), Gguf(type=CODES)]) for bits in _BITS
+        (f"{bits:g} bits, rounded", [Quantize(bits=bits, method="round"), Gguf(type=CODES)]) for bits in BITS
     ]
     if isinstance(stages[-1], Lossless):
         return _packed_control(run, most_bytes)
@@ -95,7 +84,7 @@ def _control(run: Run, most_bytes: int, stages: Sequence[Stage]) -> dict[str, An
         except RefusedError as error:
             run.log.say(f"  control, {name}: {error}", kind="refused")
             continue
-        row = _row(run, name, bundle)
+        row = row_of(run, name, bundle)
         if row["file_bytes"] <= most_bytes * 1.005:
             return row
     return None
@@ -112,7 +101,7 @@ def _packed_control(run: Run, most_bytes: int) -> dict[str, Any] | None:
             run.log.say(f"  control: {error}", kind="refused")
             return None
         if (size := (bundle.path / PACKED_FILE).stat().st_size) <= most_bytes * 1.005:
-            return _row(run, "as many bytes, rounded and packed", bundle)
+            return row_of(run, "as many bytes, rounded and packed", bundle)
         wanted = int(0.995 * wanted * most_bytes / size)  # bytes are planned with estimates
     return None
 
@@ -140,7 +129,7 @@ def _best_way(run: Run) -> list[Stage]:
             name = f"{way[-1].use} {way[-1].changed_settings()}"
             run.points.append({"name": name, "skipped": "a smaller share lost more than another way"})
             continue
-        for last in [Quantize(bits=bits) for bits in _BITS] if request.plain else [_packed(run, _PROBE_SAMPLES)]:
+        for last in [Quantize(bits=bits) for bits in BITS] if request.plain else [_packed(run, _PROBE_SAMPLES)]:
             plain = [*way, replace(last, method="round")]
             bits = f"{last.bits:g} bits" if request.plain else "packed"
             name = " + ".join([*(f"{one.use} {one.changed_settings()}" for one in way), bits])
@@ -150,12 +139,12 @@ def _best_way(run: Run) -> list[Stage]:
                 refused = str(error)
                 run.points.append({"name": name, "refused": refused})
                 break
-            size = _file_bytes(bundle, packed=not request.plain)
+            size = file_bytes(bundle, packed=not request.plain)
             smallest = min(smallest, size)
             if size > target:
                 run.points.append({"name": name, "file_bytes": size, "over": True})
                 continue
-            row = _row(run, name, bundle, tokens=_PROBED, is_timed=False) | {"file_bytes": size}
+            row = row_of(run, name, bundle, tokens=PROBED_TOKENS, is_timed=False) | {"file_bytes": size}
             run.points.append(row)
             run.log.say(f"  {name}: {size / 1e6:.1f} MB, KL {row['kl']:.4f}", kind="point", **row)
             if way and any(row["kl"] > kl for kl, *_ in found):
@@ -179,14 +168,7 @@ def _packed(run: Run, samples: int = Quantize.samples) -> Quantize:
     return Quantize(packed=True, target_bytes=run.request.target_bytes, samples=samples, seed=run.request.seed)
 
 
-def _file_bytes(bundle: Bundle, *, packed: bool) -> int:
-    """About the bytes of the file that a quantised bundle comes to; it is written for the way that is taken alone."""
-    if packed:
-        return int(bundle.card["stages"][-1]["packed_bytes"]) + int(bundle.card["stages"][-1]["other_bytes"])
-    return sum((bundle.path / file).stat().st_size for file in (CODES_FILE, "tokenizer.json"))
-
-
-def verdict(row: dict[str, Any], control: dict[str, Any] | None, target: int) -> str:
+def verdict(row: dict[str, Any], control: dict[str, Any] | None, target: int, keep: float = 0.0) -> str:
     """One sentence on what was kept, and whether fewer bits alone had kept as much."""
     said = (
         f"{row['file_bytes'] / 1e6:.1f} MB of {row['reference_bytes'] / 1e6:.1f}: "
@@ -197,6 +179,8 @@ def verdict(row: dict[str, Any], control: dict[str, Any] | None, target: int) ->
         said += f"; {row['loaded_bytes'] / 1e6:.1f} MB once it is loaded"
     if target and row["file_bytes"] > target:
         said += f"; over the target of {target / 1e6:.1f} MB"
+    if keep:
+        said += f"; {math.exp(-row['ln_ppl_ratio']):.3f} of the perplexity's inverse, {keep:g} asked for"
     if control is None:
         return f"{said}. Fewer bits alone, rounded, do not come down to these bytes."
     better = control["kl"] - row["kl"]

@@ -47,8 +47,9 @@ class Request:
         method: of quantising: round, gptq or tuned.
         minutes: of tuning.
         target_bytes: find the best way to so few bytes; 0 takes the steps as they are given.
+        keep: find the fewest bits with which the perplexity's inverse keeps this share; 0 for none.
         packed: what is quantised is packed without loss as well, and its bits are those of the packed file.
-        plain: the file that `target_bytes` is for is not packed.
+        plain: the file that `target_bytes` or `keep` is for is not packed.
         text, label: columns.
         seed: of what is drawn.
         force: replace a bundle in `out`.
@@ -66,6 +67,7 @@ class Request:
     method: str = "tuned"
     minutes: float = 10.0
     target_bytes: int = 0
+    keep: float = 0.0
     packed: bool = False
     plain: bool = False
     text: str = ""
@@ -100,6 +102,20 @@ def steps_of(request: Request, teacher: str = "", *, is_classifier: bool = False
     Raises:
         HalfpintError: an unknown kind of pruning, a share out of range, or settings that do not go together.
     """
+    finds = "--target" if request.target_bytes else "--keep" if request.keep else ""
+    given = (
+        ("--prune", request.prune), ("--low-rank", request.low_rank), ("--vocab", request.vocab),
+        ("--quantize", request.quantize), ("--keep", finds == "--target" and request.keep),
+        ("--heal", finds == "--keep" and request.heal),
+    )  # fmt: skip
+    for name, value in given if finds else ():
+        if value:
+            raise HalfpintError(
+                finds, wanted=f"it without {name}", got="both",
+                todo=f"{finds} finds the steps by itself; leave one of the two out.",
+            )  # fmt: skip
+    if request.keep and not 0 < request.keep < 1:
+        raise HalfpintError("--keep", wanted="a share between 0 and 1, such as 0.98", got=f"{request.keep:g}")
     if request.static and request.quantize != "8":
         raise HalfpintError("--static", wanted="--quantize 8 with it", got=repr(request.quantize))
     stages: list[Stage] = [_pruning(one) for one in request.prune]

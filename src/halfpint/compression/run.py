@@ -47,10 +47,11 @@ def compress(request: Request, log: Log) -> dict[str, Any]:
             got=f"{request.data}, a test split by its name", todo="Give the training or validation text.",
         )  # fmt: skip
     stages = steps_of(request)  # refuses settings that cannot be
-    if not stages and not request.target_bytes:
+    if not stages and not request.target_bytes and not request.keep:
         raise HalfpintError(
-            "halfpint compress", wanted="--prune, --low-rank, --vocab, --quantize or --target", got="none of them"
-        )
+            "halfpint compress", wanted="--prune, --low-rank, --vocab, --quantize, --target or --keep",
+            got="none of them",
+        )  # fmt: skip
     work = request.out.with_name(request.out.name + _UNFINISHED)
     fresh = not work.exists()
     with disk_errors(request.out), EnergyMeter() as meter:
@@ -125,10 +126,12 @@ def _opened(request: Request, work: Path, log: Log) -> Run:
 
 def _classifier(run: Run) -> tuple[Made, dict[str, Any]]:
     """Make the steps of a classifier; each end is judged as ONNX in a fresh process."""
-    if run.request.target_bytes:
+    if run.request.target_bytes or run.request.keep:
+        target = bool(run.request.target_bytes)
         raise HalfpintError(
-            "--target", wanted="a language model for it", got="a classifier",
-            todo="halfpint fit DATA --max-size finds the smallest classifier that is enough.",
+            "--target" if target else "--keep", wanted="a language model for it", got="a classifier",
+            todo=f"halfpint fit DATA {'--max-size' if target else '--keep'} finds the smallest classifier that is "
+            "enough.",
         )  # fmt: skip
     stages = steps_of(run.request, str(run.start.path), is_classifier=True)
     if run.kind == "onnx":
