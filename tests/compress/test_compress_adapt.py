@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from halfpint.bundle import Bundle
-from halfpint.compress import _adapt
+from halfpint.compress import _adapt, _tune
 from halfpint.compress._adapt import Adaptation
 from halfpint.compress.quantize import Quantize
+from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError
 from halfpint.models.block_codes import read_blocks, read_types
 from halfpint.stage import Work
@@ -60,33 +61,48 @@ def test_where_little_was_lost_nothing_is_trained(loud: Bundle, work: Make, tmp_
     assert facts["kl_before"] < _adapt._WORTH and not facts["kept"] and facts["steps"] == 0
 
 
+def test_no_more_steps_than_there_is_time_for(loud: Bundle, work: Make, tmp_path: Path) -> None:
+    made = few(tuning_tokens=0, minutes=1e-6).run(loud, work(tmp_path / "made"))
+    assert made.card["stages"][-1]["adapting"]["steps"] == 1
+
+
+@pytest.mark.parametrize("when", ["behind the embeddings", "before tuning"])
 def test_a_stopped_run_goes_on_with_what_was_learned(
-    loud: Bundle, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    when: str, loud: Bundle, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each part is learned once; where all of it was, norms and codes are those of a run that nobody stopped."""
     given, real, seen = work(tmp_path / "made"), Adaptation._train, list[int]()
 
-    def stopping(self: Adaptation, rest: Any, count_as: float) -> None:
-        if seen:
+    def train(self: Adaptation, rest: Any, done: int) -> None:
+        if stops and done:
             raise KeyboardInterrupt
-        seen.append(len(rest))
-        real(self, rest, count_as)
+        seen.append(done)
+        real(self, rest, done)
 
-    monkeypatch.setattr(Adaptation, "_train", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        few().run(loud, given)
-    assert [file.name for file in given.scratch.glob("rest-*")] == ["rest-000.safetensors"]
+    def tune(*_: Any) -> None:
+        raise KeyboardInterrupt
 
-    def counting(self: Adaptation, rest: Any, count_as: float) -> None:
-        seen.append(len(rest))
-        real(self, rest, count_as)
-
-    monkeypatch.setattr(Adaptation, "_train", counting)
+    monkeypatch.setattr(Adaptation, "_train", train)
+    stops = when == "behind the embeddings"
+    with monkeypatch.context() as patched:
+        patched.setattr(_tune.Distiller, "run", tune)
+        with pytest.raises(KeyboardInterrupt):
+            few().run(loud, given)
+    assert len(list(given.scratch.glob("rest-*.safetensors"))) == 1
+    stops = False
     made = few().run(loud, given)
-    assert seen == sorted(set(seen), reverse=True)  # each part once, and fewer weights each time
-    entry = made.card["stages"][-1]
-    whole = few().run(loud, work(tmp_path / "whole")).card["stages"][-1]
-    assert entry["adapting"]["steps"] == whole["adapting"]["steps"]
-    assert not given.scratch.exists()
+    whole = few().run(loud, work(tmp_path / "whole"))
+    assert seen == [0, 1, 0, 1] and not given.scratch.exists()
+    assert made.card["stages"][-1]["adapting"]["steps"] == whole.card["stages"][-1]["adapting"]["steps"]
+    if when == "behind the embeddings":  # what is learned afterwards is drawn anew
+        return
+    first, second, before = (load_model(one.path, "causal").state_dict() for one in (made, whole, loud))
+    for name, values in first.items():
+        if values.ndim == 1:
+            moved = (second[name] - before[name]).norm()
+            assert moved > 0 and (values - second[name]).norm() < 0.1 * moved, name
+    for name in read_types(made.path):
+        assert (read_blocks(made.path, name) == read_blocks(whole.path, name)).mean() > 0.9, name
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])

@@ -23,7 +23,9 @@ from halfpint.compress._tune import Distiller
 from halfpint.errors import RefusedError, need
 
 STEP_TOKENS = 1024
+"""Tokens of a step: few, since few steps fit between two blocks."""
 RATE = 1e-4
+"""Of matrices (Adam): at 2e-4 single batches taught SmolLM2 more noise than use."""
 _NORMS = 10.0  # times the rate, in units of their mean size, for norms and biases
 _WARMUP = 8  # steps
 _WORTH = 0.05  # nats that the embeddings' codes have to cost: beside less, what single batches teach is noise
@@ -38,6 +40,7 @@ class Adaptation:
 
     Args:
         distiller: of the model; tells what it should say.
+        coded: the weights that get codes: those of finished blocks are kept by others.
         minutes: in all; tokens: that are learned from in all, where minutes do not count (0: they do).
         scratch: where what was learned is kept, so that a stopped run goes on.
 
@@ -47,6 +50,7 @@ class Adaptation:
     """
 
     distiller: Distiller
+    coded: Sequence[Any]
     minutes: float
     tokens: int
     scratch: Path
@@ -55,14 +59,16 @@ class Adaptation:
     def __post_init__(self) -> None:
         model = self.distiller.model
         self._blocks = blocks_of(model)
-        inside = list(self._blocks.parameters())
-        known = {id(one) for one in inside}
-        self._weights = [one for one in model.parameters() if one.ndim == 1 and id(one) not in known] + inside
-        groups = [{"params": [one], "lr": RATE * _size(one)} for one in self._weights]
+        self._inside = list(self._blocks.parameters())
+        known = {id(one) for one in self._inside}
+        self._outside = [one for one in model.parameters() if one.ndim == 1 and id(one) not in known]
+        weights = [*self._outside, *self._inside]
+        groups: list[dict[str, Any]] = [{"params": [one], "lr": RATE * _size(one)} for one in weights]
         self._rates = [group["lr"] for group in groups]
         self._optimiser = need("torch", "quantising").optim.Adam(groups, betas=_BETAS, fused=True)
         self._order: list[int] = []
         self._random = np.random.default_rng(self.distiller.seed)
+        self._steps, self._resumed, self._a_step = 0, -1, 0.0
 
     @property
     def is_on(self) -> bool:
@@ -70,23 +76,30 @@ class Adaptation:
         return bool(self.facts["kept"])
 
     def __call__(self, done: int) -> None:
-        """Train what is behind the first `done` blocks, or find it as it was trained before."""
+        """Train what is behind the first `done` blocks; what was learned in an earlier run is taken from there."""
         found = sorted(self.scratch.glob("rest-*.safetensors"))
-        last = int(found[-1].stem.split("-")[1]) if found else -1
-        if done < last or not self.is_on or done >= len(self._blocks):
+        if not done and found:
+            self._resumed = int(found[-1].stem.split("-")[1])
+            self._read(found[-1])
+        if done <= self._resumed or not self.is_on or done >= len(self._blocks):
             return
         used = {id(one) for one in self._blocks[:done].parameters()}
-        rest = [one for one in self._weights if id(one) not in used]
-        if done == last:
-            self._read(found[-1], rest)
-            return
+        rest = [one for one in self._inside if id(one) not in used]
         if done:
-            self._train(rest, 1.0)
-        else:
-            self._try(rest)
-        self._write(self.scratch / f"rest-{done:03d}.safetensors", rest if self.is_on else [])
+            self._train(rest, done)
+        else:  # what is outside may come before the first block, and that is walked through only once
+            self._try([*self._outside, *rest])
+        self._write(self.scratch / f"rest-{done:03d}.safetensors", self._kept(done))
         for one in found:
             one.unlink()
+        if not self.is_on or done + 1 == len(self._blocks):
+            self._optimiser.state.clear()
+
+    def _kept(self, done: int) -> list[Any]:
+        """What nobody else keeps once so many blocks are done: all but the coded matrices of those."""
+        coded = {id(one) for one in self.coded}
+        theirs = {id(one) for one in self._blocks[:done].parameters()} & coded
+        return [one for one in [*self._outside, *self._inside] if id(one) not in theirs]
 
     def _try(self, rest: Sequence[Any]) -> None:
         """Train once where there is enough to make up for; what did harm is taken back."""
@@ -95,66 +108,80 @@ class Adaptation:
             self.facts["kept"] = False
             return
         before = [one.detach().clone() for one in rest]
-        self._train(rest, _EMBEDDINGS_COUNT)
-        self.facts["kl_after"] = self.distiller.divergence()
+        try:
+            self._train(rest, 0)
+            self.facts["kl_after"] = self.distiller.divergence()
+        except RefusedError:
+            self.facts["kl_after"] = math.inf
         self.facts["kept"] = self.facts["kl_after"] < self.facts["kl_before"]
         if not self.is_on:
             with need("torch", "quantising").no_grad():
                 for one, values in zip(rest, before, strict=True):
                     one.copy_(values)
 
-    def _train(self, rest: Sequence[Any], count_as: float) -> None:
+    def _train(self, rest: Sequence[Any], done: int) -> None:
         from halfpint.models.quick_passes import quick_passes
 
-        started, distiller = time.monotonic(), self.distiller
+        started, before, distiller = time.monotonic(), self.facts["seconds"], self.distiller
         rows, _ = distiller.rows()
-        share = count_as / (_EMBEDDINGS_COUNT + len(self._blocks) - 1)
-        at_once = max(1, round(STEP_TOKENS / distiller.row_tokens))
-        steps = max(1, round(self.tokens * share / (at_once * distiller.row_tokens))) if self.tokens else 0
         wanted = {id(one) for one in rest}
         for one in distiller.model.parameters():
             one.requires_grad_(id(one) in wanted)
             if id(one) not in wanted:
                 self._optimiser.state.pop(one, None)
-        count = 0
-        with quick_passes(distiller.model):
-            while count < steps if steps else not count or self._has_time(started, count, share):
-                if len(self._order) < at_once:
-                    self._order += self._random.permutation(len(rows)).tolist()
-                some, self._order = self._order[:at_once], self._order[at_once:]
-                loss = distiller.mean([rows[number] for number in some])
-                if not math.isfinite(loss):
-                    raise RefusedError(
-                        "adapting", wanted="a loss that is a number", got=str(loss), todo="Set adapting=0."
-                    )
-                count += 1
-                self.facts["steps"] += 1
-                for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
-                    group["lr"] = rate * min(1.0, self.facts["steps"] / _WARMUP)
-                self._optimiser.step()
-                self._optimiser.zero_grad(set_to_none=True)
-        for one in distiller.model.parameters():
-            one.requires_grad_(False)
-        self.facts["seconds"] = round(self.facts["seconds"] + time.monotonic() - started, 1)
+        at_once = max(1, round(STEP_TOKENS / distiller.row_tokens))
+        try:
+            with quick_passes(distiller.model):
+                while self._has_room(done, at_once):
+                    if len(self._order) < at_once:
+                        self._order += self._random.permutation(len(rows)).tolist()
+                    some, self._order = self._order[:at_once], self._order[at_once:]
+                    self._step([rows[number] for number in some])
+                    spent = before + time.monotonic() - started
+                    self._a_step, self.facts["seconds"] = spent - self.facts["seconds"], spent
+        finally:
+            for one in distiller.model.parameters():
+                one.requires_grad_(False)
+                one.grad = None
+        self.facts["seconds"] = round(self.facts["seconds"], 1)
 
-    def _has_time(self, started: float, count: int, share: float) -> bool:
-        """Whether half of another step fits into the share of the minutes."""
-        return (time.monotonic() - started) * (1 + 0.5 / count) < 60 * self.minutes * share
+    def _step(self, rows: Sequence[tuple[int, int]]) -> None:
+        loss = self.distiller.mean(rows)
+        if not math.isfinite(loss):
+            raise RefusedError(
+                "adapting", wanted="a loss that is a number", got=str(loss), todo="Take the method gptq."
+            )
+        self._steps += 1
+        self.facts["steps"] += 1
+        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * min(1.0, self._steps / _WARMUP)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
 
-    def _write(self, file: Path, rest: Sequence[Any]) -> None:
+    def _has_room(self, done: int, at_once: int) -> bool:
+        """Whether half of another step fits into what may have been spent by now; the first step always does."""
+        if not self.facts["steps"]:
+            return True
+        share = (_EMBEDDINGS_COUNT + done) / (_EMBEDDINGS_COUNT + len(self._blocks) - 1)
+        if self.tokens:
+            due = self.tokens * share / (at_once * self.distiller.row_tokens)
+            return bool(self.facts["steps"] + 0.5 <= due)
+        return bool(self.facts["seconds"] + 0.5 * self._a_step <= 60 * self.minutes * share)
+
+    def _write(self, file: Path, weights: Sequence[Any]) -> None:
         """What is learned so far, whole or not at all."""
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
-        tensors = {f"{number:05d}": one.detach().contiguous() for number, one in enumerate(rest)}
+        tensors = {f"{number:05d}": one.detach().contiguous() for number, one in enumerate(weights)}
         facts = {_FACTS: json.dumps(self.facts)}
-        need("safetensors.torch", "quantising").save_file(tensors, part, metadata=facts)
+        need("safetensors.torch", "quantising").save_file(tensors if self.is_on else {}, part, metadata=facts)
         part.replace(file)
 
-    def _read(self, file: Path, rest: Sequence[Any]) -> None:
+    def _read(self, file: Path) -> None:
         no_grad = need("torch", "quantising").no_grad()
         with need("safetensors", "quantising").safe_open(file, framework="pt") as held, no_grad:
             self.facts = json.loads(held.metadata()[_FACTS])
-            for number, one in enumerate(rest if self.is_on else []):
+            for number, one in enumerate(self._kept(self._resumed) if self.is_on else []):
                 one.copy_(held.get_tensor(f"{number:05d}"))
 
 

@@ -125,15 +125,20 @@ class LayerByLayer:
             path = Walk(self.model, self.rows, self.batch, self.scratch)
             for visit in path:
                 inside = [matrix for matrix in self.matrices if matrix.block == visit.index]
-                if self.adapt is not None and self.adapt.is_on:  # what it learned is what it should be now
+                original = None
+                if self.adapt is None or not self.adapt.is_on:
+                    original = copy.deepcopy(visit.block)
+                elif self.sequential:  # what it has become is what it should be now
+                    original = copy.deepcopy(visit.block)
                     for states, changed in zip(reference, visit.inputs, strict=True):
                         states.copy_(changed)
                 path_of = self.scratch / f"block-{visit.index:03d}.safetensors"
                 if path_of.is_file():
                     found = read_made(path_of)
-                    _go_on(visit, reference)
+                    if original is not None:
+                        _go_on(visit, reference)
                 else:
-                    found = self._block(visit, copy.deepcopy(visit.block), inside, reference)
+                    found = self._block(visit, original, inside, reference)
                     write_made(path_of, found)
                 made.take(found)
                 self._note(found)
@@ -227,13 +232,13 @@ def _by_input(visit: Visit, matrices: Sequence[Matrix]) -> list[list[Matrix]]:
 def _collected(
     visit: Visit, original: Any, reference: Sequence[Any], groups: Sequence[Sequence[Matrix]], *, goes_on: bool
 ) -> list[Moments]:
-    """What comes into each group of matrices, over all batches, and what did in the unchanged model.
+    """What comes into each group of matrices, over all batches, and what did in the unchanged model, if there is one.
 
     With `goes_on` the states of the unchanged model become the outputs of its block.
     """
     names = {id(module): name for name, module in visit.block.named_modules()}
     heads = [names[id(group[0].module)] for group in groups]
-    moments = [Moments(group[0].columns, crossed=True) for group in groups]
+    moments = [Moments(group[0].columns, crossed=original is not None) for group in groups]
     inputs: dict[str, Any] = {}
     changed = visit.block
 
@@ -246,19 +251,23 @@ def _collected(
     handles = [
         block.get_submodule(name).register_forward_pre_hook(noting(f"{which} {name}"))
         for which, block in (("now", changed), ("before", original))
+        if block is not None
         for name in heads
     ]
     try:
         with need("torch", "quantising").no_grad():
             for number, kept in enumerate(visit.kept):
-                visit.block = original
-                out = visit.forward(number, reference[number])
-                if goes_on:
-                    reference[number].copy_(out)
-                visit.block = changed
+                if original is not None:
+                    visit.block = original
+                    out = visit.forward(number, reference[number])
+                    if goes_on:
+                        reference[number].copy_(out)
+                    visit.block = changed
                 visit.forward(number, visit.inputs[number])
                 for name, held in zip(heads, moments, strict=True):
-                    flat = [inputs.pop(f"{which} {name}").flatten(0, -2) for which in ("now", "before")]
+                    flat = [
+                        inputs.pop(key).flatten(0, -2) for key in (f"now {name}", f"before {name}") if key in inputs
+                    ]
                     held.add(*(one if kept is None else one[kept.reshape(-1)] for one in flat))
     finally:
         visit.block = changed

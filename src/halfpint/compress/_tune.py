@@ -178,6 +178,10 @@ class Distiller:
     learned: int = 0
     norm_share: float = _NORM_RATE
 
+    def __post_init__(self) -> None:
+        bias = self.model.get_output_embeddings().bias
+        self._bias = None if bias is None else bias.detach().clone()
+
     def run(self, latents: Sequence[Learned], minutes: float, tokens: int) -> dict[str, Any]:
         """Learn for so many tokens, or with 0 for so many minutes; gives what was done.
 
@@ -286,7 +290,7 @@ class Distiller:
         output, total = self.model.get_output_embeddings(), 0.0
         for low in range(0, len(leaf), TOKENS_AT_ONCE):
             with torch.no_grad(), fast():
-                wanted = torch.nn.functional.linear(final[low : low + TOKENS_AT_ONCE], self.head, output.bias).float()
+                wanted = torch.nn.functional.linear(final[low : low + TOKENS_AT_ONCE], self.head, self._bias).float()
                 wanted -= wanted.logsumexp(1, keepdim=True)
             with fast():
                 logits = output(leaf[low : low + TOKENS_AT_ONCE])

@@ -68,8 +68,8 @@ class Quantize(Stage):
         tuning_rate: its peak rate, in steps between neighbouring codes.
         tuning_batch: tokens of a step of it.
         adapting: share of the time for tuning in which, where codes are packed, the weights that have none yet learn to
-            make up for those that have, block after block; 0 leaves them as they are, and so is done where it does not
-            help.
+            make up for those that have, block after block. It ends after the embeddings where their codes cost next to
+            nothing, or where it does not help; 0 leaves it out.
         target_bytes: most bytes of the GGUF file where `types` is empty: each matrix then gets the type that pays
             most, by how much its errors change what the model says on the calibration rows; 0 goes by `bits`.
         packed: the codes are for compress/lossless: each row has steps of one size, what a code may be depends on
@@ -141,7 +141,7 @@ class Quantize(Stage):
         self._check_parent(bundle)
         model = load_model(bundle.path, CAUSAL)
         matrices = matrices_of(model)
-        needed = self._check_memory(model, matrices)
+        needed, adapts = self._check_memory(model, matrices, work)
         pace = self._pace(bundle, model, matrices, work) if self.packed else None
         kinds = dict(pace.kinds) if pace else self._kinds(bundle, model, matrices, work)
         if not kinds:
@@ -154,7 +154,7 @@ class Quantize(Stage):
             importance = read_imatrix(Path(self.importance), model.config, wanted) if self.importance else {}
             made = rounded(matrices, kinds, importance, work.log, pace)
         else:
-            made, figures = self._calibrated(bundle, model, matrices, kinds, pace, work)
+            made, figures = self._calibrated(bundle, model, matrices, kinds, pace, work, adapts=adapts)
         return self._write(bundle, model, matrices, made, figures, started, work)
 
     def _rows(self, bundle: Bundle, work: Work) -> tuple[Rows, Rows, Rows]:
@@ -223,8 +223,8 @@ class Quantize(Stage):
                 todo="Quantise the model that it was made from.",
             )  # fmt: skip
 
-    def _check_memory(self, model: Any, matrices: list[Matrix]) -> int:
-        """About the bytes of memory that it takes.
+    def _check_memory(self, model: Any, matrices: list[Matrix], work: Work) -> tuple[int, bool]:
+        """About the bytes of memory that it takes, and whether there is room for `adapting`, if that was asked for.
 
         Raises:
             HalfpintError: the memory is less than it takes.
@@ -252,7 +252,16 @@ class Quantize(Stage):
                 self.use, wanted=f"about {needed / 2**30:.1f} GiB of memory", got=f"{room / 2**30:.1f} GiB",
                 todo="Take the method gptq or round, fewer samples, or a larger machine.",
             )  # fmt: skip
-        return needed
+        if not (self.method == "tuned" and self.packed and self.adapting):
+            return needed, False
+        more = 16 * sum(matrix.size for matrix in matrices if matrix.block is not None)
+        if needed + more > room:
+            work.log.say(
+                f"what is not quantised yet does not learn: that takes {more / 2**30:.1f} GiB of memory more",
+                kind="skipped",
+            )  # fmt: skip
+            return needed, False
+        return needed + more, True
 
     def _say(self, matrices: list[Matrix], kinds: dict[str, BlockType], needed: int, work: Work) -> None:
         """Tell types, bytes and memory before anything is changed."""
@@ -270,7 +279,7 @@ class Quantize(Stage):
 
     def _calibrated(
         self, bundle: Bundle, model: Any, matrices: list[Matrix], kinds: dict[str, BlockType], pace: Pace | None,
-        work: Work,
+        work: Work, *, adapts: bool,
     ) -> tuple[Made, dict[str, Any]]:  # fmt: skip
         torch = need("torch", "quantising")
         tuned = self.method == "tuned"
@@ -293,8 +302,9 @@ class Quantize(Stage):
             learned=learned, **({"norm_share": NORM_RATE_BESIDE_ROWS} if self.packed else {}),
         )  # fmt: skip
         adapt = None
-        if tuned and self.packed and self.adapting:
-            adapt = Adaptation(distiller, *self._budget(work, self.adapting), work.scratch)
+        if adapts:
+            coded = [matrix.module.weight for matrix in matrices if matrix.name in kinds]
+            adapt = Adaptation(distiller, coded, *self._budget(work, self.adapting), work.scratch)
         layers = LayerByLayer(
             model, matrices, kinds, rows, self.damping, self.sequential, _BATCH_TOKENS, work.scratch, work.log, pace,
             adapt,
@@ -329,7 +339,7 @@ class Quantize(Stage):
     def _budget(self, work: Work, share: float) -> tuple[float, int]:
         """Minutes and tokens of a share of the tuning."""
         minutes = min(self.minutes * share, max(work.seconds_left() / 60, _FEWEST_MINUTES))
-        return minutes, int(self.tuning_tokens * share)
+        return minutes, max(1, int(self.tuning_tokens * share)) if self.tuning_tokens else 0
 
     def _write(
         self, bundle: Bundle, model: Any, matrices: list[Matrix], made: Made, figures: dict[str, Any], started: float,

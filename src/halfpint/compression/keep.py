@@ -13,7 +13,7 @@ from typing import Any
 
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
-from halfpint.compression.points import BITS, PROBED_TOKENS, file_bytes, row_of
+from halfpint.compression.points import BITS, KEPT_TOKENS, PROBE_SAMPLES, PROBED_TOKENS, file_bytes, row_of
 from halfpint.compression.request import Run
 from halfpint.errors import HalfpintError
 from halfpint.export.gguf import CODES, Gguf
@@ -21,7 +21,7 @@ from halfpint.stage import Stage
 
 _FIRST, _FEWEST, _MOST = 5.0, 1.5, 8.0  # bits of a packed file
 _ROUNDED, _MADE = 3, 3  # points
-_BETTER = 0.9  # bits that the methods save beside rounding, as it was with SmolLM2
+_BETTER = 0.9  # bits that the methods save beside rounding, as it was with SmolLM2: where they begin
 _ROOM = 0.1  # bits that are not worth another try
 _SPARED = 0.05  # bits more than worked out, where the last point lost too much
 
@@ -34,55 +34,66 @@ def fewest_bits(run: Run) -> list[Stage]:
     """
     request = run.request
     allowed = -math.log(request.keep)
-    bits = _FIRST
-    for _ in range(_ROUNDED):
-        row = _point(run, bits, "round", PROBED_TOKENS)
-        step = _bits_away(row, allowed)
-        bits = _held(bits + step)
-        if abs(step) < 2 * _ROOM or request.plain:
-            break
-    bits = _held(bits - (_BETTER if request.method != "round" else 0.0))
-    best, least, tried = None, math.inf, set[float]()
-    for _ in range(len(BITS) if request.plain else _MADE):
-        bits = _allowed(bits, plain=request.plain)
-        if bits in tried or (best is not None and bits > best - _ROOM):
-            break
+    enough = _by_rounding(run, allowed)
+    bits = _allowed(enough - (_BETTER if request.method != "round" else 0.0), plain=request.plain)
+    best = failed = 0.0
+    size = least = math.inf
+    tried = set[float]()
+    while bits not in tried and (request.plain or not best or len(tried) < _MADE):
         tried.add(bits)
-        row = _point(run, bits, request.method)
-        step = _bits_away(row, allowed)
-        least = min(least, row["ln_ppl_ratio"])
-        if row["ln_ppl_ratio"] <= allowed:
-            best = bits if best is None else min(best, bits)
-            bits += min(step, -_ROOM)
+        row = _point(run, _stage(run, bits))
+        away, least = _bits_away(row, allowed), min(least, row["ln_ppl_ratio"])
+        if row["ln_ppl_ratio"] > allowed:
+            failed = bits
+            bits += max(away + _SPARED, _ROOM)
+            if len(tried) >= _MADE:  # what rounding said, then all there are
+                bits = max(bits, enough if len(tried) == _MADE else _MOST)
+        elif row["file_bytes"] >= size or away > -_ROOM:
+            best = best if row["file_bytes"] >= size else bits
+            break
         else:
-            bits += max(step + _SPARED, _ROOM)
-        bits = _held(bits)
-    if best is None:
+            best, size = bits, row["file_bytes"]
+            bits = max(one for one in (0.0, *BITS) if one < bits) if request.plain else bits + away
+        if best:  # fewer than what kept enough, more than what did not
+            bits = max(bits, failed + _ROOM if failed else 0.0)
+            if bits > best - _ROOM:
+                break
+        bits = _allowed(bits, plain=request.plain)
+    if not best:
         raise HalfpintError(
             "--keep", wanted=f"ln(PPL/PPL0) of at most {allowed:.4f}", got=f"{least:.4f} at the best",
             todo="Ask for less, or take --quantize 8.",
         )  # fmt: skip
-    return [_stage(run, best, request.method), Gguf(type=CODES), *([] if request.plain else [Lossless()])]
+    return [_stage(run, best), Gguf(type=CODES), *([] if request.plain else [Lossless()])]
 
 
-def _stage(run: Run, bits: float, method: str) -> Quantize:
+def _by_rounding(run: Run, allowed: float) -> float:
+    """About the bits with which rounding alone keeps enough."""
+    bits = _FIRST
+    for _ in range(_ROUNDED):
+        probe = replace(_stage(run, bits), method="round", samples=PROBE_SAMPLES, minutes=Quantize.minutes)
+        step = _bits_away(_point(run, probe, PROBED_TOKENS), allowed)
+        bits = min(max(bits + step, _FEWEST), _MOST)
+        if abs(step) < 2 * _ROOM or run.request.plain:
+            break
+    return bits
+
+
+def _stage(run: Run, bits: float) -> Quantize:
     request = run.request
-    stage = Quantize(bits=bits, method=method, minutes=request.minutes, packed=not request.plain, seed=request.seed)
-    return replace(stage, minutes=Quantize.minutes) if method == "round" else stage
-
-
-def _point(run: Run, bits: float, method: str, tokens: int = 0) -> dict[str, Any]:
-    """What so many bits keep."""
-    bundle = run.make([_stage(run, bits, method)]).bundle
-    judged_by = {"tokens": tokens} if tokens else {}
-    row = row_of(run, f"{bits:g} bits, {method}", bundle, is_timed=False, **judged_by)
-    row["file_bytes"] = file_bytes(bundle, packed=not run.request.plain)
-    run.points.append(row)
-    run.log.say(
-        f"  {row['name']}: {row['file_bytes'] / 1e6:.1f} MB, ln(PPL/PPL0) {row['ln_ppl_ratio']:.4f}",
-        kind="point",
-        **row,
+    return Quantize(
+        bits=bits, method=request.method, minutes=request.minutes, packed=not request.plain, seed=request.seed
     )
+
+
+def _point(run: Run, stage: Quantize, tokens: int = KEPT_TOKENS) -> dict[str, Any]:
+    """What a stage keeps."""
+    bundle = run.make([stage]).bundle
+    row = row_of(run, f"{stage.bits:g} bits, {stage.method}", bundle, tokens=tokens, is_timed=False)
+    row["file_bytes"] = file_bytes(bundle, packed=stage.packed)
+    run.points.append(row)
+    said = f"  {row['name']}: {row['file_bytes'] / 1e6:.1f} MB, ln(PPL/PPL0) {row['ln_ppl_ratio']:.4f}"
+    run.log.say(said, kind="point", **row)
     return row
 
 
@@ -95,10 +106,8 @@ def _bits_away(row: dict[str, Any], allowed: float) -> float:
     return math.log(lost / allowed, 4)
 
 
-def _held(bits: float) -> float:
-    return round(min(max(bits, _FEWEST), _MOST), 2)
-
-
 def _allowed(bits: float, *, plain: bool) -> float:
-    """The fewest bits that there are from `bits` on."""
-    return min((one for one in BITS if one >= bits), default=max(BITS)) if plain else bits
+    """The fewest bits that there are from `bits` on, or the most."""
+    if plain:
+        return min((one for one in BITS if one >= bits), default=max(BITS))
+    return round(min(max(bits, _FEWEST), _MOST), 2)

@@ -12,7 +12,7 @@ from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
 from halfpint.compress.width import Width
 from halfpint.compression.keep import fewest_bits
-from halfpint.compression.points import BITS, PROBED_TOKENS, file_bytes, row_of
+from halfpint.compression.points import BITS, PROBE_SAMPLES, PROBED_TOKENS, file_bytes, row_of
 from halfpint.compression.request import Run, healing, steps_of
 from halfpint.data.corpus import Corpus
 from halfpint.distil.heal import Heal
@@ -24,7 +24,6 @@ from halfpint.stage import Stage
 from halfpint.tasks import predict
 
 _SHARES = (0.15, 0.3)  # that pruning takes, where a target leaves the way open
-_PROBE_SAMPLES = 4  # rows of text that tell what counts, for a way that is only tried
 _ALONE = 0.95  # of what quantising alone loses another way has to lose less than: it takes longer
 _CONTROLS = 3  # that are made, until one takes no more bytes
 
@@ -129,7 +128,7 @@ def _best_way(run: Run) -> list[Stage]:
             name = f"{way[-1].use} {way[-1].changed_settings()}"
             run.points.append({"name": name, "skipped": "a smaller share lost more than another way"})
             continue
-        for last in [Quantize(bits=bits) for bits in BITS] if request.plain else [_packed(run, _PROBE_SAMPLES)]:
+        for last in [Quantize(bits=bits) for bits in BITS] if request.plain else [_packed(run, PROBE_SAMPLES)]:
             plain = [*way, replace(last, method="round")]
             bits = f"{last.bits:g} bits" if request.plain else "packed"
             name = " + ".join([*(f"{one.use} {one.changed_settings()}" for one in way), bits])
@@ -180,7 +179,9 @@ def verdict(row: dict[str, Any], control: dict[str, Any] | None, target: int, ke
     if target and row["file_bytes"] > target:
         said += f"; over the target of {target / 1e6:.1f} MB"
     if keep:
-        said += f"; {math.exp(-row['ln_ppl_ratio']):.3f} of the perplexity's inverse, {keep:g} asked for"
+        kept_share = math.exp(-row["ln_ppl_ratio"])
+        said += f"; {kept_share:.4f} of the perplexity's inverse, {keep:g} asked for"
+        said += "" if kept_share >= keep else ": not kept, as the file computes otherwise than what was chosen by"
     if control is None:
         return f"{said}. Fewer bits alone, rounded, do not come down to these bytes."
     better = control["kl"] - row["kl"]

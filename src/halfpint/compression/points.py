@@ -14,6 +14,8 @@ KEPT_TOKENS = 16_384
 """Tokens of text that nothing was fitted on, to tell what was kept by."""
 PROBED_TOKENS = 4096
 """Tokens that a point is judged by before it is worth more."""
+PROBE_SAMPLES = 4
+"""Rows of text that tell what counts, for a point that is only tried."""
 BITS = (8.5, 6.0, 5.5, 5.0, 4.5, 4.25, 3.5, 2.7)
 """Bits a weight that are tried where llama.cpp's own file is wanted."""
 

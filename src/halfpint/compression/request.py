@@ -114,6 +114,10 @@ def steps_of(request: Request, teacher: str = "", *, is_classifier: bool = False
                 finds, wanted=f"it without {name}", got="both",
                 todo=f"{finds} finds the steps by itself; leave one of the two out.",
             )  # fmt: skip
+    if finds:
+        Quantize(method=request.method, minutes=request.minutes)  # refuses what it would refuse later
+    if request.plain and request.packed:
+        raise HalfpintError("--plain", wanted="it without --packed", got="both", todo="Leave one of the two out.")
     if request.keep and not 0 < request.keep < 1:
         raise HalfpintError("--keep", wanted="a share between 0 and 1, such as 0.98", got=f"{request.keep:g}")
     if request.static and request.quantize != "8":
