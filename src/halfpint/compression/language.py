@@ -17,6 +17,7 @@ from halfpint.compression.request import Run, healing, steps_of
 from halfpint.data.corpus import Corpus
 from halfpint.distil.heal import Heal
 from halfpint.errors import HalfpintError, RefusedError
+from halfpint.evaluate.kept import weight_bytes
 from halfpint.export.gguf import CODES, Gguf
 from halfpint.models.packed_gguf import PACKED_FILE
 from halfpint.pipeline import Made
@@ -25,6 +26,7 @@ from halfpint.tasks import predict
 
 _SHARES = (0.15, 0.3)  # that pruning takes, where a target leaves the way open
 _ALONE = 0.95  # of what quantising alone loses another way has to lose less than: it takes longer
+_SURELY = 0.95  # of the bytes that fewer bits should come to: what is more than allowed by then is not made
 _CONTROLS = 3  # that are made, until one takes no more bytes
 
 
@@ -70,22 +72,27 @@ def _facts(run: Run) -> dict[str, Any]:
 
 def _control(run: Run, most_bytes: int, stages: Sequence[Stage]) -> dict[str, Any] | None:
     """The whole model with as few bits, rounded, as give no more bytes; None where there is no such."""
-    tried: list[tuple[str, list[Stage]]] = [
-        (f"{bits:g} bits, rounded", [Quantize(bits=bits, method="round"), Gguf(type=CODES)]) for bits in BITS
+    tried: list[tuple[float, list[Stage]]] = [
+        (bits, [Quantize(bits=bits, method="round"), Gguf(type=CODES)]) for bits in BITS
     ]
     if isinstance(stages[-1], Lossless):
         return _packed_control(run, most_bytes)
-    for name, plain in tried:
+    known = 0.0  # bytes of the last one for each bit
+    for bits, plain in tried:
+        name = f"{bits:g} bits, rounded"
         if [stage.settings() for stage in plain] == [stage.settings() for stage in stages]:
             return None
+        if known and known * bits * _SURELY > most_bytes:
+            continue
         try:
             bundle = run.make(plain).bundle
         except RefusedError as error:
             run.log.say(f"  control, {name}: {error}", kind="refused")
             continue
-        row = row_of(run, name, bundle)
-        if row["file_bytes"] <= most_bytes * 1.005:
-            return row
+        size = weight_bytes(bundle)
+        if size <= most_bytes * 1.005:
+            return row_of(run, name, bundle)
+        known = size / bits
     return None
 
 

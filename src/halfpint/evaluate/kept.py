@@ -110,7 +110,7 @@ def kept(
     return {
         **_figures(np.array(rows, dtype=np.float64), np.concatenate(divergences)),
         "windows": count, "window": window, "positions": count * (window // 2 - 1), "text_tokens": whole,
-        "size_bytes": bundle.size_bytes, "file_bytes": _weight_bytes(bundle),
+        "size_bytes": bundle.size_bytes, "file_bytes": weight_bytes(bundle),
         "reference_size_bytes": reference.size_bytes,
         "tokens_per_s": round(count * window / max(spent[1], 1e-9), 1),
     }  # fmt: skip
@@ -181,7 +181,8 @@ def _figures(rows: Floats, divergences: npt.NDArray[np.float32]) -> dict[str, An
     }
 
 
-def _weight_bytes(bundle: Bundle) -> int:
+def weight_bytes(bundle: Bundle) -> int:
+    """Bytes of a language model's weights alone, in whatever file they are."""
     return sum(path.stat().st_size for path in _weights(bundle))
 
 
