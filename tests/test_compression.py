@@ -234,10 +234,10 @@ def test_the_fewest_bits_that_keep_enough(
         TICKETS,
         "--text",
         "text",
-        "--method",
-        "gptq",
         "--out",
         out,
+        "--method",
+        "gptq",
     )
     share = 0.9997
     code, said, errors = typed(capsys, monkeypatch, *words, "--keep", share, *(["--plain"] if plain else []), "--json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 
 from halfpint.bundle import Bundle
-from halfpint.compress import _adapt, _tune
+from halfpint.compress import _adapt, _tune, quantize
 from halfpint.compress._adapt import Adaptation
+from halfpint.compress._matrices import matrices_of
 from halfpint.compress.quantize import Quantize
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError
@@ -53,6 +55,32 @@ def test_what_does_harm_is_taken_back(
     assert not facts["kept"] and facts["kl_after"] > facts["kl_before"]
     for name in read_types(plain.path):
         assert (read_blocks(made.path, name) == read_blocks(plain.path, name)).mean() > 0.97, name
+
+
+def test_a_loss_that_is_no_number_is_harm(
+    loud: Bundle, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_adapt, "RATE", 1e30)
+    made = few().run(loud, work(tmp_path / "made"))
+    entry = made.card["stages"][-1]
+    json.dumps(entry, allow_nan=False)
+    assert not entry["adapting"]["kept"] and entry["tuning"]["kl_after"] < 1.0
+
+
+def test_without_room_it_goes_on_without(
+    loud: Bundle, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, given = load_model(loud.path, "causal"), work(tmp_path / "made")
+    matrices = matrices_of(model)
+    alone, adapts = few(adapting=0.0)._check_memory(model, matrices, given)
+    with_it, wanted = few()._check_memory(model, matrices, given)
+    assert wanted and not adapts
+    assert with_it - alone == 16 * sum(one.size for one in matrices if one.block is not None)
+    monkeypatch.setattr(quantize, "memory_bytes", lambda: (alone + with_it) / 2 / quantize._SPARE)
+    assert few()._check_memory(model, matrices, given) == (alone, False)
+    monkeypatch.setattr(quantize, "memory_bytes", lambda: 0.5 * alone)
+    with pytest.raises(HalfpintError, match="GiB of memory"):
+        few()._check_memory(model, matrices, given)
 
 
 def test_where_little_was_lost_nothing_is_trained(loud: Bundle, work: Make, tmp_path: Path) -> None:

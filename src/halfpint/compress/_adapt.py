@@ -110,10 +110,12 @@ class Adaptation:
         before = [one.detach().clone() for one in rest]
         try:
             self._train(rest, 0)
-            self.facts["kl_after"] = self.distiller.divergence()
+            after = self.distiller.divergence()
         except RefusedError:
-            self.facts["kl_after"] = math.inf
-        self.facts["kept"] = self.facts["kl_after"] < self.facts["kl_before"]
+            after = math.nan
+        if math.isfinite(after):  # a card holds numbers alone
+            self.facts["kl_after"] = after
+        self.facts["kept"] = after < self.facts["kl_before"]
         if not self.is_on:
             with need("torch", "quantising").no_grad():
                 for one, values in zip(rest, before, strict=True):

@@ -125,11 +125,9 @@ class LayerByLayer:
             path = Walk(self.model, self.rows, self.batch, self.scratch)
             for visit in path:
                 inside = [matrix for matrix in self.matrices if matrix.block == visit.index]
-                original = None
-                if self.adapt is None or not self.adapt.is_on:
-                    original = copy.deepcopy(visit.block)
-                elif self.sequential:  # what it has become is what it should be now
-                    original = copy.deepcopy(visit.block)
+                adapted = self.adapt is not None and self.adapt.is_on  # what it has become is what it should be now
+                original = None if adapted and not self.sequential else copy.deepcopy(visit.block)
+                if adapted and self.sequential:
                     for states, changed in zip(reference, visit.inputs, strict=True):
                         states.copy_(changed)
                 path_of = self.scratch / f"block-{visit.index:03d}.safetensors"

@@ -237,11 +237,7 @@ class Quantize(Stage):
             needed += 2 * weights + 3 * 4 * self.samples * self.tokens * width + 40 * widest * widest
         if self.method == "tuned":
             at_once = max(ROW_TOKENS, self.tokens)
-            needed += (
-                (16 * weights if self.packed and self.adapting else 0)
-                + 4 * matrices[0].size
-                + 24 * min(TOKENS_AT_ONCE, at_once) * matrices[0].rows
-            )
+            needed += 4 * matrices[0].size + 24 * min(TOKENS_AT_ONCE, at_once) * matrices[0].rows
             needed += 4 * self.tuning_samples * self.tokens * width + (0 if self.packed else 4 * 4 * weights)
             needed += 6 * at_once * sum(matrix.rows + matrix.columns for matrix in matrices[1:])  # for the gradient
         if self.packed:  # gradients, and what comes into each matrix, before anything else is made
