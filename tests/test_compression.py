@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +13,10 @@ import pytest
 from halfpint import cli
 from halfpint.bundle import Bundle, open_bundle
 from halfpint.compression.run import refuse_if_worse
+from halfpint.data.prepare import Data, prepare
 from halfpint.errors import RefusedError
+from halfpint.export import _gguf_architectures
+from halfpint.progress import SILENT
 
 ROOT = Path(__file__).resolve().parents[1]
 TICKETS = ROOT / "examples" / "tickets.csv"
@@ -48,6 +52,8 @@ def test_a_language_model(
     assert pruned["kl"] > 0 and last["same_top1"] <= 1 and last["written_tokens_per_s"] > 0
     assert last["file_bytes"] == (out / "model.gguf").stat().st_size
     assert open_bundle(out).card["engine"] == "llama_cpp" and json.loads((out / "report.json").read_text()) == report
+    code, told, _ = typed(capsys, monkeypatch, "report", out)
+    assert code == 0 and report["verdict"] in told
     kept = ("evaluate", out, TICKETS, "--text", "text", "--reference", base, "--json")
     code, said, errors = typed(capsys, monkeypatch, *kept)
     assert code == 0, errors
@@ -72,7 +78,7 @@ def test_a_target_is_met(
     base, out = bundles("language").path, tmp_path / "small"
     words = ("compress", base, "--data", TICKETS, "--text", "text", "--out", out, "--method", "round", "--json")
     code, _, errors = typed(capsys, monkeypatch, *words, "--target", "10KB")
-    assert code == 2 and "--target: wanted at most 0.0 MB" in errors and not out.exists()
+    assert code == 2 and "--target: wanted at most 10,000 bytes" in errors and not out.exists()
     code, said, errors = typed(capsys, monkeypatch, *words, "--target", "190KB", "--plain", "--heal", "0.01")
     assert code == 0, errors
     report = json.loads(said)
@@ -165,6 +171,20 @@ def test_a_classifier(
     assert open_bundle(out, task="classify").card["engine"].startswith("onnx")
 
 
+def test_another_split_than_that_of_fit_is_told(
+    bundles: Callable[[str], Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    made = tmp_path / "made"
+    shutil.copytree(bundles("onnx").path, made / "best")
+    words = ("compress", made, "--data", TICKETS, "--quantize", "8", "--force", "--out", tmp_path / "small")
+    for fingerprint, is_told in (("another", True), (prepare(Data(source=str(TICKETS)), SILENT).key, False)):
+        (made / "report.json").write_text(json.dumps({"data": {"fingerprint": fingerprint}}))
+        code, said, errors = typed(capsys, monkeypatch, *words)
+        assert code == 0, errors
+        assert ("trained on another part" in said + errors) == is_told
+
+
 def test_a_classifier_with_static_ranges(
     bundles: Callable[[str], Bundle],
     tmp_path: Path,
@@ -198,6 +218,7 @@ def test_what_quantising_spoils_is_refused() -> None:
         (("--target", "1MB", "--prune", "depth=0.2"), "--target: wanted it without --prune, got both"),
         (("--keep", "0.98", "--target", "1MB"), "--target: wanted it without --keep"),
         (("--keep", "0.98", "--heal", "2"), "--keep: wanted it without --heal"),
+        (("--quantize", "4", "--test", "held.csv"), "--test: wanted a classifier for it"),
         (("--keep", "1"), "--keep: wanted a share between 0 and 1"),
         (("--keep", "98"), "--keep: wanted a share above 0 and up to 1"),
         (("--prune", "dept=0.2"), "Did you mean 'depth'?"),
@@ -205,6 +226,17 @@ def test_what_quantising_spoils_is_refused() -> None:
         (("--quantize", "8", "--method", "rond"), "'rond'"),
         (("--quantize", "q4_9"), "q4_9"),
         (("--quantize", "4", "--data", "test.txt"), "a test split by its name"),
+        (("--quantize", "4", "--data", "wiki_test-00000.parquet"), "a test split by its name"),
+        (("--target", "1KB"), "the tokenizer and the embeddings alone"),
+        (("--target", "1KB", "--plain"), "the tokenizer and the embeddings alone"),
+        # What a later step would refuse is refused before the first one, healing among them, has begun.
+        (("--prune", "depth=0.4", "--heal", "9", "--quantize", "q4_9"), "q4_9"),
+        (("--prune", "depth=0.4", "--heal", "9", "--quantize", "2"), "bits: wanted"),
+        (("--prune", "depth=0.4", "--heal", "9", "--vocab"), "compress/vocab needs"),
+        (("--prune", "sparse=0.5", "--heal", "9"), "distil/heal needs"),
+        (("--prune", "sparse=0.5", "--quantize", "4"), "compress/quantize needs"),
+        (("--low-rank", "0.3", "--heal", "9", "--quantize", "4"), "--low-rank: wanted it without --quantize"),
+        (("--quantize", "4", "--heal", "9"), "--heal: wanted --prune or --low-rank with it"),
     ],
 )
 def test_bad_input(
@@ -215,6 +247,58 @@ def test_bad_input(
     code, _, errors = typed(capsys, monkeypatch, *given)
     assert code == 2 and said in errors
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "said"),
+    [
+        ("sparse", ("--quantize", "4"), "got one with sparse weights"),
+        ("sparse", ("--prune", "depth=0.4"), "got one with sparse weights"),
+        ("quantized", ("--target", "1MB"), "got one that is quantised already"),
+        ("compressed", ("--quantize", "4"), "got one that is quantised already"),
+        ("masked", ("--prune", "depth=0.4"), "which does not"),
+        ("gguf", ("--quantize", "4"), "got one of the kind"),
+    ],
+)
+def test_a_model_that_will_not_do(
+    kind: str, words: Sequence[str], said: str, bundles: Callable[[str], Bundle], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    given = ("compress", bundles(kind).path, "--data", TICKETS, "--text", "text", "--out", tmp_path / "out", *words)
+    code, _, errors = typed(capsys, monkeypatch, *given)
+    assert code == 2 and said in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_little_text_to_judge_by(
+    bundles: Callable[[str], Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (tmp_path / "few").mkdir()
+    for number in range(8):
+        (tmp_path / "few" / f"{number}.txt").write_text(f"The {number} sheep are in the field.\n")
+    words = ("compress", bundles("language").path, "--data", tmp_path / "few", "--quantize", "4")
+    code, _, errors = typed(capsys, monkeypatch, *words, "--out", tmp_path / "out")
+    assert code == 2 and "text to judge by: wanted" in errors
+    assert [one.name for one in tmp_path.iterdir()] == ["few"]
+
+
+def test_low_rank_where_nothing_else_fits(
+    bundles: Callable[[str], Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """An architecture that GGUF has no place for is cut all the same; what could not be compared is told."""
+    monkeypatch.delitem(_gguf_architectures.ARCHITECTURES, "llama")
+    out = tmp_path / "thin"
+    words = ("compress", bundles("language").path, "--data", TICKETS, "--text", "text")
+    code, _, errors = typed(capsys, monkeypatch, *words, "--out", out, "--prune", "depth=0.4", "--quantize", "8")
+    assert code == 2 and "wanted an architecture of" in errors and not list(tmp_path.iterdir())
+    code, said, errors = typed(capsys, monkeypatch, *words, "--out", out, "--low-rank", "0.4", "--json")
+    assert code == 0, errors
+    report = json.loads(said)
+    assert report["control"] is None and "it was not compared" in report["verdict"]
+    assert "wanted an architecture of" in report["verdict"] and report["energy"]["wh"] > 0
+    assert report["steps"][0]["kl"] > 0 and open_bundle(out).config["model_type"] == "halfpint_factored"
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -246,7 +330,8 @@ def test_the_fewest_bits_that_keep_enough(
     made = [one for one in report["points"] if one["name"].endswith("gptq")]
     enough = [one for one in made if one["ln_ppl_ratio"] <= -math.log(share)]
     assert min(enough, key=lambda one: one["file_bytes"])["ln_ppl_ratio"] == pytest.approx(
-        report["steps"][-1]["ln_ppl_ratio"], abs=1e-4
+        report["steps"][-1]["ln_ppl_ratio"],
+        abs=5e-4,  # on other text than it was chosen by
     )
     assert [one["use"] for one in report["stages"]][:2] == ["compress/quantize", "export/gguf"]
     assert f"{share} asked for" in report["verdict"]

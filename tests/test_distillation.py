@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from halfpint.bundle import Bundle, open_bundle
+from halfpint import cli
+from halfpint.bundle import Bundle, file_sha256, open_bundle
 from halfpint.data.examples import Example
 from halfpint.distillation.classifier import verdict
-from halfpint.distillation.language import bits_difference
+from halfpint.distillation.language import Languages, bits_difference
 from halfpint.distillation.request import Request, teacher_bundle
 from halfpint.distillation.run import distil
 from halfpint.engines import open_engine
 from halfpint.engines._scored import ScoredText
+from halfpint.engines.torch_lm import TorchLanguageEngine
 from halfpint.errors import HalfpintError
+from halfpint.pipeline import Pipeline
 from halfpint.progress import SILENT
 from halfpint.report.distilled import distilled
 
@@ -35,7 +38,10 @@ def copy_of(bundle: Bundle, target: Path) -> Path:
     return Path(shutil.copytree(bundle.path, target))
 
 
-def test_a_classifier(bundles: Get, few: list[Example], tmp_path: Path) -> None:
+def test_a_classifier(
+    bundles: Get, few: list[Example], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     request = Request(
         teachers=(str(bundles("linear").path), str(bundles("finetuned").path)), source=TICKETS,
         student=str(bundles("student").path), methods=("logits",), out=tmp_path / "out", epochs=1, train_texts=100,
@@ -43,6 +49,10 @@ def test_a_classifier(bundles: Get, few: list[Example], tmp_path: Path) -> None:
     report = distil(request, SILENT)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]  # what was unfinished is gone
     assert report == json.loads(json.dumps(report))
+    monkeypatch.setattr("sys.argv", ["halfpint", "report", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code and report["verdict"] in capsys.readouterr().out
     made = open_bundle(tmp_path / "out")
     assert open_engine(made).labels == bundles("finetuned").labels
     assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["verdict"] == report["verdict"]
@@ -102,6 +112,58 @@ def test_a_language_model(bundles: Get, tmp_path: Path) -> None:
     assert report["methods"] == ["logits"]
     assert {"bits_per_byte", "bits_per_byte_interval"} <= set(report["models"]["control"]["test"])
     assert "bits per byte" in distilled(report)
+    assert report["energy"]["wh"] > 0 and report["models"]["student"]["written_tokens_per_s"] > 0
+
+
+def test_several_language_models_teach(bundles: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is itself, also where none is a bundle; all are scored, on text that no checkpoint was chosen by."""
+    names = []
+    for name in ("language", "taught"):
+        shutil.copytree(bundles(name).path, tmp_path / name, ignore=shutil.ignore_patterns("card.json"))
+        names.append(str(tmp_path / name))
+    scored: list[list[str]] = []
+    score = TorchLanguageEngine.score
+
+    def noted(self: Any, texts: Any) -> Any:
+        scored.append(list(texts))
+        return score(self, texts)
+
+    monkeypatch.setattr(TorchLanguageEngine, "score", noted)
+    chosen: list[list[str]] = []
+    make = Pipeline.make
+
+    def watched(self: Any, *given: Any, **settings: Any) -> Any:
+        chosen.append(list(self.prepared.corpus.validation))
+        return make(self, *given, **settings)
+
+    monkeypatch.setattr(Pipeline, "make", watched)
+    request = Request(
+        teachers=tuple(names), source=TICKETS, text="text", student="layers=1", out=tmp_path / "out", tokens=2048,
+        minutes=0.0, control=False,
+    )  # fmt: skip
+    report = distil(request, SILENT)
+    assert list(report["models"]) == ["teacher", "teacher 2", "student"]
+    of = {name: row["test"]["bits_per_byte"] for name, row in report["models"].items()}
+    assert (
+        of["teacher"] != of["teacher 2"]
+        and f"its teachers {of['teacher']:.4f}, {of['teacher 2']:.4f}" in (report["verdict"])
+    )
+    assert chosen[-1] and scored[-1] and not set(chosen[-1]) & set(scored[-1])
+
+
+def test_a_test_of_its_own_is_looked_at_once(bundles: Get, tmp_path: Path) -> None:
+    held = tmp_path / "held.txt"
+    held.write_text("\n".join(f"The {word} parcel has not come." for word in ("first", "second", "third") * 40))
+    request = Request(
+        teachers=(str(bundles("language").path),), source=TICKETS, text="text", student="layers=1", test=str(held),
+        out=tmp_path / "out",
+    )  # fmt: skip
+    run = Languages(request, [bundles("language")], SILENT)
+    run.open(tmp_path / "work")
+    judged, chosen = list(run.judged), list(run.corpus.validation)
+    assert "".join(judged) == held.read_text().strip() or "".join(judged).count("parcel has not come") == 120
+    assert len(chosen) > 2 and not set(chosen) & {*judged, *run.corpus.train}
+    assert len(run.corpus.train) > 10 * len(chosen)
 
 
 def test_faults_are_told_before_any_work(bundles: Get, tmp_path: Path) -> None:
@@ -129,6 +191,14 @@ def test_faults_are_told_before_any_work(bundles: Get, tmp_path: Path) -> None:
         "wanted a trained encoder that was not exported", teachers=(str(bundles("linear").path),), methods=("logits",)
     )
     refused("wanted a table of texts for the teacher to label", methods=("sequence",))
+    refused("layers=N, size=5M, a bundle", teachers=(str(bundles("language").path),), student="layer=1")
+    answers_otherwise = copy_of(bundles("student"), tmp_path / "other-labels")
+    config, card = (json.loads((answers_otherwise / f"{name}.json").read_text()) for name in ("config", "card"))
+    config["id2label"] = {number: f"other {label}" for number, label in config["id2label"].items()}
+    (answers_otherwise / "config.json").write_text(json.dumps(config))
+    card["files"]["config.json"] = file_sha256(answers_otherwise / "config.json")
+    (answers_otherwise / "card.json").write_text(json.dumps(card))
+    refused("wanted the labels of the data", student=str(answers_otherwise))
     refused("wanted running text alone", teachers=(str(bundles("language").path),), train_texts=5)
     other = tmp_path / "other.csv"
     other.write_text("text,label\n" + "\n".join(f"text number {n},{'ab'[n % 2]}" for n in range(60)), encoding="utf-8")

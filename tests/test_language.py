@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from halfpint import cli
 from halfpint.bundle import Bundle, open_bundle
 from halfpint.data.corpus import Corpus, CorpusData
 from halfpint.errors import HalfpintError
-from halfpint.language import evaluate_text, judge, make_tokenizer, pretrain
+from halfpint.language import base_bundle, evaluate_text, judge, make_tokenizer, pretrain
 from halfpint.progress import SILENT, Log
 from halfpint.recipe import read_recipe
 from halfpint.run import run_recipe
@@ -239,3 +240,17 @@ def test_a_model_is_taught_and_exported(
     code, _, errors = typed(capsys, monkeypatch, "export", file, "--out", tmp_path / "again")
     assert code == 2 and "wanted a Transformer language model, got one of llama_cpp" in errors
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "talks.json", "taught"]
+
+
+def test_a_folder_holds_base_models_apart(tmp_path: Path, tiny_language: Path) -> None:
+    """A run that goes on, or a folder that is kept, never takes the model of another call; nor one that has changed."""
+    other = tmp_path / "other"
+    shutil.copytree(tiny_language, other)
+    (other / "notes.json").write_text("{}")
+    first = base_bundle(str(tiny_language), tmp_path / "held", SILENT)
+    second = base_bundle(str(other), tmp_path / "held", SILENT)
+    assert (second.path / "notes.json").is_file() and not (first.path / "notes.json").exists()
+    assert base_bundle(str(tiny_language), tmp_path / "held", SILENT).path == first.path
+    (other / "notes.json").write_text("[0]")
+    third = base_bundle(str(other), tmp_path / "held", SILENT)
+    assert third.path != second.path and (third.path / "notes.json").read_text() == "[0]"

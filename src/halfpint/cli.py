@@ -322,22 +322,23 @@ def pull(name: Annotated[str, typer.Argument(metavar="NAME", help="A model of th
 
 @app.command()
 def report(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that fit, run, pretrain or finetune wrote.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder that fit, run, pretrain, finetune, distil or compress wrote.")
+    ],
     json_: AsJson = False,
 ) -> None:
-    """Print the report of what fit, run, pretrain or finetune made, and write its page anew."""
+    """Print the report of what a command made; of fit, run, pretrain and finetune write its page anew."""
     from halfpint.bundle import read_json
+    from halfpint.report.distilled import shown
     from halfpint.report.html import write_report
     from halfpint.report.terminal import summary
 
     found = read_json(out / "report.json")
+    if {"verdict", "bundle", "stages"} <= set(found):  # it has no page
+        return print(json.dumps(found, ensure_ascii=False) if json_ else shown(found))
     if not {"candidates", "verdict"} <= set(found) and found.get("kind") != "language":
-        raise HalfpintError(
-            str(out / "report.json"),
-            wanted="a report of halfpint",
-            got="another file",
-            todo="Give OUT of `halfpint fit`.",
-        )
+        place = str(out / "report.json")
+        raise HalfpintError(place, wanted="a report of halfpint", got="another file", todo="Give OUT of halfpint fit.")
     write_report(found, out)
     print(json.dumps(found, ensure_ascii=False) if json_ else summary(found))
 

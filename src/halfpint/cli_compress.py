@@ -113,6 +113,9 @@ def compress(
     ] = False,
     text: Annotated[str, typer.Option(help="Column with the texts (guessed when not given).")] = "",
     label: Annotated[str, typer.Option(help="Column with the labels (guessed when not given).")] = "",
+    test: Annotated[
+        str, typer.Option(help="The test file that fit was given, so that the same texts are held back (classifiers).")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle in OUT.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing while working.")] = False,
@@ -121,18 +124,21 @@ def compress(
     """Make a model smaller: prune, low rank, heal, quantise; and tell what it kept, beside fewer bits alone."""
     from halfpint.compression.request import Request
     from halfpint.compression.run import compress as make
+    from halfpint.errors import EXIT_INFEASIBLE
     from halfpint.progress import Log, plain
     from halfpint.report.compressed import compressed
     from halfpint.search.limits import parse_share, parse_size
 
     request = Request(
         model=model, data=data, out=out, prune=tuple(prune or ()), low_rank=low_rank, vocab=vocab, heal=heal,
-        quantize=quantize, method=method, minutes=minutes, text=text, label=label, seed=seed, force=force,
+        quantize=quantize, method=method, minutes=minutes, text=text, label=label, test=test, seed=seed, force=force,
         static=static, packed=packed, plain=plain_file, target_bytes=parse_size(target, "--target") if target else 0,
         keep=parse_share(keep) or 0.0,
     )  # fmt: skip
     report = make(request, Log(quiet=quiet or json_))
     print(json.dumps(plain(report), ensure_ascii=False) if json_ else compressed(report))
+    if report.get("is_met") is False:
+        raise typer.Exit(EXIT_INFEASIBLE)
 
 
 def add(app: typer.Typer) -> None:

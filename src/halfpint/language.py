@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -45,6 +46,7 @@ from halfpint.train.pretrain import Pretrain
 
 TOKENIZER = "tokenizer.json"
 _UNFINISHED = ".unfinished"
+_NAMED_BY = 12  # characters of a hash that name a folder
 _MASKED_CHARS, _EXCERPT_CHARS = 10_000, 400  # of text that masked models are judged on: half a minute
 
 
@@ -153,7 +155,7 @@ def _learn(
             work.mkdir(parents=True, exist_ok=True)
             log.events = work / "events.jsonl" if ranks.is_first() else None
             with metered(log):
-                made = _pipeline(learned, work, log).make(stages, start=start, kind=_kind(start)).bundle
+                made = _pipeline(learned, work, log).make(stages, start=start, kind=kind_to_start(start)).bundle
             ranks.wait()  # until all have opened it: it is moved now
             with ranks.after_first() as first:
                 if first:
@@ -184,8 +186,8 @@ def _pipeline(learned: Corpus | Conversations | None, folder: Path, log: Log) ->
     return Pipeline(RunningText(learned), folder, task, task.primary_metric(()), log)
 
 
-def _kind(start: Bundle | None) -> str:
-    """The kind of bundle that stages start from.
+def kind_to_start(start: Bundle | None) -> str:
+    """The kind of bundle that stages of language models start from: nothing, language or quantized.
 
     Raises:
         HalfpintError: it is no language model that can be trained or exported.
@@ -227,16 +229,19 @@ def mask_shown(base: str, data: ChatData, template: str, log: Log, *, colour: bo
 
 
 def base_bundle(name: str, folder: Path, log: Log) -> Bundle:
-    """The language model `name`: a bundle as it is, a base model as a new bundle in `folder`.
+    """The language model `name`: a bundle as it is, a base model as a bundle in `folder`, which may hold others.
 
     Raises:
         HalfpintError: there is no such model, or it cannot be had.
     """
     if (Path(name) / CARD).is_file():
         return open_bundle(name)
-    if not (folder / CARD).is_file():
-        pull_language(name, folder, log)
-    return open_bundle(folder)
+    files = sorted(Path(name).iterdir()) if Path(name).is_dir() else []
+    told = [name, *(f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}" for one in files)]
+    target = folder / sha256("\n".join(told).encode()).hexdigest()[:_NAMED_BY]
+    if not (target / CARD).is_file():
+        pull_language(name, target, log)
+    return open_bundle(target)
 
 
 def export(
@@ -269,7 +274,7 @@ def export(
     with disk_errors(out):
         try:
             start = open_bundle(name) if packed else base_bundle(name, work / "base", log)
-            kind = "packed" if packed else _kind(start)
+            kind = "packed" if packed else kind_to_start(start)
             if "language" not in stages[0].needs:
                 stages = [*_rounding(start, kind, rounded_to), *stages]
             made = _pipeline(None, work, log).make(stages, start=start, kind=kind)

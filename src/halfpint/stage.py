@@ -75,6 +75,14 @@ class Stage:
             HalfpintError: with what would do.
         """
 
+    def fits(self, bundle: Bundle) -> None:
+        """Refuse a model that this stage will not take, though it is of the right kind; asked before any work starts,
+        with the bundle that the first stage is given, where the stages between leave alone what this one looks at.
+
+        Raises:
+            HalfpintError: with what would do.
+        """
+
     @property
     def use(self) -> str:
         """The stage's name in a recipe: room/file."""

@@ -72,15 +72,15 @@ def test_without_room_it_goes_on_without(
 ) -> None:
     model, given = load_model(loud.path, "causal"), work(tmp_path / "made")
     matrices = matrices_of(model)
-    alone, adapts = few(adapting=0.0)._check_memory(model, matrices, given)
-    with_it, wanted = few()._check_memory(model, matrices, given)
+    alone, adapts = few(adapting=0.0)._check_memory(model, matrices, given.log)
+    with_it, wanted = few()._check_memory(model, matrices, given.log)
     assert wanted and not adapts
     assert with_it - alone == 16 * sum(one.size for one in matrices if one.block is not None)
     monkeypatch.setattr(quantize, "memory_bytes", lambda: (alone + with_it) / 2 / quantize._SPARE)
-    assert few()._check_memory(model, matrices, given) == (alone, False)
+    assert few()._check_memory(model, matrices, given.log) == (alone, False)
     monkeypatch.setattr(quantize, "memory_bytes", lambda: 0.5 * alone)
     with pytest.raises(HalfpintError, match="GiB of memory"):
-        few()._check_memory(model, matrices, given)
+        few()._check_memory(model, matrices, given.log)
 
 
 def test_where_little_was_lost_nothing_is_trained(loud: Bundle, work: Make, tmp_path: Path) -> None:

@@ -179,6 +179,6 @@ def test_settings_that_cannot_be_are_said() -> None:
 def test_what_is_quantised_is_not_quantised_again(
     made: Callable[..., Bundle], work: Callable[..., Work], tmp_path: Path
 ) -> None:
-    with pytest.raises(HalfpintError, match="wanted a model that is not quantised yet"):
+    with pytest.raises(HalfpintError, match="got one that is quantised already"):
         Quantize(method="round").run(made(method="round", types="q4_0"), work(tmp_path / "made"))
     assert "quantized" not in Quantize.needs

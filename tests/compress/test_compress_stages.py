@@ -127,6 +127,7 @@ def test_pruned_tokens_answer_the_same_on_the_training_texts(
     entry = after.card["stages"][-1]
     assert entry["used"] <= entry["tokens"] == tokens < open_tokenizer(before.path).get_vocab_size()
     assert after.size_bytes < before.size_bytes
+    assert 0 <= entry["unknown_before"] <= entry["unknown"] < 0.1 and entry["longer"] > 0
     answers = [open_engine(bundle, threads=1).probabilities(texts) for bundle in (before, after)]
     np.testing.assert_allclose(answers[0], answers[1], rtol=0, atol=1e-5)
     unseen = [example.text for example in prepared.test]

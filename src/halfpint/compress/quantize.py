@@ -19,17 +19,29 @@ from halfpint.compress._calibration import Rows, calibration_rows, fast, walk
 from halfpint.compress._codes import BlockType, Coded
 from halfpint.compress._imatrix import IMATRIX_FILE, read_imatrix, write_imatrix
 from halfpint.compress._layers import LayerByLayer, Made, rounded
-from halfpint.compress._matrices import Matrix, by_bits, by_name, matrices_of, shown, weight_bytes
+from halfpint.compress._matrices import (
+    HALF_BITS,
+    Matrix,
+    by_bits,
+    by_name,
+    fitting,
+    matrices_of,
+    shown,
+    weight_bytes,
+)
+from halfpint.compress._memory import memory_needed, memory_to_adapt
+from halfpint.compress._models import check_plain
 from halfpint.compress._rates import CONTAINERS, Pace
 from halfpint.compress._row_scales import row_scales_of
 from halfpint.compress._sensitivity import sensitivity_of
-from halfpint.compress._tune import NORM_RATE_BESIDE_ROWS, ROW_TOKENS, TOKENS_AT_ONCE, Distiller, Learned, latents_of
-from halfpint.engines.torch_lm import load_model
+from halfpint.compress._tune import NORM_RATE_BESIDE_ROWS, Distiller, Learned, latents_of
+from halfpint.engines.torch_lm import empty_model, load_model
 from halfpint.errors import HalfpintError, nearest, need, need_installed
 from halfpint.machine import memory_bytes
-from halfpint.models.block_codes import Blocks, read_types, write_codes
+from halfpint.models.block_codes import Blocks, write_codes
 from halfpint.models.packed_gguf import coded_bytes
 from halfpint.models.sizes import CAUSAL, resolve
+from halfpint.progress import SILENT, Log
 from halfpint.stage import Stage, Work
 
 METHODS = ("round", "gptq", "tuned")
@@ -39,6 +51,7 @@ _COUNTED = 2_000_000  # tokens that embeddings are told by
 _FEWEST_MINUTES = 0.1
 _HELD = 8  # one row in so many is kept apart from tuning
 _PACKED_SHARE = 0.995  # of the bytes that are planned with: entropies are estimates
+_FEWEST_BITS = 1.0  # a weight of embeddings in a packed file
 _SPARE = 0.9  # of the memory: the rest is for what else runs
 _OWN_FILES = ("card.json", "README.md", "config.json")
 
@@ -132,6 +145,33 @@ class Quantize(Stage):
         if self.packed:
             need_installed("constriction", "packed codes")
 
+    def fits(self, bundle: Bundle) -> None:
+        """Refuse a model that cannot be quantised like this, types that do not fit it, too few bytes, and a machine
+        with too little memory."""
+        self._check_parent(bundle)
+        model = empty_model(bundle.path)
+        matrices = matrices_of(model)
+        if not any(fitting(matrix.columns) for matrix in matrices):
+            raise HalfpintError(str(bundle.path), wanted="matrices with rows of a multiple of 32", got="none")
+        if self.types:
+            by_name(matrices, self.types, f"{self.use}: types")
+        elif not (self.target_bytes or self.packed):
+            by_bits(matrices, self.bits, f"{self.use}: bits")
+        self._check_target(bundle, model, matrices)
+        self._check_memory(model, matrices, SILENT)
+
+    def _check_target(self, bundle: Bundle, model: Any, matrices: list[Matrix]) -> None:
+        first = matrices[0]
+        bits = _FEWEST_BITS if self.packed else min((one.bits for one in fitting(first.columns)), default=HALF_BITS)
+        least = other_bytes(bundle.path, model, matrices, packed=self.packed) + int(first.size * bits / 8)
+        if 0 < self.target_bytes < least:
+            raise HalfpintError(
+                f"{self.use}: target_bytes", got=f"{self.target_bytes:,}",
+                wanted=f"more than {least:,}: the tokenizer and the embeddings alone, {first.rows:,} x {first.columns} "
+                f"weights of {bits:g} bit{'s' * (bits != 1)}",
+                todo="Give a larger target, or a model with fewer tokens or a smaller hidden size.",
+            )  # fmt: skip
+
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Write a bundle with the values that the codes stand for, and the codes beside them."""
         assert bundle is not None
@@ -141,7 +181,7 @@ class Quantize(Stage):
         self._check_parent(bundle)
         model = load_model(bundle.path, CAUSAL)
         matrices = matrices_of(model)
-        needed, adapts = self._check_memory(model, matrices, work)
+        needed, adapts = self._check_memory(model, matrices, work.log)
         pace = self._pace(bundle, model, matrices, work) if self.packed else None
         kinds = dict(pace.kinds) if pace else self._kinds(bundle, model, matrices, work)
         if not kinds:
@@ -212,37 +252,24 @@ class Quantize(Stage):
         return found
 
     def _check_parent(self, bundle: Bundle) -> None:
+        check_plain(bundle, str(bundle.path))
         model_type, objective = resolve(str(bundle.config.get("model_type")))
         if objective != CAUSAL:
             raise HalfpintError(
                 str(bundle.path), wanted="a model that writes from left to right", got=f"a {model_type}, which does not"
             )
-        if read_types(bundle.path):
-            raise HalfpintError(
-                str(bundle.path), wanted="a model that is not quantised yet", got="one that is",
-                todo="Quantise the model that it was made from.",
-            )  # fmt: skip
 
-    def _check_memory(self, model: Any, matrices: list[Matrix], work: Work) -> tuple[int, bool]:
+    def _check_memory(self, model: Any, matrices: list[Matrix], log: Log) -> tuple[int, bool]:
         """About the bytes of memory that it takes, and whether there is room for `adapting`, if that was asked for.
 
         Raises:
             HalfpintError: the memory is less than it takes.
         """
-        weights = sum(one.numel() for one in model.parameters())
-        needed: int = 5 * weights + 16 * max(matrix.size for matrix in matrices)
-        if self.method != "round":
-            width = matrices[0].columns
-            widest = max(matrix.columns for matrix in matrices)
-            needed += 2 * weights + 3 * 4 * self.samples * self.tokens * width + 40 * widest * widest
-        if self.method == "tuned":
-            at_once = max(ROW_TOKENS, self.tokens)
-            needed += 4 * matrices[0].size + 24 * min(TOKENS_AT_ONCE, at_once) * matrices[0].rows
-            needed += 4 * self.tuning_samples * self.tokens * width + (0 if self.packed else 4 * 4 * weights)
-            needed += 6 * at_once * sum(matrix.rows + matrix.columns for matrix in matrices[1:])  # for the gradient
-        if self.packed:  # gradients, and what comes into each matrix, before anything else is made
-            needed = max(needed, 8 * weights + 4 * sum(matrix.columns**2 for matrix in matrices))
-        room = memory_bytes() * _SPARE
+        needed = memory_needed(
+            matrices, sum(one.numel() for one in model.parameters()), samples=self.samples, tokens=self.tokens,
+            tuning_samples=self.tuning_samples, method=self.method, packed=self.packed,
+        )  # fmt: skip
+        room = memory_bytes() * _SPARE or float("inf")  # 0 where the system does not tell
         if needed > room:
             raise HalfpintError(
                 self.use, wanted=f"about {needed / 2**30:.1f} GiB of memory", got=f"{room / 2**30:.1f} GiB",
@@ -250,9 +277,9 @@ class Quantize(Stage):
             )  # fmt: skip
         if not (self.method == "tuned" and self.packed and self.adapting):
             return needed, False
-        more = 16 * sum(matrix.size for matrix in matrices if matrix.block is not None)
+        more = memory_to_adapt(matrices)
         if needed + more > room:
-            work.log.say(
+            log.say(
                 f"what is not quantised yet does not learn: that takes {more / 2**30:.1f} GiB of memory more",
                 kind="skipped",
             )  # fmt: skip

@@ -8,14 +8,18 @@ import shutil
 import string
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, new_bundle
 from halfpint.compress._tensors import cut_embedding, encoder_config, refuse_if_no_smaller
-from halfpint.errors import HalfpintError
+from halfpint.data.examples import Example
+from halfpint.errors import HalfpintError, RefusedError
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.load import open_tokenizer
+
+_AT_ONCE = 4096  # texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +70,50 @@ class Vocab(Stage):
                 sum((at / file.name).stat().st_size for file in folder.iterdir()) for at in (bundle.path, folder)
             )
             refuse_if_no_smaller(self.use, before, after)
-            card["stages"].append(self.entry(started, tokens=len(kept), tokens_before=len(old), used=len(used)))
+            found = self._proved(reader, open_tokenizer(folder), work)
+            card["stages"].append(
+                self.entry(started, tokens=len(kept), tokens_before=len(old), used=len(used), **found)
+            )
         return Bundle(work.target)
+
+    def _proved(self, before: Any, after: Any, work: Work) -> dict[str, float]:
+        """Shares of the tokens of texts that chose nothing: unknown before and after, and more pieces than before.
+
+        Raises:
+            RefusedError: a training text is read otherwise than before.
+        """
+        for texts in _batches(work.train):
+            for one, other in zip(*(reader.encode_batch_fast(texts) for reader in (before, after)), strict=True):
+                if one.tokens != other.tokens:
+                    raise RefusedError(
+                        self.use, wanted="every training text read as before", got=f"{other.tokens[:20]}",
+                        todo="Leave this step out for this model.",
+                    )  # fmt: skip
+        counts = {}
+        for name, reader in (("before", before), ("after", after)):
+            tokens = Counter(
+                token for texts in _batches(work.validation) for one in reader.encode_batch_fast(texts)
+                for token in one.tokens
+            )  # fmt: skip
+            counts[name] = (sum(tokens.values()), tokens[json.loads(reader.to_str())["model"]["unk_token"]])
+        whole = max(1, counts["before"][0])
+        return {
+            "unknown_before": counts["before"][1] / whole, "unknown": counts["after"][1] / max(1, counts["after"][0]),
+            "longer": counts["after"][0] / whole - 1,
+        }  # fmt: skip
 
     @staticmethod
     def _used(tokenizer: Any, work: Work) -> Counter[str]:
         used: Counter[str] = Counter()
-        for start in range(0, len(work.train), 4096):
-            texts = [example.text for example in work.train[start : start + 4096]]
+        for texts in _batches(work.train):
             for encoding in tokenizer.encode_batch_fast(texts):
                 used.update(encoding.ids)
         return Counter({tokenizer.id_to_token(number): count for number, count in used.items()})
+
+
+def _batches(examples: Sequence[Example]) -> Iterator[list[str]]:
+    for start in range(0, len(examples), _AT_ONCE):
+        yield [example.text for example in examples[start : start + _AT_ONCE]]
 
 
 def choose_tokens(vocabulary: dict[str, int], used: Counter[str], specials: set[str], size: int) -> list[str]:

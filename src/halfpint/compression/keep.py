@@ -89,7 +89,7 @@ def _stage(run: Run, bits: float) -> Quantize:
 def _point(run: Run, stage: Quantize, tokens: int = KEPT_TOKENS) -> dict[str, Any]:
     """What a stage keeps."""
     bundle = run.make([stage]).bundle
-    row = row_of(run, f"{stage.bits:g} bits, {stage.method}", bundle, tokens=tokens, is_timed=False)
+    row = row_of(run, f"{stage.bits:g} bits, {stage.method}", bundle, tokens=tokens, to_choose=True)
     row["file_bytes"] = file_bytes(bundle, packed=stage.packed)
     run.points.append(row)
     said = f"  {row['name']}: {row['file_bytes'] / 1e6:.1f} MB, ln(PPL/PPL0) {row['ln_ppl_ratio']:.4f}"

@@ -13,6 +13,7 @@ from halfpint.compress.quantize import Quantize
 from halfpint.compress.width import Width
 from halfpint.compression.keep import fewest_bits
 from halfpint.compression.points import BITS, PROBE_SAMPLES, PROBED_TOKENS, file_bytes, row_of
+from halfpint.compression.refusals import refuse_early
 from halfpint.compression.request import Run, healing, steps_of
 from halfpint.data.corpus import Corpus
 from halfpint.distil.heal import Heal
@@ -27,12 +28,14 @@ from halfpint.tasks import predict
 _SHARES = (0.15, 0.3)  # that pruning takes, where a target leaves the way open
 _ALONE = 0.95  # of what quantising alone loses another way has to lose less than: it takes longer
 _SURELY = 0.95  # of the bytes that fewer bits should come to: what is more than allowed by then is not made
+_NOT_SO_SMALL = "Fewer bits alone, rounded, do not come down to these bytes"
 _CONTROLS = 3  # that are made, until one takes no more bytes
 
 
 def compress_language(run: Run) -> tuple[Made, dict[str, Any]]:
     """Make the steps of a language model, one row of figures after each."""
     stages = steps_of(run.request, str(run.start.path))
+    refuse_early(run, stages)
     if run.request.target_bytes:
         stages = _best_way(run)
     elif run.request.keep:
@@ -44,25 +47,40 @@ def compress_language(run: Run) -> tuple[Made, dict[str, Any]]:
         if isinstance(stages[count - 1], Quantize) or (stages[count:] and isinstance(stages[count], Lossless)):
             continue  # what was written runs in llama.cpp after the next stage, or is the same after it
         so_far = run.make(stages[:count])
-        row = row_of(run, " + ".join(stage.use for stage in stages[:count]), so_far.bundle)
-        if isinstance(stages[count - 1], Heal) and row["kl"] > rows[-1]["kl"]:
-            lost = f"KL {row['kl']:.3g} after it, {rows[-1]['kl']:.3g} before: it is left out"
+        name = " + ".join(stage.use for stage in stages[:count])
+        after, before = _healed(run, so_far, made) if isinstance(stages[count - 1], Heal) else (0.0, 0.0)
+        if after > before:
+            lost = f"KL {after:.3g} after it, {before:.3g} before: it is left out"
             run.log.say(f"  {stages[count - 1].use}: {lost}", kind="refused")
-            run.points.append({"name": row["name"], "refused": lost})
+            run.points.append({"name": name, "refused": lost})
             count -= 1
             stages = [*stages[:count], *stages[count + 1 :]]
             continue
         made = so_far
+        row = row_of(run, name, made.bundle)
         rows.append(row)
         said = f"  {stages[count - 1].use}: {row['file_bytes'] / 1e6:.1f} MB, ln(PPL/PPL0) {row['ln_ppl_ratio']:.4f}"
         run.log.say(said, kind="step", **row)
-    control = _control(run, rows[-1]["file_bytes"], stages)
+    control, why = None, _NOT_SO_SMALL
+    try:
+        control = _control(run, rows[-1]["file_bytes"], stages)
+    except HalfpintError as error:  # what was made is there, whatever the comparison says
+        why = f"With fewer bits alone it was not compared: {error}".removesuffix(".")
+        run.log.say(f"  control: {error}", kind="refused")
     reference = {"file_bytes": rows[0]["reference_bytes"], "perplexity": rows[0]["reference_perplexity"]}
     report = {
         "task": predict.NAME, "reference": reference, "steps": rows, "control": control, "points": run.points,
-        "verdict": verdict(rows[-1], control, run.request.target_bytes, run.request.keep), "data": _facts(run),
+        "verdict": verdict(rows[-1], control, run.request.target_bytes, run.request.keep, why), "data": _facts(run),
+        "is_met": is_met(rows[-1], run.request.target_bytes, run.request.keep),
     }  # fmt: skip
     return made, report
+
+
+def _healed(run: Run, after: Made, before: Made) -> list[float]:
+    """The divergences with and without a step, on the text to choose by."""
+    return [
+        row_of(run, "", one.bundle, tokens=PROBED_TOKENS, to_choose=True)["kl"] for one in (after, before)
+    ]  # fmt: skip
 
 
 def _facts(run: Run) -> dict[str, Any]:
@@ -150,7 +168,7 @@ def _best_way(run: Run) -> list[Stage]:
             if size > target:
                 run.points.append({"name": name, "file_bytes": size, "over": True})
                 continue
-            row = row_of(run, name, bundle, tokens=PROBED_TOKENS, is_timed=False) | {"file_bytes": size}
+            row = row_of(run, name, bundle, tokens=PROBED_TOKENS, to_choose=True) | {"file_bytes": size}
             run.points.append(row)
             run.log.say(f"  {name}: {size / 1e6:.1f} MB, KL {row['kl']:.4f}", kind="point", **row)
             if way and any(row["kl"] > kl for kl, *_ in found):
@@ -158,9 +176,9 @@ def _best_way(run: Run) -> list[Stage]:
             found.append((row["kl"], way, last))
             break
     if not found:
-        least = f"{smallest / 1e6:.1f} MB at the least" if smallest < float("inf") else refused
+        least = f"{smallest:,} bytes at the least" if smallest < float("inf") else refused
         raise HalfpintError(
-            "--target", wanted=f"at most {target / 1e6:.1f} MB", got=least,
+            "--target", wanted=f"at most {target:,} bytes", got=least,
             todo="Give a larger target, or a smaller model.",
         )  # fmt: skip
     _, way, last = min(found, key=lambda one: one[0] * (1.0 if one[1] else _ALONE))
@@ -174,8 +192,17 @@ def _packed(run: Run, samples: int = Quantize.samples) -> Quantize:
     return Quantize(packed=True, target_bytes=run.request.target_bytes, samples=samples, seed=run.request.seed)
 
 
-def verdict(row: dict[str, Any], control: dict[str, Any] | None, target: int, keep: float = 0.0) -> str:
-    """One sentence on what was kept, and whether fewer bits alone had kept as much."""
+def is_met(row: dict[str, Any], target: int, keep: float) -> bool | None:
+    """Whether what was made has no more bytes, or keeps as much, as was asked for; None where neither was."""
+    if target:
+        return bool(row["file_bytes"] <= target)
+    return math.exp(-row["ln_ppl_ratio"]) >= keep if keep else None
+
+
+def verdict(
+    row: dict[str, Any], control: dict[str, Any] | None, target: int, keep: float = 0.0, why: str = _NOT_SO_SMALL
+) -> str:  # fmt: skip
+    """One sentence on what was kept, and whether fewer bits alone had kept as much; or why there is no such file."""
     said = (
         f"{row['file_bytes'] / 1e6:.1f} MB of {row['reference_bytes'] / 1e6:.1f}: "
         f"ln(PPL/PPL0) {row['ln_ppl_ratio']:.4f} "
@@ -183,14 +210,14 @@ def verdict(row: dict[str, Any], control: dict[str, Any] | None, target: int, ke
     )
     if "loaded_bytes" in row:
         said += f"; {row['loaded_bytes'] / 1e6:.1f} MB once it is loaded"
-    if target and row["file_bytes"] > target:
+    if target and not is_met(row, target, keep):
         said += f"; over the target of {target / 1e6:.1f} MB"
     if keep:
-        kept_share = math.exp(-row["ln_ppl_ratio"])
-        said += f"; {kept_share:.4f} of the perplexity's inverse, {keep:g} asked for"
-        said += "" if kept_share >= keep else ": not kept, as the file computes otherwise than what was chosen by"
+        said += f"; {math.exp(-row['ln_ppl_ratio']):.4f} of the perplexity's inverse, {keep:g} asked for"
+        met = is_met(row, target, keep)
+        said += "" if met else ": not kept on text that nothing was chosen by"
     if control is None:
-        return f"{said}. Fewer bits alone, rounded, do not come down to these bytes."
+        return f"{said}. {why}."
     better = control["kl"] - row["kl"]
     return (
         f"{said}. Fewer bits alone ({control['name']}, {control['file_bytes'] / 1e6:.1f} MB) have a KL of "

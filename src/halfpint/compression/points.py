@@ -20,11 +20,14 @@ BITS = (8.5, 6.0, 5.5, 5.0, 4.5, 4.25, 3.5, 2.7)
 """Bits a weight that are tried where llama.cpp's own file is wanted."""
 
 
-def row_of(run: Run, name: str, bundle: Bundle, *, tokens: int = KEPT_TOKENS, is_timed: bool = True) -> dict[str, Any]:
-    """What a bundle kept, and how fast it writes."""
-    found = kept(run.start, bundle, run.held, tokens=tokens, log=run.log)
+def row_of(
+    run: Run, name: str, bundle: Bundle, *, tokens: int = KEPT_TOKENS, to_choose: bool = False
+) -> dict[str, Any]:  # fmt: skip
+    """What a bundle kept on text that nothing was chosen by, and how fast it writes; `to_choose`: what it kept on the
+    text to choose by."""
+    found = kept(run.start, bundle, run.held if to_choose else run.judged, tokens=tokens, log=run.log)
     reference_bytes = (run.start.path / "model.safetensors").stat().st_size
-    row = {"name": name, **found, "reference_bytes": reference_bytes, **(writing(bundle) if is_timed else {})}
+    row = {"name": name, **found, "reference_bytes": reference_bytes, **({} if to_choose else writing(bundle))}
     entry = bundle.card["stages"][-1]
     return row | ({"loaded_bytes": entry["bytes_before"]} if "bytes_before" in entry else {})
 

@@ -51,6 +51,7 @@ class Request:
         packed: what is quantised is packed without loss as well, and its bits are those of the packed file.
         plain: the file that `target_bytes` or `keep` is for is not packed.
         text, label: columns.
+        test: of a classifier: the test file that `fit` was given, so that the same texts are held back.
         seed: of what is drawn.
         force: replace a bundle in `out`.
     """
@@ -72,13 +73,18 @@ class Request:
     plain: bool = False
     text: str = ""
     label: str = ""
+    test: str = ""
     seed: int = 0
     force: bool = False
 
 
 @dataclass
 class Run:
-    """One run of `compress`: the model that it begins with, the data, and what was tried."""
+    """One run of `compress`: the model that it begins with, the data, and what was tried.
+
+    Attributes:
+        held, judged: text that nothing is fitted on, to choose by, and to judge what was chosen by.
+    """
 
     request: Request
     pipeline: Pipeline
@@ -86,6 +92,7 @@ class Run:
     kind: str
     log: Log
     held: Sequence[str] = ()
+    judged: Sequence[str] = ()
     points: list[dict[str, Any]] = field(default_factory=list)
 
     def make(self, stages: Sequence[Stage]) -> Made:
@@ -125,6 +132,11 @@ def steps_of(request: Request, teacher: str = "", *, is_classifier: bool = False
     stages: list[Stage] = [_pruning(one) for one in request.prune]
     if request.low_rank:
         stages.append(LowRank(share=request.low_rank))
+    if request.heal and not (stages or finds):
+        raise HalfpintError(
+            "--heal", wanted="--prune or --low-rank with it", got="neither",
+            todo="Quantising is distilled by itself, for --minutes; leave --heal out.",
+        )  # fmt: skip
     if request.heal and stages:
         stages.append(healing(request, teacher))
     if is_classifier:

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from halfpint.bundle import CARD, REPORTS, write_json
+from halfpint.bundle import CARD, REPORTS, read_json, write_json
 from halfpint.compress.onnx_int8 import OnnxInt8
 from halfpint.compression.language import compress_language
+from halfpint.compression.refusals import refuse_test_split
 from halfpint.compression.request import Request, Run, steps_of
-from halfpint.data.corpus import CorpusData, prepare_corpus
+from halfpint.data.corpus import CorpusData, apart, prepare_corpus
 from halfpint.data.prepare import Data, prepare
 from halfpint.distillation.request import kind_of, teacher_bundle
 from halfpint.energy import EnergyMeter
@@ -41,11 +42,7 @@ def compress(request: Request, log: Log) -> dict[str, Any]:
     """
     started = time.monotonic()
     refuse_other_files(request.out, force=request.force)
-    if Path(request.data).name.split(".")[0] == "test":
-        raise HalfpintError(
-            "--data", wanted="text that nothing is judged by in the end",
-            got=f"{request.data}, a test split by its name", todo="Give the training or validation text.",
-        )  # fmt: skip
+    refuse_test_split("--data", request.data)
     stages = steps_of(request)  # refuses settings that cannot be
     if not stages and not request.target_bytes and not request.keep:
         raise HalfpintError(
@@ -67,7 +64,7 @@ def compress(request: Request, log: Log) -> dict[str, Any]:
             log.events = work / "events.jsonl"
             made, report = _classifier(run) if run.pipeline.task is classify else compress_language(run)
         except HalfpintError:
-            made_so_far = [path for path in work.iterdir() if (path / CARD).is_file() and path.name != "base"]
+            made_so_far = [path for path in work.iterdir() if (path / CARD).is_file()]
             if fresh and not made_so_far:
                 shutil.rmtree(work, ignore_errors=True)
             raise
@@ -93,9 +90,11 @@ def _opened(request: Request, work: Path, log: Log) -> Run:
         start = teacher_bundle(request.model)
         kind = kind_of(start)
         if start.card.get("task") == classify.NAME:
-            prepared = prepare(
-                Data(source=request.data, text=request.text, label=request.label, seed=request.seed), log
+            asked = Data(
+                source=request.data, test=request.test, text=request.text, label=request.label, seed=request.seed
             )
+            prepared = prepare(asked, log)
+            _tell_of_split(given, prepared.key, log)
             if kind not in ("classifier", "onnx"):
                 raise HalfpintError(
                     str(start.path), wanted="a fine-tuned encoder, or its export", got=f"a bundle of the kind {kind!r}"
@@ -109,19 +108,27 @@ def _opened(request: Request, work: Path, log: Log) -> Run:
             str(start.path), wanted="a model that is not quantised or exported yet", got=f"one of the kind {kind!r}",
             todo="Compress the model that it was made from.",
         )  # fmt: skip
-    if request.static:
-        raise HalfpintError(
-            "--static",
-            wanted="a classifier for it",
-            got="a language model",
-            todo="Leave it out: its weights alone count.",
-        )
+    for name, value in (("--static", request.static), ("--test", request.test)):
+        if value:
+            raise HalfpintError(name, wanted="a classifier for it", got="a language model", todo="Leave it out.")
     data = CorpusData(
         sources=(request.data,), text=request.text, validation_share=_HELD_SHARE, clean=False, seed=request.seed
     )
     corpus = prepare_corpus(data, work / "corpus", log)
+    corpus, judged = apart(corpus)
     pipeline = Pipeline(RunningText(corpus), work, predict, predict.primary_metric(()), log)
-    return Run(request, pipeline, start, kind, log, held=corpus.validation)
+    return Run(request, pipeline, start, kind, log, held=corpus.validation, judged=judged)
+
+
+def _tell_of_split(given: Path, key: str, log: Log) -> None:
+    """Say where `fit`, which made the model, had divided the texts otherwise."""
+    report = next((folder / REPORTS[0] for folder in (given, given.parent) if (folder / REPORTS[0]).is_file()), None)
+    told = read_json(report).get("data") if report else None
+    if isinstance(told, dict) and told.get("fingerprint", key) != key:
+        log.say(
+            "  the model was trained on another part of these texts, or on others: it may know some that it is judged "
+            "by now. Give DATA, --test and --seed as fit had them.", kind="finding",
+        )  # fmt: skip
 
 
 def _classifier(run: Run) -> tuple[Made, dict[str, Any]]:

@@ -7,17 +7,19 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from halfpint import __version__
 from halfpint.bundle import read_json, replace_folder, write_json
 from halfpint.data.corpus_make import CorpusMaker
 from halfpint.data.corpus_read import Source, find_source, fingerprint
 from halfpint.data.language import KNOWN
-from halfpint.data.text_store import TextStore
+from halfpint.data.text_store import TextPart, TextStore
 from halfpint.errors import HalfpintError, nearest
 from halfpint.progress import Log
 
@@ -98,6 +100,24 @@ def prepare_corpus(settings: CorpusData, folder: Path, log: Log) -> Corpus:
     if memo != known:
         write_json(folder / _MEMO, memo)
     return open_corpus(target)
+
+
+def apart(corpus: Corpus) -> tuple[Corpus, TextStore]:
+    """The corpus with every second of its validation documents, to choose by, and the others, to judge by in the end:
+    what was chosen by a text looks better on it than it is."""
+    every = np.arange(len(corpus.validation))
+    to_choose, to_judge = (TextPart(corpus.validation, every[first::2]) for first in (0, 1))
+    key = sha256(f"{corpus.key} {to_choose.key}".encode()).hexdigest()
+    return replace(corpus, key=key, validation=to_choose), to_judge
+
+
+def choosing(corpus: Corpus, share: float) -> tuple[Corpus, TextStore]:
+    """The corpus with some of its training documents in the place of those to choose by, and these, to judge by."""
+    every, step = np.arange(len(corpus.train)), max(2, round(1 / share))
+    held = TextPart(corpus.train, every[step - 1 :: step])
+    key = sha256(f"{corpus.key} {held.key}".encode()).hexdigest()
+    rest = TextPart(corpus.train, every[every % step != step - 1])
+    return replace(corpus, key=key, train=rest, validation=held), corpus.validation
 
 
 def open_corpus(path: Path) -> Corpus:

@@ -6,6 +6,7 @@ import mmap
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, overload
@@ -62,7 +63,7 @@ class TextStore(Sequence[str]):
 
     @cached_property
     def _map(self) -> mmap.mmap | bytes:
-        if not self.size_bytes:
+        if not self.offsets[-1]:
             return b""  # an empty file cannot be mapped
         with self.path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -81,6 +82,9 @@ class TextStore(Sequence[str]):
         place = index + len(self) if index < 0 else index
         if not 0 <= place < len(self):
             raise IndexError(f"text {index} of {len(self)}")
+        return self._text(place)
+
+    def _text(self, place: int | np.int64) -> str:
         return self._map[int(self.offsets[place]) : int(self.offsets[place + 1])].decode("utf-8")
 
     def __iter__(self) -> Iterator[str]:
@@ -88,6 +92,40 @@ class TextStore(Sequence[str]):
             borders = self.offsets[first : first + 4097].tolist()
             for start, stop in pairwise(borders):
                 yield self._map[start:stop].decode("utf-8")
+
+
+class TextPart(TextStore):
+    """Some of the texts of a store, read from its files.
+
+    Args:
+        store: where they are.
+        places: their numbers in it, int64, in the order in which they are wanted.
+    """
+
+    def __init__(self, store: TextStore, places: NDArray[np.int64]) -> None:
+        super().__init__(store.folder, store.name, sha256(store.key.encode() + places.tobytes()).hexdigest())
+        self._places = places
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of these texts in UTF-8."""
+        return int((self.offsets[self._places + 1] - self.offsets[self._places]).sum())
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """One text, or a list of them."""
+        if isinstance(index, slice):
+            return [self._text(place) for place in self._places[index]]
+        return self._text(self._places[index])
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._text, self._places)
 
 
 class TextWriter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar
@@ -75,6 +76,11 @@ class TokenLogits(Softened, Taught, Adapt):
         super().check()
         self.check_teacher()
 
+    def fits(self, bundle: Bundle) -> None:
+        """Refuse a student that its teacher cannot teach like this."""
+        if self.label_share < 1:
+            self._teacher(bundle, ())
+
     def key(self, parent: str, data: str) -> str:
         """As of every stage, and of what is in the teacher's folder."""
         return super().key(parent + content_key(self.teacher), data)
@@ -88,7 +94,8 @@ class TokenLogits(Softened, Taught, Adapt):
         from halfpint.train._language import Learner
 
         corpus = self._corpus_for(bundle, work)
-        teacher = self._teacher(bundle, corpus) if self.label_share < 1 else None
+        first = [text[:_SHOWN] for text in islice(corpus.train, _COMPARED)]
+        teacher = self._teacher(bundle, first) if self.label_share < 1 else None
         tokenizer = open_tokenizer(bundle.path)
         torch.manual_seed(self.seed)
         model = load_model(bundle.path, CAUSAL).to(device())
@@ -141,12 +148,11 @@ class TokenLogits(Softened, Taught, Adapt):
         shutil.rmtree(work.scratch, ignore_errors=True)
         return Bundle(work.target)
 
-    def _teacher(self, bundle: Bundle, corpus: Any) -> Bundle:
-        """The one teacher, of the student's tokenizer."""
+    def _teacher(self, bundle: Bundle, some: Sequence[str]) -> Bundle:
+        """The one teacher, of the student's tokenizer, on some texts too."""
         found = self.teachers(bundle, "", self.use)
         for one in found:
             need_causal(one, self.use)
-            some = [text[:_SHOWN] for text in islice(corpus.train, _COMPARED)]
             need_same_tokenizer(one, bundle, some, self.use)
         if len(found) > 1 and not self.cached:
             raise HalfpintError(f"{self.use}: teacher", wanted="one, with cached = false", got=str(len(found)))

@@ -43,7 +43,7 @@ class Universal(TokenLogits):
         if not self.cached:
             raise HalfpintError(f"{self.use}: cached", wanted="true: the teacher's lists are kept", got="false")
 
-    def _teacher(self, bundle: Bundle, corpus: Any) -> Bundle:
+    def _teacher(self, bundle: Bundle, some: Sequence[str]) -> Bundle:
         """The one teacher, of any tokenizer that tells where in a text a token ends."""
         found = self.teachers(bundle, "", self.use)
         if len(found) != 1:

@@ -68,6 +68,12 @@ class Classifiers:
                     got=f"one with {len(teacher.labels)}; not in both: {', '.join(other[:5])}",
                     todo="Give a teacher of the same job, or the data that it was made for.",
                 )  # fmt: skip
+        start, kind = self._origin
+        if start is not None and kind == "classifier" and set(start.labels) != labels:
+            raise HalfpintError(
+                f"--student {start.path}", wanted=f"the labels of the data: {', '.join(sorted(labels)[:5])}",
+                got=", ".join(start.labels[:5]), todo="Give a student of the same job, or an encoder without a head.",
+            )  # fmt: skip
         self.prepared = prepared
         self.primary = classify.primary_metric(prepared.train)
         work.mkdir(parents=True, exist_ok=True)

@@ -12,18 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import CARD, Bundle, open_bundle
-from halfpint.data.corpus import CorpusData, prepare_corpus
+from halfpint.data.corpus import CorpusData, apart, choosing, prepare_corpus
 from halfpint.distil.on_policy import OnPolicy
 from halfpint.distil.sequence import Sequence as Written
 from halfpint.distil.student import Student
 from halfpint.distil.token_answers import need_causal
 from halfpint.distil.token_logits import TokenLogits
 from halfpint.distil.universal import Universal
-from halfpint.distillation.request import Request, check_methods
+from halfpint.distillation.request import Request, check_methods, need_student
 from halfpint.engines import open_language_engine
 from halfpint.errors import HalfpintError
 from halfpint.evaluate.perplexity import BLOCK_TOKENS, FEWEST_UNITS, perplexity_of
+from halfpint.evaluate.writing import writing
 from halfpint.language import RunningText, base_bundle
+from halfpint.models.sources import catalogue
 from halfpint.pipeline import Made, Pipeline
 from halfpint.progress import Log
 from halfpint.stage import Stage
@@ -32,6 +34,7 @@ from halfpint.tasks import predict
 METHODS = ("logits", "sequence", "on_policy", "uld")
 _FRESH_RATE = 1e-3  # of a student that begins with new weights
 _RESAMPLES = 1000
+_HELD_SHARE = 0.1  # of the text: half of it to choose by, half to compare on
 
 
 class Languages:
@@ -53,6 +56,7 @@ class Languages:
                 got="settings of labelled texts (--unlabelled, --copies, --train-texts or --label)",
                 todo="Leave them out.",
             )  # fmt: skip
+        need_student(request, catalogue("language"))
         for stage in (*self._first, *self._taught):
             stage.check()
 
@@ -62,16 +66,22 @@ class Languages:
         Raises:
             HalfpintError: no text, or none to choose by.
         """
-        asked = self.request
-        data = CorpusData(sources=(asked.source,), text=asked.text, validation=asked.test, seed=asked.seed)
-        self.corpus = prepare_corpus(data, work / "corpus", self.log)
-        if not len(self.corpus.validation):
+        asked, self._base = self.request, work / "base"
+        for stage in self._taught:
+            stage.fits(self._origin)
+        data = CorpusData(
+            sources=(asked.source,), text=asked.text, validation=asked.test, validation_share=_HELD_SHARE,
+            seed=asked.seed,
+        )  # fmt: skip
+        corpus = prepare_corpus(data, work / "corpus", self.log)
+        self.corpus, self.judged = choosing(corpus, _HELD_SHARE / 2) if asked.test else apart(corpus)
+        count = len(corpus.train) + len(corpus.validation)
+        if not len(self.corpus.validation) or not len(self.judged):
             raise HalfpintError(
-                asked.source, wanted="documents enough to keep some to compare on", got=f"{len(self.corpus.train)}",
+                asked.source, wanted="documents enough to keep some to compare on", got=f"{count}",
                 todo="Give more text, or --test with text of its own.",
             )  # fmt: skip
         self.pipeline = Pipeline(RunningText(self.corpus), work, predict, predict.primary_metric(()), self.log)
-        self._base = work / "base"
 
     @cached_property
     def _first(self) -> tuple[Stage, ...]:
@@ -134,14 +144,19 @@ class Languages:
     def report(self) -> dict[str, Any]:
         """Make all and compare them."""
         self.log.say("student:", kind="group")
-        made = {"teacher": self.teachers[0], "student": self.student.bundle}
+        others = {f"teacher {number}": one for number, one in enumerate(self.teachers[1:], 2)}
+        made = {"teacher": self.teachers[0], **others, "student": self.student.bundle}
         if self.request.control:
             self.log.say("the same student without a teacher:", kind="group")
             made["control"] = self._made(self._alone).bundle
-        documents = self.corpus.validation
+        documents = self.judged
         scored = {name: open_language_engine(bundle).score(documents) for name, bundle in made.items()}
         rows = {
-            name: {"test": perplexity_of(found).figures(), "size_bytes": made[name].size_bytes}
+            name: {
+                "test": perplexity_of(found).figures(),
+                "size_bytes": made[name].size_bytes,
+                **({} if name == "control" else writing(made[name])),
+            }
             for name, found in scored.items()
         }
         compared = {
@@ -190,7 +205,11 @@ def _sizes(one: Any, few: bool, other: Any) -> npt.NDArray[np.float64]:
 def verdict(rows: dict[str, Any], compared: dict[str, Any]) -> str:
     """One sentence on whether the teacher was worth it; fewer bits are better."""
     of = {name: row["test"]["bits_per_byte"] for name, row in rows.items()}
-    small = f"The student takes {of['student']:.4f} bits per byte of held-out text, its teacher {of['teacher']:.4f}"
+    theirs = [f"{value:.4f}" for name, value in of.items() if name.startswith("teacher")]
+    small = (
+        f"The student takes {of['student']:.4f} bits per byte of held-out text, its teacher"
+        f"{'s' * (len(theirs) > 1)} {', '.join(theirs)}"
+    )
     if "control" not in of:
         return f"{small}. What the teacher was good for is not known: no student was trained without one."
     value, low, high = compared["student less control"]["test"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,16 +109,25 @@ def first_stages(request: Request) -> tuple[Stage, ...]:
         return (Student(layers=value, seed=request.seed),)
     if name == "size":
         return (Student(size=value, seed=request.seed),)
-    given = Path(request.student)
-    if (given / CARD).is_file():
+    if (Path(request.student) / CARD).is_file():
         return ()
-    if not given.is_dir() and request.student not in catalogue() and "/" not in request.student:
-        known = ["layers=2", "size=5M", *catalogue()]
-        raise HalfpintError(
-            "--student", wanted="layers=N, size=5M, a bundle, or a base model", got=repr(request.student),
-            todo=nearest(request.student, known),
-        )  # fmt: skip
+    need_student(request, catalogue())
     return (Pull(base=request.student),)
+
+
+def need_student(request: Request, known: Iterable[str]) -> None:
+    """Refuse what is no student: neither cut, nor a folder, nor a base model by a name that is `known` or the Hub's.
+
+    Raises:
+        HalfpintError: with what there is.
+    """
+    name = request.student
+    if request.is_cut or Path(name).is_dir() or name in known or ("/" in name and "=" not in name):
+        return
+    raise HalfpintError(
+        "--student", wanted="layers=N, size=5M, a bundle, or a base model", got=repr(name),
+        todo=nearest(name, ["layers=2", "size=5M", *known]),
+    )  # fmt: skip
 
 
 def kind_of(bundle: Bundle) -> str:

@@ -11,6 +11,7 @@ from halfpint.bundle import CARD, Bundle, file_sha256, read_json, write_json
 from halfpint.distillation.classifier import Classifiers
 from halfpint.distillation.language import Languages
 from halfpint.distillation.request import Request, teacher_bundle
+from halfpint.energy import EnergyMeter
 from halfpint.errors import HalfpintError, need_installed
 from halfpint.language import base_bundle
 from halfpint.machine import describe
@@ -39,7 +40,7 @@ def distil(request: Request, log: Log) -> dict[str, Any]:
     work = request.work or request.out.with_name(request.out.name + _UNFINISHED)
     fresh = not work.exists()
     before = log.events
-    with disk_errors(request.out):
+    with disk_errors(request.out), EnergyMeter() as meter:
         try:
             teachers = [_teacher(name, work, log) for name in request.teachers]
             if not teachers:
@@ -63,6 +64,8 @@ def distil(request: Request, log: Log) -> dict[str, Any]:
             }  # fmt: skip
         finally:
             log.events = before
+        energy = meter.energy
+        report["energy"] = {"wh": energy.wh, "co2e_g": energy.co2e_g, "source": energy.source}
         log.event("done", verdict=report["verdict"])
         _write(run.student.bundle, request.out, report)
         if request.work is None:

@@ -48,6 +48,17 @@ def load_model(folder: Path, objective: str) -> Any:
     return kind.from_pretrained(folder, dtype="float32", local_files_only=True).eval()
 
 
+def empty_model(folder: Path) -> Any:
+    """The causal language model in `folder` without its weights: shapes alone, which takes no memory."""
+    torch = need("torch", "a language model that was not exported yet")
+    transformers = need("transformers", "a language model that was not exported yet")
+    import halfpint.models.factored  # noqa: F401  (registers the architecture)
+
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(config)
+
+
 class TorchLanguageEngine(Writer):
     """A language model in PyTorch.
 

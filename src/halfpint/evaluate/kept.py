@@ -116,6 +116,24 @@ def kept(
     }  # fmt: skip
 
 
+def need_windows(reference: Bundle, documents: Sequence[str]) -> None:
+    """Refuse text that is too short for `kept`.
+
+    Raises:
+        HalfpintError: it has not as many windows as it takes.
+    """
+    tokenizer, count = open_tokenizer(reference.path), 0
+    most = int(reference.config.get("max_position_embeddings") or WINDOW)
+    wanted = FEWEST_WINDOWS * (min(WINDOW, most) // 2 * 2)
+    for text in documents:
+        count += len(tokenizer.encode(text, add_special_tokens=False).ids)
+        if count >= wanted:
+            return
+    raise HalfpintError(
+        "text to judge by", wanted=f"{wanted:,} tokens or more", got=f"{count:,}", todo="Give more text.",
+    )  # fmt: skip
+
+
 def _logits_of(bundle: Bundle, threads: int | None) -> tuple[Logits, int]:
     """What gives the logits after each of some ids from a place on, float32 (places, vocabulary); and the context."""
     if bundle.card["engine"] == "llama_cpp":

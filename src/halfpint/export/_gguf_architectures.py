@@ -71,17 +71,26 @@ ARCHITECTURES = {
 }
 
 
+def need_known(model_type: str, place: str) -> None:
+    """Refuse an architecture that is written in no way.
+
+    Raises:
+        HalfpintError: with those that are.
+    """
+    if model_type not in ARCHITECTURES:
+        raise HalfpintError(
+            place, wanted=f"an architecture of {', '.join(ARCHITECTURES)}", got=model_type,
+            todo="Train one of these, or export to another format.",
+        )  # fmt: skip
+
+
 def architecture_of(config: Any, place: str) -> Architecture:
     """How a model of `config` is written.
 
     Raises:
         HalfpintError: it is of none of these architectures, or has a setting that llama.cpp has no place for.
     """
-    if config.model_type not in ARCHITECTURES:
-        raise HalfpintError(
-            place, wanted=f"an architecture of {', '.join(ARCHITECTURES)}", got=str(config.model_type),
-            todo="Train one of these, or export to another format.",
-        )  # fmt: skip
+    need_known(config.model_type, place)
     if config.model_type == "gpt2":
         return ARCHITECTURES["gpt2"]
     head = _head(config)

@@ -14,10 +14,16 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, new_bundle, read_json
 from halfpint.errors import HalfpintError, nearest, need, need_installed
 from halfpint.export._gate import run_gate
-from halfpint.export._gguf_architectures import Architecture, architecture_of, rope_factors, write_hyperparameters
+from halfpint.export._gguf_architectures import (
+    Architecture,
+    architecture_of,
+    need_known,
+    rope_factors,
+    write_hyperparameters,
+)
 from halfpint.models.block_codes import CODES_FILE, read_blocks, read_types
 from halfpint.models.packed_gguf import GGUF_FILE
 from halfpint.models.sparse_weights import SPARSE_FILE
@@ -89,6 +95,10 @@ class Gguf(Stage):
         need_installed("gguf", "exporting to GGUF")
         need_installed("xllamacpp", "exporting to GGUF")
 
+    def fits(self, bundle: Bundle) -> None:
+        """Refuse an architecture or a tokenizer that the format has no place for."""
+        _opened(bundle.path)
+
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Write model.gguf, try it, and keep what the tokenizer and the model were made from beside it."""
         assert bundle is not None
@@ -111,20 +121,25 @@ class Gguf(Stage):
         return Bundle(work.target)
 
 
+def _opened(source: Path) -> tuple[Any, Architecture, GgufTokenizer]:
+    """The model's settings, how it is written, and its tokenizer."""
+    place = source / "config.json"
+    need_known(str(read_json(place).get("model_type")), str(place))
+    config = need("transformers", "exporting to GGUF").AutoConfig.from_pretrained(source, local_files_only=True)
+    return config, architecture_of(config, str(place)), read_for_gguf(source, config.to_dict(), config.vocab_size)
+
+
 def _write(source: Path, target: Path, type_: str, log: Log) -> dict[str, int]:
     """Write the GGUF file, a tensor at a time; gives how many tensors have which type."""
     gguf = need("gguf", "exporting to GGUF")
-    place = str(source / "config.json")
-    config = need("transformers", "exporting to GGUF").AutoConfig.from_pretrained(source, local_files_only=True)
-    architecture = architecture_of(config, place)
-    tokenizer = read_for_gguf(source, config.to_dict(), config.vocab_size)
+    config, architecture, tokenizer = _opened(source)
     writer = gguf.GGUFWriter(target, architecture.name)
     try:
         plan = _plan(source, config, architecture, type_)
         writer.add_type("model")
         writer.add_file_type(gguf.LlamaFileType[_file_type(plan, type_)])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        write_hyperparameters(writer, config, place)
+        write_hyperparameters(writer, config, str(source / "config.json"))
         _write_tokenizer(writer, tokenizer)
         factors = rope_factors(config)
         if factors is not None:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from halfpint.report.compressed import compressed
 from halfpint.report.terminal import table
 from halfpint.report.units import size
 
@@ -23,7 +24,14 @@ def distilled(report: Mapping[str, Any]) -> str:
     out = shlex.quote(str(report["bundle"]))
     lines = ["", f"{words}, on {count}:", table(rows, left=(0,)), "", report["verdict"], "", "next:"]
     lines.append(f'  halfpint {"predict" if of_labels else "generate"} {out} "a text of yours"')
+    energy = report["energy"]
+    lines.insert(-2, f"{report['seconds']:,.0f} s, {energy['wh']:.2f} Wh ({energy['source']}).")
     return "\n".join([*lines, f"  all figures: {out}/report.json"])
+
+
+def shown(report: Mapping[str, Any]) -> str:
+    """What `distil` or `compress` had printed, from its report."""
+    return distilled(report) if "differences" in report else compressed(report)
 
 
 def _labelled(report: Mapping[str, Any], primary: str) -> list[tuple[str, ...]]:
@@ -39,9 +47,14 @@ def _labelled(report: Mapping[str, Any], primary: str) -> list[tuple[str, ...]]:
 
 
 def _running(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("", "bits per byte", "95% interval", "perplexity per token", "size")]
+    head = ("", "bits per byte", "95% interval", "perplexity per token", "size", "write tok/s", "first ms")
+    rows: list[tuple[str, ...]] = [head]
     for name, row in report["models"].items():
         low, high = row["test"]["bits_per_byte_interval"]
         scores = (f"{row['test']['bits_per_byte']:.4f}", f"{low:.4f}-{high:.4f}")
-        rows.append((_NAMES[name], *scores, f"{row['test']['perplexity_per_token']:.4g}", size(row["size_bytes"])))
+        speed = ("", "")
+        if "written_tokens_per_s" in row:
+            speed = (f"{row['written_tokens_per_s']:,.0f}", f"{row['first_token_ms']:.1f}")
+        told = f"{row['test']['perplexity_per_token']:.4g}"
+        rows.append((_NAMES.get(name, name), *scores, told, size(row["size_bytes"]), *speed))
     return rows

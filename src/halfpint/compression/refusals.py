@@ -1,0 +1,80 @@
+"""What cannot be is told before any work: steps that do not fit together or the model, and text that will not do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from halfpint.compress.hidden import Hidden
+from halfpint.compress.low_rank import LowRank
+from halfpint.compress.quantize import Quantize
+from halfpint.compress.width import Width
+from halfpint.compression.request import Run
+from halfpint.errors import HalfpintError
+from halfpint.evaluate.kept import need_windows
+from halfpint.export.gguf import CODES, Gguf
+from halfpint.models.sizes import CAUSAL, resolve
+from halfpint.pipeline import faults_in_order
+from halfpint.stage import Stage
+
+_TEST = re.compile(r"(^|[^a-z])test([^a-z]|$)")
+
+
+def refuse_test_split(place: str, source: str) -> None:
+    """Refuse a file, or a folder with one, that is a test split by its name.
+
+    Raises:
+        HalfpintError: it is one.
+    """
+    given = Path(source)
+    files = sorted(one for one in given.rglob("*") if one.is_file()) if given.is_dir() else [given]
+    for file in files:
+        if _TEST.search(file.name.lower()):
+            raise HalfpintError(
+                place, wanted="text that nothing is judged by in the end", got=f"{file}, a test split by its name",
+                todo="Give the training or validation text.",
+            )  # fmt: skip
+
+
+def refuse_early(run: Run, stages: Sequence[Stage]) -> None:
+    """Refuse what a step would refuse only once those before it are done, and held text that is too short to judge by.
+
+    Args:
+        stages: as they will be made; of `--target` and `--keep`, which find theirs, none.
+
+    Raises:
+        HalfpintError: with what would do.
+    """
+    request = run.request
+    model_type, objective = resolve(str(run.start.config.get("model_type")))
+    if objective != CAUSAL:
+        raise HalfpintError(
+            str(run.start.path), wanted="a model that writes from left to right", got=f"a {model_type}, which does not",
+            todo="An encoder is compressed once it is fine-tuned on a task, with that task's texts.",
+        )  # fmt: skip
+    if request.target_bytes or request.keep:
+        stages = [
+            Quantize(
+                target_bytes=request.target_bytes, method=request.method, minutes=request.minutes,
+                packed=not request.plain,
+            ),
+            Gguf(type=CODES),
+        ]  # fmt: skip
+    places = [f"step {number + 1}" for number in range(len(stages))]
+    faults = faults_in_order(stages, places, run.kind)
+    if faults:
+        raise HalfpintError("halfpint compress", wanted="steps that fit together", got="; ".join(faults))
+    is_reshaped = False
+    for stage in stages:
+        if is_reshaped and isinstance(stage, Gguf) and any(isinstance(one, LowRank) for one in stages):
+            raise HalfpintError(
+                "--low-rank", wanted="it without --quantize for a language model", got="both",
+                todo="A GGUF file has no place for two thin matrices; cut with --prune, or quantise alone.",
+            )  # fmt: skip
+        stage.check()
+        if not is_reshaped or isinstance(stage, Gguf):
+            stage.fits(run.start)
+        is_reshaped = is_reshaped or isinstance(stage, Width | Hidden | LowRank)
+    for documents in (run.held, run.judged):
+        need_windows(run.start, documents)
