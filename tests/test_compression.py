@@ -12,11 +12,14 @@ import pytest
 
 from halfpint import cli
 from halfpint.bundle import Bundle, open_bundle
+from halfpint.compress.width import Width
 from halfpint.compression.run import refuse_if_worse
 from halfpint.data.prepare import Data, prepare
 from halfpint.errors import RefusedError
 from halfpint.export import _gguf_architectures
+from halfpint.export.gguf import Gguf
 from halfpint.progress import SILENT
+from halfpint.stage import Work
 
 ROOT = Path(__file__).resolve().parents[1]
 TICKETS = ROOT / "examples" / "tickets.csv"
@@ -66,6 +69,33 @@ def test_a_language_model(
     assert 2 <= part["windows"] < figures["windows"] and part["windows"] * part["window"] <= 300
     assert part["text_tokens"] == figures["text_tokens"] > 300
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
+
+
+def test_what_was_interrupted_goes_on(
+    bundles: Callable[[str], Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    done: list[str] = []
+    cut = Width.run
+
+    def counted(self: Width, bundle: Bundle | None, work: Work) -> Bundle:
+        done.append("cut")
+        return cut(self, bundle, work)
+
+    def interrupted(self: Gguf, bundle: Bundle | None, work: Work) -> Bundle:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Width, "run", counted)
+    out = tmp_path / "small"
+    words = ("--data", TICKETS, "--text", "text", "--out", out, "--method", "round", "--prune", "ffn=0.3")
+    base = bundles("language").path
+    with monkeypatch.context() as patched:
+        patched.setattr(Gguf, "run", interrupted)
+        code, _, _ = typed(capsys, monkeypatch, "compress", base, *words, "--quantize", "8")
+    assert code == 130 and [one.name for one in tmp_path.iterdir()] == ["small.unfinished"] and done == ["cut"]
+    code, _, errors = typed(capsys, monkeypatch, "compress", base, *words, "--quantize", "8")
+    assert code == 0 and done == ["cut"], errors
+    assert [one.name for one in tmp_path.iterdir()] == ["small"]
 
 
 def test_a_target_is_met(

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from halfpint.bundle import Bundle
 from halfpint.compress import _adapt, _tune, quantize
-from halfpint.compress._adapt import Adaptation
+from halfpint.compress._adapt import Adaptation, as_made_up_for
 from halfpint.compress._matrices import matrices_of
+from halfpint.compress._rates import Pace
 from halfpint.compress.quantize import Quantize
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError
@@ -36,7 +38,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_comes_nearer_than_codes_alone(loud: Bundle, work: Make, tmp_path: Path) -> None:
     far, size = {}, {}
     for share in (0.0, 0.6):
-        made = few(adapting=share).run(loud, work(tmp_path / str(share)))
+        made = few(adapting=share, seed=1).run(loud, work(tmp_path / str(share)))
         entry = made.card["stages"][-1]
         far[share], size[share] = entry["tuning"]["kl_before"], entry["packed_bytes"]
     facts = entry["adapting"]
@@ -50,6 +52,7 @@ def test_what_does_harm_is_taken_back(
 ) -> None:
     plain = few(adapting=0.0).run(loud, work(tmp_path / "plain"))
     monkeypatch.setattr(_adapt, "RATE", 1.0)
+    monkeypatch.setattr(quantize, "as_made_up_for", lambda _, sensitivity: sensitivity)
     made = few().run(loud, work(tmp_path / "made"))
     facts = made.card["stages"][-1]["adapting"]
     assert not facts["kept"] and facts["kl_after"] > facts["kl_before"]
@@ -85,8 +88,8 @@ def test_without_room_it_goes_on_without(
 
 def test_where_little_was_lost_nothing_is_trained(loud: Bundle, work: Make, tmp_path: Path) -> None:
     given = work(tmp_path / "made")
-    facts = few(bits=5.0).run(loud, given).card["stages"][-1]["adapting"]
-    assert facts["kl_before"] < _adapt._WORTH and not facts["kept"] and facts["steps"] == 0
+    entry = few(bits=5.0).run(loud, given).card["stages"][-1]
+    assert "adapting" not in entry and entry["tuning"]["kl_before"] < _adapt.WORTH
 
 
 def test_no_more_steps_than_there_is_time_for(loud: Bundle, work: Make, tmp_path: Path) -> None:
@@ -137,3 +140,19 @@ def test_a_stopped_run_goes_on_with_what_was_learned(
 def test_shares_out_of_range_are_refused(share: float) -> None:
     with pytest.raises(HalfpintError, match="adapting: wanted a share"):
         Quantize(adapting=share)
+
+
+def test_bits_go_to_what_comes_last(loud: Bundle, work: Make, tmp_path: Path) -> None:
+    """As many in all: fewer where the blocks behind make up for it, more in the last block and outside of all."""
+    matrices = matrices_of(load_model(loud.path, "causal"))
+    even = {one.name: torch.ones(one.rows) for one in matrices}
+    limit = sum(one.size for one in matrices) * 2 // 8
+    paces = [Pace(matrices, given, limit, {}, "here") for given in (even, as_made_up_for(matrices, even))]
+    wider = {one.name: float((paces[1].steps[one.name] / paces[0].steps[one.name]).mean()) for one in matrices}
+    last = max(one.block or 0 for one in matrices)
+    first, ends, outside = (
+        [wider[one.name] for one in matrices if one.block == number] for number in (0, last, None)
+    )  # fmt: skip
+    assert min(first) > 1.0 > max(*ends, *outside)
+    assert first[0] / ends[0] == pytest.approx((1 - _adapt._MADE_UP) ** (-last / 2), rel=1e-3)
+    assert sum(paces[0]._planned.values()) == pytest.approx(sum(paces[1]._planned.values()), rel=1e-3)

@@ -252,7 +252,10 @@ def test_what_embeddings_count_is_measured(bundles: Callable[[str], Bundle], wor
     found = []
     for wrong in (1.0, 10.0):
         given = {one.name: first[one.name] * (wrong if one.block is None else 1.0) for one in matrices}
-        made = balanced(model, matrices, given, left, lambda s: Pace(matrices, s, limit, {}, "here"), rows[6:], SILENT)
+        made, cost = balanced(
+            model, matrices, given, left, lambda s: Pace(matrices, s, limit, {}, "here"), rows[6:], SILENT
+        )
+        assert cost > 0
         found.append([float(made[one.name].sum() / first[one.name].sum()) for one in matrices])
         assert all(torch.equal(one.read(), before[one.name]) for one in matrices)
     outside = [one.block is None for one in matrices]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from halfpint.compress._calibration import blocks_of
+from halfpint.compress._matrices import Matrix
 from halfpint.compress._tune import Distiller
 from halfpint.errors import RefusedError, need
 
@@ -28,7 +29,9 @@ RATE = 1e-4
 """Of matrices (Adam): at 2e-4 single batches taught SmolLM2 more noise than use."""
 _NORMS = 10.0  # times the rate, in units of their mean size, for norms and biases
 _WARMUP = 8  # steps
-_WORTH = 0.05  # nats that the embeddings' codes have to cost: beside less, what single batches teach is noise
+WORTH = 0.05
+"""Nats that the embeddings' codes have to cost: beside less, what single batches teach is noise."""
+_MADE_UP = 0.037  # of what an error costs, that each block behind it makes up for: with SmolLM2 at 2 bits
 _EMBEDDINGS_COUNT = 4.0  # blocks that their errors are worth in time
 _BETAS = (0.9, 0.95)
 _FACTS = "facts"
@@ -46,7 +49,7 @@ class Adaptation:
 
     Attributes:
         facts: what was done, for the card: steps, seconds, divergence (nats, rows not learned from) before and after
-            the first training, whether that was kept (False where nothing was trained).
+            the first training, whether that was kept.
     """
 
     distiller: Distiller
@@ -102,11 +105,8 @@ class Adaptation:
         return [one for one in [*self._outside, *self._inside] if id(one) not in theirs]
 
     def _try(self, rest: Sequence[Any]) -> None:
-        """Train once where there is enough to make up for; what did harm is taken back."""
+        """Train once; what did harm is taken back."""
         self.facts["kl_before"] = self.distiller.divergence()
-        if self.facts["kl_before"] < _WORTH:
-            self.facts["kept"] = False
-            return
         before = [one.detach().clone() for one in rest]
         try:
             self._train(rest, 0)
@@ -185,6 +185,14 @@ class Adaptation:
             self.facts = json.loads(held.metadata()[_FACTS])
             for number, one in enumerate(self._kept(self._resumed) if self.is_on else []):
                 one.copy_(held.get_tensor(f"{number:05d}"))
+
+
+def as_made_up_for(matrices: Sequence[Matrix], sensitivity: Mapping[str, Any]) -> dict[str, Any]:
+    """Sensitivities, each (outputs,) by matrix, as they are where blocks make up for those before them: what is done
+    first costs least in the end, so that bits are better spent on what comes last."""
+    last = max((matrix.block or 0 for matrix in matrices), default=0)
+    behind = {matrix.name: 0 if matrix.block is None else last - matrix.block for matrix in matrices}
+    return {name: sensitivity[name] * (1 - _MADE_UP) ** count for name, count in behind.items()}
 
 
 def _size(weight: Any) -> float:

@@ -36,8 +36,9 @@ def balanced(
     plan: Callable[[Mapping[str, torch.Tensor]], Pace],
     rows: Rows,
     log: Log,
-) -> dict[str, torch.Tensor]:
-    """Sensitivities in which those outside of the blocks are as much more as was measured.
+) -> tuple[dict[str, torch.Tensor], float]:
+    """Sensitivities in which those outside of the blocks are as much more as was measured; and what the errors there
+    cost, in nats a token.
 
     Args:
         sensitivity, left: as of `_sensitivity.sensitivity_of`.
@@ -47,12 +48,12 @@ def balanced(
     found = dict(sensitivity)
     parts = [[one for one in matrices if (one.block is None) == outside] for outside in (True, False)]
     if not all(parts):
-        return found
+        return found, 0.0
     wanted = _answers(model, rows)
-    ratio = 1.0
+    ratio, costs = 1.0, [0.0]
     with log.bar("weighing embeddings", 2 * _ROUNDS) as bar:
         for _ in range(_ROUNDS):
-            pace, ratios = plan(found), []
+            pace, ratios, costs = plan(found), [], []
             for part in parts:
                 before = {one.name: one.read() for one in part if one.name in pace.steps}
                 planned = 0.0
@@ -67,14 +68,16 @@ def balanced(
                     if one.name in before:
                         one.write(before[one.name])
                 if measured < _LEAST:
-                    return dict(sensitivity)
+                    return dict(sensitivity), 0.0
+                costs.append(measured)
                 ratios.append(measured / max(planned, 1e-12))
                 bar.advance()
             ratio = float(np.clip(ratios[0] / ratios[1], 1 / _MOST, _MOST))
             for one in parts[0]:
                 found[one.name] = sensitivity[one.name] * ratio
-    log.say(f"errors of the embeddings count {ratio:.2g} times what small ones would", kind="balance", ratio=ratio)
-    return found
+    told = f"errors of the embeddings cost about {costs[0]:.3f} nats, {ratio:.2g} times what small ones would"
+    log.say(told, kind="balance", ratio=ratio, cost=costs[0])
+    return found, costs[0]
 
 
 def _answers(model: Any, rows: Rows) -> tuple[Any, Any, Any]:

@@ -92,7 +92,10 @@ def by_bits(matrices: Sequence[Matrix], bits: float, place: str) -> dict[str, Bl
     """
     least = min(kind.bits for kind in TYPES.values())
     if bits < least:
-        raise HalfpintError(place, wanted=f"{least:g} bits a weight or more", got=f"{bits:g}")
+        raise HalfpintError(
+            place, wanted=f"{least:g} bits a weight or more", got=f"{bits:g}",
+            todo="Fewer are there where codes are packed afterwards: --packed.",
+        )  # fmt: skip
     found = {}
     for matrix in matrices:
         kinds = fitting(matrix.columns)

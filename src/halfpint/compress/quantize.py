@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, new_bundle, read_json, write_json
-from halfpint.compress._adapt import Adaptation
+from halfpint.compress._adapt import WORTH, Adaptation, as_made_up_for
 from halfpint.compress._allocation import allocate, costs_of, other_bytes
 from halfpint.compress._balance import balanced
 from halfpint.compress._blocks import pack
@@ -178,14 +178,12 @@ class Quantize(Stage):
         started = time.monotonic()
         torch = need("torch", "quantising")
         self.check()
-        self._check_parent(bundle)
+        self.fits(bundle)
         model = load_model(bundle.path, CAUSAL)
         matrices = matrices_of(model)
         needed, adapts = self._check_memory(model, matrices, work.log)
-        pace = self._pace(bundle, model, matrices, work) if self.packed else None
+        pace, adapts = self._pace(bundle, model, matrices, work, adapts=adapts) if self.packed else (None, False)
         kinds = dict(pace.kinds) if pace else self._kinds(bundle, model, matrices, work)
-        if not kinds:
-            raise HalfpintError(self.use, wanted="matrices with rows of a multiple of 32", got="none")
         self._say(matrices, kinds, needed, work)
         torch.manual_seed(self.seed)
         figures: dict[str, Any] = {}
@@ -220,8 +218,9 @@ class Quantize(Stage):
         limit = self.target_bytes - other_bytes(bundle.path, model, matrices)
         return allocate(matrices, read_json(kept), limit, f"{self.use}: target_bytes")
 
-    def _pace(self, bundle: Bundle, model: Any, matrices: list[Matrix], work: Work) -> Pace:
-        """The types and the steps where codes are packed."""
+    def _pace(self, bundle: Bundle, model: Any, matrices: list[Matrix], work: Work, *, adapts: bool
+    ) -> tuple[Pace, bool]:  # fmt: skip
+        """The types and the steps where codes are packed; and whether to adapt, which may be too little worth."""
         place = f"{self.use}: {'target_bytes' if self.target_bytes else 'bits'}"
         kinds = by_name(matrices, self.types, f"{self.use}: types") if self.types else {}
         for kind in kinds.values():
@@ -240,8 +239,10 @@ class Quantize(Stage):
             return Pace(matrices, sensitivity, limit, kinds, place, dependent=dependent)
 
         if self.method == "round":
-            return plan(found)
-        return plan(balanced(model, matrices, found, left, plan, apart, work.log), dependent=True)
+            return plan(found), False
+        found, cost = balanced(model, matrices, found, left, plan, apart, work.log)
+        adapts = adapts and cost >= WORTH
+        return plan(as_made_up_for(matrices, found) if adapts else found, dependent=True), adapts
 
     def _often(self, bundle: Bundle, vocabulary: int, work: Work) -> Any:
         """How often each token is in the text: float64 (vocabulary,)."""
