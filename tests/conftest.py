@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import string
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import settings
 
+from halfpint import cli
 from halfpint.bundle import Bundle, open_bundle
 from halfpint.data.conversations import ChatData, Conversations, prepare_chat
 from halfpint.data.corpus import Corpus, CorpusData, prepare_corpus
@@ -349,3 +352,20 @@ def bundles(
 def few(prepared: Prepared) -> list[Example]:
     """The training texts of `bundles`: enough to have every label, few enough to leave tokens unused."""
     return prepared.train[:120]
+
+
+@pytest.fixture
+def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Types a command here, and `given` into it; gives its exit code, standard output and standard error."""
+
+    def run(*words: object, given: str = "") -> tuple[int, str, str]:
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "argv", ["halfpint", *map(str, words)])
+            patched.setattr(sys, "stdin", io.StringIO(given))
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        said = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, said.out, said.err
+
+    return run

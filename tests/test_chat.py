@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from halfpint import cli
 from halfpint.bundle import Bundle
 from halfpint.chat import COMMANDS, Talk, Terminal
 from halfpint.data.conversations import conversations_of, form_of
@@ -31,21 +30,6 @@ SHORT = Generation(max_tokens=8, temperature=1.0)
 def taught(bundles: Callable[[str], Bundle]) -> Bundle:
     pytest.importorskip("peft")
     return bundles("chat")
-
-
-@pytest.fixture
-def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
-    """Types a command; gives the exit code, the output and the errors."""
-
-    def run(*words: object, given: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["halfpint", *map(str, words)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(given))
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), told.out, told.err
-
-    return run
 
 
 def said(talk: Talk, text: str) -> str:

@@ -10,13 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from halfpint import cli
 from halfpint.bundle import Bundle, new_bundle, open_bundle, write_json
 from halfpint.models.ngram import NgramModel
 
@@ -24,21 +23,6 @@ ROOT = Path(__file__).resolve().parents[1]
 TICKETS = ROOT / "examples" / "tickets.csv"
 TEXT = "the cat sat on the <unk>\nthe dog sat on the log\nthe cat saw the <unk> dog\n"
 Typed = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Typed]:
-    """Runs a command here; gives its exit code, standard output and standard error."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["halfpint", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, said.out, said.err
-
-    yield run
 
 
 @pytest.fixture

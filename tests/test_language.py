@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from halfpint import cli
 from halfpint.bundle import Bundle, open_bundle
 from halfpint.data.corpus import Corpus, CorpusData
 from halfpint.errors import HalfpintError
@@ -22,32 +21,25 @@ from halfpint.run import run_recipe
 from halfpint.tokenizers.train import TokenizerSettings
 from halfpint.train.ngram import Ngram
 
+Typed = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).resolve().parents[1]
 TICKETS = ROOT / "examples" / "tickets.csv"
 DATA = CorpusData(sources=(str(TICKETS),), text="text", validation_share=0.2, clean=False)
 
 
-def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command."""
-    monkeypatch.setattr("sys.argv", ["halfpint", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, said.out, said.err
-
-
-def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands(tmp_path: Path, typed: Typed) -> None:
     out = tmp_path / "counts"
 
     def told(*words: object) -> str:
-        code, output, errors = typed(capsys, monkeypatch, *words)
+        code, output, errors = typed(*words)
         assert code == 0, errors
         return output
 
     made = told("pretrain", TICKETS, "--text", "text", "--arch", "ngram", "--order", 3, "--out", out)
     assert "n-grams: " in made and f"halfpint generate {out}" in made
     assert [path.name for path in tmp_path.iterdir()] == ["counts"]
+    (out / "report.html").unlink()
+    assert json.loads(told("report", out, "--json"))["kind"] == "language" and (out / "report.html").is_file()
     figures = json.loads(told("evaluate", out, TICKETS, "--text", "text", "--json"))
     assert {"perplexity", "perplexity_without_unknown", "bits_per_byte", "size_bytes", "tokens_per_s"} <= set(figures)
     assert 1 < figures["perplexity"] < 20 and figures["unknown_share"] == 0  # the text that it was counted in
@@ -70,11 +62,9 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
         (("--arch", "ngram", "--validation", "nowhere.txt"), "nowhere.txt"),
     ],
 )
-def test_bad_input_is_told_before_work_starts(
-    words: Sequence[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_input_is_told_before_work_starts(words: Sequence[str], said: str, tmp_path: Path, typed: Typed) -> None:
     out = tmp_path / "out"
-    code, _, errors = typed(capsys, monkeypatch, "pretrain", TICKETS, "--text", "text", "--out", out, *words)
+    code, _, errors = typed("pretrain", TICKETS, "--text", "text", "--out", out, *words)
     assert code == 2 and errors.splitlines()[-1].startswith("error: ") and said in errors
     assert not list(tmp_path.iterdir())
 
@@ -200,44 +190,42 @@ def test_what_was_interrupted_goes_on_and_nothing_else(
 
 
 def test_a_model_is_adapted_to_a_domain(
-    bundles: Callable[[str], Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    bundles: Callable[[str], Bundle], tmp_path: Path, typed: Typed,
 ) -> None:  # fmt: skip
     base, out = bundles("language").path, tmp_path / "out"
     words = ("finetune", base, TICKETS, "--task", "predict", "--text", "text", "--out", out)
-    code, said, errors = typed(capsys, monkeypatch, *words, "--json")
+    code, said, errors = typed(*words, "--json")
     assert code == 0, errors
     found = json.loads(said)
     assert found["stages"][-1]["use"] == "train/adapt" and found["validation"]["bits_per_byte"] < 8
-    code, _, errors = typed(capsys, monkeypatch, *words, "--template", "chatml", "--force")
+    code, _, errors = typed(*words, "--template", "chatml", "--force")
     assert code == 2 and "--template: wanted --task chat" in errors
-    code, _, errors = typed(capsys, monkeypatch, *words[:3], "--task", "predictt", "--out", out)
+    code, _, errors = typed(*words[:3], "--task", "predictt", "--out", out)
     assert code == 2 and "Did you mean 'predict'?" in errors
 
 
 def test_a_model_is_taught_and_exported(
     bundles: Callable[[str], Bundle],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    typed: Typed,
 ) -> None:
     pytest.importorskip("peft")
     pytest.importorskip("xllamacpp")
     talks = conversations(tmp_path)
     base, taught, file = bundles("language").path, tmp_path / "taught", tmp_path / "file"
     words = ("--task", "chat", "--lora", "--template", "chatml", "--epochs", 1, "--out", taught, "--json")
-    code, said, errors = typed(capsys, monkeypatch, "finetune", base, talks, *words)
+    code, said, errors = typed("finetune", base, talks, *words)
     assert code == 0, errors
     assert json.loads(said)["stages"][-1]["use"] == "train/chat"
     assert (taught / "chat_template.jinja").is_file() and open_bundle(taught).card["task"] == "chat"
-    code, said, errors = typed(capsys, monkeypatch, "export", taught, "--to", "gguf", "--type", "f16", "--out", file)
+    code, said, errors = typed("export", taught, "--to", "gguf", "--type", "f16", "--out", file)
     assert code == 0 and "FutureWarning" not in errors, errors
     assert f"halfpint chat {file}" in said and "--to gguf" not in said  # what one does with it, and no more exporting
     assert (file / "model.gguf").is_file()
-    written = [typed(capsys, monkeypatch, "generate", path, "What is", "--temperature", 0, "--max-tokens", 5)[1]
+    written = [typed("generate", path, "What is", "--temperature", 0, "--max-tokens", 5)[1]
                for path in (taught, file)]  # fmt: skip
     assert written[0] == written[1]
-    code, _, errors = typed(capsys, monkeypatch, "export", file, "--out", tmp_path / "again")
+    code, _, errors = typed("export", file, "--out", tmp_path / "again")
     assert code == 2 and "wanted a Transformer language model, got one of llama_cpp" in errors
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "talks.json", "taught"]
 

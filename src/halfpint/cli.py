@@ -334,11 +334,11 @@ def report(
     from halfpint.report.terminal import summary
 
     found = read_json(out / "report.json")
-    if {"verdict", "bundle", "stages"} <= set(found):  # it has no page
+    has_page = {"candidates", "verdict"} <= set(found) or found.get("kind") == "language"
+    if not has_page and {"verdict", "bundle", "stages"} <= set(found):
         return print(json.dumps(found, ensure_ascii=False) if json_ else shown(found))
-    if not {"candidates", "verdict"} <= set(found) and found.get("kind") != "language":
-        place = str(out / "report.json")
-        raise HalfpintError(place, wanted="a report of halfpint", got="another file", todo="Give OUT of halfpint fit.")
+    if not has_page:
+        raise HalfpintError(f"{out}/report.json", wanted="a report of halfpint", got="another file")
     write_report(found, out)
     print(json.dumps(found, ensure_ascii=False) if json_ else summary(found))
 

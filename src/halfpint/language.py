@@ -236,7 +236,7 @@ def base_bundle(name: str, folder: Path, log: Log) -> Bundle:
     """
     if (Path(name) / CARD).is_file():
         return open_bundle(name)
-    files = sorted(Path(name).iterdir()) if Path(name).is_dir() else []
+    files = sorted(one for one in Path(name).glob("[!.]*") if one.is_file() and one.suffix != ".md")
     told = [name, *(f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}" for one in files)]
     target = folder / sha256("\n".join(told).encode()).hexdigest()[:_NAMED_BY]
     if not (target / CARD).is_file():
@@ -275,6 +275,8 @@ def export(
         try:
             start = open_bundle(name) if packed else base_bundle(name, work / "base", log)
             kind = "packed" if packed else kind_to_start(start)
+            for stage in stages:
+                stage.fits(start)
             if "language" not in stages[0].needs:
                 stages = [*_rounding(start, kind, rounded_to), *stages]
             made = _pipeline(None, work, log).make(stages, start=start, kind=kind)

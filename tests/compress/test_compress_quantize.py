@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 from halfpint.bundle import Bundle, open_bundle
-from halfpint.compress import _layers
+from halfpint.compress import _layers, quantize
 from halfpint.compress._calibration import calibration_rows
+from halfpint.compress._matrices import matrices_of
 from halfpint.compress.quantize import Quantize
-from halfpint.engines.torch_lm import load_model
+from halfpint.engines.torch_lm import empty_model, load_model
 from halfpint.errors import HalfpintError
 from halfpint.models.block_codes import CODES_FILE, read_blocks, read_types
 from halfpint.stage import Work
@@ -182,3 +184,24 @@ def test_what_is_quantised_is_not_quantised_again(
     with pytest.raises(HalfpintError, match="got one that is quantised already"):
         Quantize(method="round").run(made(method="round", types="q4_0"), work(tmp_path / "made"))
     assert "quantized" not in Quantize.needs
+
+
+@pytest.mark.parametrize("kind", ["language", "pulled", "narrow", "slim", "shallow"])
+def test_shapes_are_known_without_the_weights(kind: str, bundles: Callable[[str], Bundle]) -> None:
+    empty, whole = empty_model(bundles(kind).path), load_model(bundles(kind).path, "causal")
+    assert all(one.is_meta for one in empty.parameters())
+    assert [replace(one, module=None) for one in matrices_of(empty)] == [
+        replace(one, module=None) for one in matrices_of(whole)
+    ]
+    assert sum(one.numel() for one in empty.parameters()) == sum(one.numel() for one in whole.parameters())
+
+
+def test_too_little_memory_is_told_before_the_model_is_loaded(
+    bundles: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize, "memory_bytes", lambda: 100_000)
+    monkeypatch.setattr(quantize, "load_model", lambda *_: pytest.fail("it was loaded"))
+    with pytest.raises(HalfpintError, match="GiB of memory"):
+        Quantize(method="round").run(bundles("language"), work(tmp_path / "made"))
+    monkeypatch.setattr(quantize, "memory_bytes", lambda: 0)  # where the system does not tell
+    Quantize(method="round").check_memory(bundles("language"))

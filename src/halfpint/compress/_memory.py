@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from halfpint.compress._matrices import Matrix
 from halfpint.compress._tune import ROW_TOKENS, TOKENS_AT_ONCE
 
 
-def memory_needed(
-    matrices: Sequence[Matrix], weights: int, *, samples: int, tokens: int, tuning_samples: int, method: str,
-    packed: bool,
-) -> int:  # fmt: skip
-    """About the bytes that `Quantize` takes with these settings.
+def memory_needed(matrices: Sequence[Matrix], model: Any, settings: Any) -> int:
+    """About the bytes that quantising takes.
 
     Args:
-        matrices: of the model, embeddings first; weights: all of them.
+        matrices: of the model, embeddings first.
+        settings: the stage, compress/quantize.
     """
-    needed = 5 * weights + 16 * max(matrix.size for matrix in matrices)
+    weights, tokens = sum(one.numel() for one in model.parameters()), settings.tokens
+    needed: int = 5 * weights + 16 * max(matrix.size for matrix in matrices)
     width = matrices[0].columns
-    if method != "round":
+    if settings.method != "round":
         widest = max(matrix.columns for matrix in matrices)
-        needed += 2 * weights + 3 * 4 * samples * tokens * width + 40 * widest * widest
-    if method == "tuned":
+        needed += 2 * weights + 3 * 4 * settings.samples * tokens * width + 40 * widest * widest
+    if settings.method == "tuned":
         at_once = max(ROW_TOKENS, tokens)
         needed += 4 * matrices[0].size + 24 * min(TOKENS_AT_ONCE, at_once) * matrices[0].rows
-        needed += 4 * tuning_samples * tokens * width + (0 if packed else 4 * 4 * weights)
+        needed += 4 * settings.tuning_samples * tokens * width + (0 if settings.packed else 4 * 4 * weights)
         needed += 6 * at_once * sum(matrix.rows + matrix.columns for matrix in matrices[1:])  # for the gradient
-    if packed:  # gradients, and what comes into each matrix, before anything else is made
+    if settings.packed:  # gradients, and what comes into each matrix, before anything else is made
         needed = max(needed, 8 * weights + 4 * sum(matrix.columns**2 for matrix in matrices))
     return needed
 

@@ -72,13 +72,17 @@ class LowRank(Stage):
                 todo=nearest(self.allocation, _ALLOCATIONS),
             )  # fmt: skip
 
+    def fits(self, bundle: Bundle) -> None:
+        """Refuse a model that is quantised, sparse or factored already, or a masked one."""
+        _models.check_plain(bundle, self.use)
+        self._check_parent(bundle)
+
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Write a bundle with factored layers."""
         assert bundle is not None
         started = time.monotonic()
         torch = need("torch", "factoring")
-        _models.check_plain(bundle, self.use)
-        self._check_parent(bundle)
+        self.fits(bundle)
         _models.check_memory(bundle, self.use)
         model = _models.open_model(bundle, self.use)
         rows, held = _models.rows_for(self, bundle, work)

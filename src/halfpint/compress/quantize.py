@@ -146,8 +146,7 @@ class Quantize(Stage):
             need_installed("constriction", "packed codes")
 
     def fits(self, bundle: Bundle) -> None:
-        """Refuse a model that cannot be quantised like this, types that do not fit it, too few bytes, and a machine
-        with too little memory."""
+        """Refuse a model that cannot be quantised like this, types that do not fit it, and too few bytes."""
         self._check_parent(bundle)
         model = empty_model(bundle.path)
         matrices = matrices_of(model)
@@ -158,7 +157,10 @@ class Quantize(Stage):
         elif not (self.target_bytes or self.packed):
             by_bits(matrices, self.bits, f"{self.use}: bits")
         self._check_target(bundle, model, matrices)
-        self._check_memory(model, matrices, SILENT)
+
+    def check_memory(self, bundle: Bundle) -> None:
+        """Refuse a machine with too little memory for the model; asked before it is loaded."""
+        self._check_memory(model := empty_model(bundle.path), matrices_of(model), SILENT)
 
     def _check_target(self, bundle: Bundle, model: Any, matrices: list[Matrix]) -> None:
         first = matrices[0]
@@ -179,6 +181,7 @@ class Quantize(Stage):
         torch = need("torch", "quantising")
         self.check()
         self.fits(bundle)
+        self.check_memory(bundle)
         model = load_model(bundle.path, CAUSAL)
         matrices = matrices_of(model)
         needed, adapts = self._check_memory(model, matrices, work.log)
@@ -266,10 +269,7 @@ class Quantize(Stage):
         Raises:
             HalfpintError: the memory is less than it takes.
         """
-        needed = memory_needed(
-            matrices, sum(one.numel() for one in model.parameters()), samples=self.samples, tokens=self.tokens,
-            tuning_samples=self.tuning_samples, method=self.method, packed=self.packed,
-        )  # fmt: skip
+        needed = memory_needed(matrices, model, self)
         room = memory_bytes() * _SPARE or float("inf")  # 0 where the system does not tell
         if needed > room:
             raise HalfpintError(

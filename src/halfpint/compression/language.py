@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from halfpint.compress.depth import Depth
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
-from halfpint.compress.width import Width
 from halfpint.compression.keep import fewest_bits
-from halfpint.compression.points import BITS, PROBE_SAMPLES, PROBED_TOKENS, file_bytes, row_of
+from halfpint.compression.points import BITS, PROBED_TOKENS, row_of
 from halfpint.compression.refusals import refuse_early
-from halfpint.compression.request import Run, healing, steps_of
+from halfpint.compression.request import Run, steps_of
+from halfpint.compression.target import best_way
 from halfpint.data.corpus import Corpus
 from halfpint.distil.heal import Heal
 from halfpint.errors import HalfpintError, RefusedError
@@ -25,8 +23,6 @@ from halfpint.pipeline import Made
 from halfpint.stage import Stage
 from halfpint.tasks import predict
 
-_SHARES = (0.15, 0.3)  # that pruning takes, where a target leaves the way open
-_ALONE = 0.95  # of what quantising alone loses another way has to lose less than: it takes longer
 _SURELY = 0.95  # of the bytes that fewer bits should come to: what is more than allowed by then is not made
 _NOT_SO_SMALL = "Fewer bits alone, rounded, do not come down to these bytes"
 _ERRORS = 1.96  # standard errors that a 95 % interval goes to
@@ -38,7 +34,7 @@ def compress_language(run: Run) -> tuple[Made, dict[str, Any]]:
     stages = steps_of(run.request, str(run.start.path))
     refuse_early(run, stages)
     if run.request.target_bytes:
-        stages = _best_way(run)
+        stages = best_way(run)
     elif run.request.keep:
         stages = fewest_bits(run)
     rows: list[dict[str, Any]] = []
@@ -129,68 +125,6 @@ def _packed_control(run: Run, most_bytes: int) -> dict[str, Any] | None:
             return row_of(run, "as many bytes, rounded and packed", bundle)
         wanted = int(0.995 * wanted * most_bytes / size)  # bytes are planned with estimates
     return None
-
-
-def _best_way(run: Run) -> list[Stage]:
-    """The stages that keep most at the target: each way is tried with rounding alone, the best is then done well.
-
-    Ways are quantising alone, and quantising after depth or width was cut by one share or another; where a small share
-    loses more than the best way so far, no larger one is tried. Each takes the most bits that the target allows, packed
-    unless a plain file was asked for.
-
-    Raises:
-        HalfpintError: none of them comes down to the target.
-    """
-    request = run.request
-    ways: list[list[Stage]] = [[]]
-    for share in _SHARES:
-        ways += [[Depth(share=share)], [Width(ffn=share, heads=0.0)]]
-    lost: set[str] = set()
-    found: list[tuple[float, list[Stage], Quantize]] = []
-    smallest, refused = float("inf"), ""
-    target = request.target_bytes
-    for way in ways:
-        if way and way[-1].use in lost:
-            name = f"{way[-1].use} {way[-1].changed_settings()}"
-            run.points.append({"name": name, "skipped": "a smaller share lost more than another way"})
-            continue
-        for last in [Quantize(bits=bits) for bits in BITS] if request.plain else [_packed(run, PROBE_SAMPLES)]:
-            plain = [*way, replace(last, method="round")]
-            bits = f"{last.bits:g} bits" if request.plain else "packed"
-            name = " + ".join([*(f"{one.use} {one.changed_settings()}" for one in way), bits])
-            try:
-                bundle = run.make(plain).bundle
-            except HalfpintError as error:  # a way that this model does not allow
-                refused = str(error)
-                run.points.append({"name": name, "refused": refused})
-                break
-            size = file_bytes(bundle, packed=not request.plain)
-            smallest = min(smallest, size)
-            if size > target:
-                run.points.append({"name": name, "file_bytes": size, "over": True})
-                continue
-            row = row_of(run, name, bundle, tokens=PROBED_TOKENS, to_choose=True) | {"file_bytes": size}
-            run.points.append(row)
-            run.log.say(f"  {name}: {size / 1e6:.1f} MB, KL {row['kl']:.4f}", kind="point", **row)
-            if way and any(row["kl"] > kl for kl, *_ in found):
-                lost.add(way[-1].use)
-            found.append((row["kl"], way, last))
-            break
-    if not found:
-        least = f"{smallest:,} bytes at the least" if smallest < float("inf") else refused
-        raise HalfpintError(
-            "--target", wanted=f"at most {target:,} bytes", got=least,
-            todo="Give a larger target, or a smaller model.",
-        )  # fmt: skip
-    _, way, last = min(found, key=lambda one: one[0] * (1.0 if one[1] else _ALONE))
-    healed = [healing(request, str(run.start.path))] if way else []
-    last = last if request.plain else _packed(run)
-    best = replace(last, method=request.method, minutes=request.minutes, seed=request.seed)
-    return [*way, *healed, best, Gguf(type=CODES), *([] if request.plain else [Lossless()])]
-
-
-def _packed(run: Run, samples: int = Quantize.samples) -> Quantize:
-    return Quantize(packed=True, target_bytes=run.request.target_bytes, samples=samples, seed=run.request.seed)
 
 
 def is_met(row: dict[str, Any], target: int, keep: float) -> bool | None:

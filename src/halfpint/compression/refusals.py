@@ -11,6 +11,7 @@ from halfpint.compress.low_rank import LowRank
 from halfpint.compress.quantize import Quantize
 from halfpint.compress.width import Width
 from halfpint.compression.request import Run
+from halfpint.data.corpus_read import find_source, is_code
 from halfpint.errors import HalfpintError
 from halfpint.evaluate.kept import need_windows
 from halfpint.export.gguf import CODES, Gguf
@@ -18,23 +19,33 @@ from halfpint.models.sizes import CAUSAL, resolve
 from halfpint.pipeline import faults_in_order
 from halfpint.stage import Stage
 
-_TEST = re.compile(r"(^|[^a-z])test([^a-z]|$)")
+_ENDINGS = {"txt", "gz", "csv", "tsv", "tab", "json", "jsonl", "ndjson", "parquet", "raw", "tokens", "of"}
 
 
-def refuse_test_split(place: str, source: str) -> None:
-    """Refuse a file, or a folder with one, that is a test split by its name.
+def refuse_test_split(source: str, *, below: bool = False) -> None:
+    """Refuse a file or a folder that is a test split by its name.
+
+    Args:
+        below: or a folder of texts with one in it; of a folder of tables the training side alone is read.
 
     Raises:
         HalfpintError: it is one.
     """
-    given = Path(source)
-    files = sorted(one for one in given.rglob("*") if one.is_file()) if given.is_dir() else [given]
-    for file in files:
-        if _TEST.search(file.name.lower()):
+    given = Path(source).expanduser()
+    names = [given.name]
+    if below and given.is_dir():
+        names += [name for path, name in find_source(source).files if not is_code(path)]
+    for name in names:
+        if any(_is_test(part) for part in Path(name).parts):
             raise HalfpintError(
-                place, wanted="text that nothing is judged by in the end", got=f"{file}, a test split by its name",
-                todo="Give the training or validation text.",
+                "--data", wanted="text that nothing is judged by in the end", got=f"{name}, a test split by its name",
+                todo="Give the training or validation text; where it is that, under another name.",
             )  # fmt: skip
+
+
+def _is_test(name: str) -> bool:
+    words = [word for word in re.split(r"[^a-z]+", name.lower()) if word and word not in _ENDINGS]
+    return bool(words) and "test" in (words[0], words[-1])
 
 
 def refuse_early(run: Run, stages: Sequence[Stage]) -> None:
@@ -66,15 +77,18 @@ def refuse_early(run: Run, stages: Sequence[Stage]) -> None:
     if faults:
         raise HalfpintError("halfpint compress", wanted="steps that fit together", got="; ".join(faults))
     is_reshaped = False
-    for stage in stages:
+    for number, stage in enumerate(stages):
         if is_reshaped and isinstance(stage, Gguf) and any(isinstance(one, LowRank) for one in stages):
             raise HalfpintError(
                 "--low-rank", wanted="it without --quantize for a language model", got="both",
                 todo="A GGUF file has no place for two thin matrices; cut with --prune, or quantise alone.",
             )  # fmt: skip
         stage.check()
-        if not is_reshaped or isinstance(stage, Gguf):
+        if not is_reshaped or isinstance(stage, Gguf | LowRank):
             stage.fits(run.start)
+        if isinstance(stage, Quantize) and not number and not request.target_bytes:
+            stage.check_memory(run.start)  # what is cut before it takes less
         is_reshaped = is_reshaped or isinstance(stage, Width | Hidden | LowRank)
-    for documents in (run.held, run.judged):
-        need_windows(run.start, documents)
+    need_windows(run.start, run.judged)
+    if request.target_bytes or request.keep:
+        need_windows(run.start, run.held)

@@ -12,7 +12,7 @@ from halfpint.compress.onnx_int8 import OnnxInt8
 from halfpint.compression.language import compress_language
 from halfpint.compression.refusals import refuse_test_split
 from halfpint.compression.request import Request, Run, steps_of
-from halfpint.data.corpus import CorpusData, apart, prepare_corpus
+from halfpint.data.corpus import CorpusData, choosing, prepare_corpus
 from halfpint.data.prepare import Data, prepare
 from halfpint.distillation.request import kind_of, teacher_bundle
 from halfpint.energy import EnergyMeter
@@ -26,7 +26,8 @@ from halfpint.search.output import copy_bundle, disk_errors, refuse_other_files
 from halfpint.tasks import classify, predict
 
 _UNFINISHED = ".unfinished"
-_HELD_SHARE = 0.2
+_HELD_SHARE = 0.2  # of the text, to judge by
+_CHOOSING = 0.1  # of the rest, where something is chosen
 
 
 def compress(request: Request, log: Log) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def compress(request: Request, log: Log) -> dict[str, Any]:
     """
     started = time.monotonic()
     refuse_other_files(request.out, force=request.force)
-    refuse_test_split("--data", request.data)
+    refuse_test_split(request.data)
     stages = steps_of(request)  # refuses settings that cannot be
     if not stages and not request.target_bytes and not request.keep:
         raise HalfpintError(
@@ -103,6 +104,7 @@ def _opened(request: Request, work: Path, log: Log) -> Run:
             return Run(request, pipeline, start, kind, log)
     start = base_bundle(request.model, work / "base", log)
     kind = kind_of(start)
+    refuse_test_split(request.data, below=True)
     if kind != "language":
         raise HalfpintError(
             str(start.path), wanted="a model that is not quantised or exported yet", got=f"one of the kind {kind!r}",
@@ -115,7 +117,9 @@ def _opened(request: Request, work: Path, log: Log) -> Run:
         sources=(request.data,), text=request.text, validation_share=_HELD_SHARE, clean=False, seed=request.seed
     )
     corpus = prepare_corpus(data, work / "corpus", log)
-    corpus, judged = apart(corpus)
+    judged = corpus.validation
+    if request.target_bytes or request.keep or request.heal:
+        corpus, judged = choosing(corpus, _CHOOSING)
     pipeline = Pipeline(RunningText(corpus), work, predict, predict.primary_metric(()), log)
     return Run(request, pipeline, start, kind, log, held=corpus.validation, judged=judged)
 

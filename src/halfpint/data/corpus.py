@@ -102,22 +102,21 @@ def prepare_corpus(settings: CorpusData, folder: Path, log: Log) -> Corpus:
     return open_corpus(target)
 
 
-def apart(corpus: Corpus) -> tuple[Corpus, TextStore]:
-    """The corpus with every second of its validation documents, to choose by, and the others, to judge by in the end:
-    what was chosen by a text looks better on it than it is."""
-    every = np.arange(len(corpus.validation))
-    to_choose, to_judge = (TextPart(corpus.validation, every[first::2]) for first in (0, 1))
-    key = sha256(f"{corpus.key} {to_choose.key}".encode()).hexdigest()
-    return replace(corpus, key=key, validation=to_choose), to_judge
-
-
 def choosing(corpus: Corpus, share: float) -> tuple[Corpus, TextStore]:
-    """The corpus with some of its training documents in the place of those to choose by, and these, to judge by."""
-    every, step = np.arange(len(corpus.train)), max(2, round(1 / share))
-    held = TextPart(corpus.train, every[step - 1 :: step])
+    """The corpus with a share of its training documents in the place of those to choose by, and these, to judge by in
+    the end: what was chosen by a text looks better on it than it is.
+
+    Of a single training document none can be spared: what is chosen is then chosen by the text that it is judged by,
+    and `summary` says so.
+    """
+    every = np.arange(len(corpus.train))
+    if len(every) < 2:
+        return replace(corpus, facts={**corpus.facts, "choosing": "by the validation documents"}), corpus.validation
+    step = min(max(2, round(1 / share)), len(every))
+    held, rest = (TextPart(corpus.train, every[(every % step == step - 1) == is_held]) for is_held in (True, False))
     key = sha256(f"{corpus.key} {held.key}".encode()).hexdigest()
-    rest = TextPart(corpus.train, every[every % step != step - 1])
-    return replace(corpus, key=key, train=rest, validation=held), corpus.validation
+    told = {"choosing": {"documents": len(held), "bytes": held.size_bytes, "of": "train"}}
+    return replace(corpus, key=key, train=rest, validation=held, facts={**corpus.facts, **told}), corpus.validation
 
 
 def open_corpus(path: Path) -> Corpus:

@@ -73,6 +73,11 @@ class Source:
         return sum(path.stat().st_size * (3 if path.suffix in (".gz", ".parquet") else 1) for path, _ in self.files)
 
 
+def is_code(path: Path) -> bool:
+    """Whether a file is a program's source, by its ending."""
+    return path.suffix.lower() in _CODE and path.suffix.lower() != ".json"
+
+
 def find_source(name: str) -> Source:
     """The source with that name: a file, a folder, `python-stdlib`, or a dataset of the Hub (`owner/name[:config]`).
 

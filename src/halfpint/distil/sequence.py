@@ -67,6 +67,10 @@ class Sequence(Taught, Adapt):
         super().check()
         self.check_teacher()
 
+    def fits(self, bundle: Bundle) -> None:
+        """Refuse teachers that do not write texts."""
+        self._teacher(bundle)
+
     def key(self, parent: str, data: str) -> str:
         """As of every stage, and of what is in the teacher's folder."""
         return super().key(parent + content_key(self.teacher), data)
@@ -75,15 +79,18 @@ class Sequence(Taught, Adapt):
         """Let the teacher write, keep the likelier texts, and train on them."""
         assert bundle is not None
         corpus = self._corpus_for(bundle, work)
-        teachers = self.teachers(bundle, "", self.use)
-        if len(teachers) != 1:
-            raise HalfpintError(f"{self.use}: teacher", wanted="one", got=str(len(teachers)))
-        need_causal(teachers[0], self.use)
-        written = self._written(teachers[0], work)
+        written = self._written(self._teacher(bundle), work)
         bar = np.quantile([sure for _, sure in written], 1 - self.keep)
         kept = [text for text, sure in written if sure >= bar and text.strip()]
         work.log.say(f"  {len(kept):,} of {len(written):,} texts are learned from", kind="written")
         return super().run(bundle, replace(work, corpus=self._mixed(corpus, kept, work.scratch / "mixed")))
+
+    def _teacher(self, bundle: Bundle) -> Bundle:
+        teachers = self.teachers(bundle, "", self.use)
+        if len(teachers) != 1:
+            raise HalfpintError(f"{self.use}: teacher", wanted="one", got=str(len(teachers)))
+        need_causal(teachers[0], self.use)
+        return teachers[0]
 
     def _mixed(self, corpus: Corpus, texts: list[str], folder: Path) -> Corpus:
         """The corpus with the written texts in its training part."""

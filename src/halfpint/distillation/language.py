@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import CARD, Bundle, open_bundle
-from halfpint.data.corpus import CorpusData, apart, choosing, prepare_corpus
+from halfpint.data.corpus import CorpusData, choosing, prepare_corpus
 from halfpint.distil.on_policy import OnPolicy
 from halfpint.distil.sequence import Sequence as Written
 from halfpint.distil.student import Student
@@ -34,7 +34,7 @@ from halfpint.tasks import predict
 METHODS = ("logits", "sequence", "on_policy", "uld")
 _FRESH_RATE = 1e-3  # of a student that begins with new weights
 _RESAMPLES = 1000
-_HELD_SHARE = 0.1  # of the text: half of it to choose by, half to compare on
+_CHOOSING = 0.05  # of the training text, to choose checkpoints by
 
 
 class Languages:
@@ -69,16 +69,12 @@ class Languages:
         asked, self._base = self.request, work / "base"
         for stage in self._taught:
             stage.fits(self._origin)
-        data = CorpusData(
-            sources=(asked.source,), text=asked.text, validation=asked.test, validation_share=_HELD_SHARE,
-            seed=asked.seed,
-        )  # fmt: skip
+        data = CorpusData(sources=(asked.source,), text=asked.text, validation=asked.test, seed=asked.seed)
         corpus = prepare_corpus(data, work / "corpus", self.log)
-        self.corpus, self.judged = choosing(corpus, _HELD_SHARE / 2) if asked.test else apart(corpus)
-        count = len(corpus.train) + len(corpus.validation)
-        if not len(self.corpus.validation) or not len(self.judged):
+        self.corpus, self.judged = choosing(corpus, _CHOOSING)
+        if not len(self.judged):
             raise HalfpintError(
-                asked.source, wanted="documents enough to keep some to compare on", got=f"{count}",
+                asked.source, wanted="documents enough to keep some to compare on", got=f"{len(corpus.train)}",
                 todo="Give more text, or --test with text of its own.",
             )  # fmt: skip
         self.pipeline = Pipeline(RunningText(self.corpus), work, predict, predict.primary_metric(()), self.log)

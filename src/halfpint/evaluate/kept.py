@@ -31,6 +31,7 @@ WINDOW = 512
 """Tokens of a window."""
 FEWEST_WINDOWS = 2
 _VALUES_AT_ONCE = 1 << 23
+_LONGEST_TOKEN = 64  # characters, on average over a thousand of them
 _RESAMPLES = 2000
 _LEVEL = 0.95
 
@@ -122,13 +123,18 @@ def need_windows(reference: Bundle, documents: Sequence[str]) -> None:
     Raises:
         HalfpintError: it has not as many windows as it takes.
     """
-    tokenizer, count = open_tokenizer(reference.path), 0
-    most = int(reference.config.get("max_position_embeddings") or WINDOW)
+    config, joined = reference.config, ""
+    most = int(config.get("max_position_embeddings") or config.get("n_positions") or WINDOW)
     wanted = FEWEST_WINDOWS * (min(WINDOW, most) // 2 * 2)
     for text in documents:
-        count += len(tokenizer.encode(text, add_special_tokens=False).ids)
-        if count >= wanted:
-            return
+        joined += ("\n\n" if joined else "") + text
+        if len(joined) > _LONGEST_TOKEN * wanted:
+            break
+    tokenizer = open_tokenizer(reference.path)
+    tokenizer.encode_special_tokens = True
+    count = len(tokenizer.encode(joined, add_special_tokens=False).ids)
+    if count >= wanted:
+        return
     raise HalfpintError(
         "text to judge by", wanted=f"{wanted:,} tokens or more", got=f"{count:,}", todo="Give more text.",
     )  # fmt: skip

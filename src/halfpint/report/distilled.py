@@ -24,8 +24,8 @@ def distilled(report: Mapping[str, Any]) -> str:
     out = shlex.quote(str(report["bundle"]))
     lines = ["", f"{words}, on {count}:", table(rows, left=(0,)), "", report["verdict"], "", "next:"]
     lines.append(f'  halfpint {"predict" if of_labels else "generate"} {out} "a text of yours"')
-    energy = report["energy"]
-    lines.insert(-2, f"{report['seconds']:,.0f} s, {energy['wh']:.2f} Wh ({energy['source']}).")
+    if energy := report.get("energy"):
+        lines.insert(-2, f"{report['seconds']:,.0f} s, {energy['wh']:.2f} Wh ({energy['source']}).")
     return "\n".join([*lines, f"  all figures: {out}/report.json"])
 
 
