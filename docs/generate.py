@@ -30,8 +30,8 @@ CODES = {
     0: "done",
     1: "`check` found errors in the data",
     errors.EXIT_BAD_INPUT: "bad input: one message that starts with `error:`, nothing written",
-    errors.EXIT_INFEASIBLE: "`fit` found no candidate that meets the limits; everything tried is kept. Or what `compress` "
-    "wrote has more bytes than `--target`, or keeps less than `--keep`",
+    errors.EXIT_INFEASIBLE: "`fit` found no candidate that meets the limits; everything tried is kept. Or what "
+    "`compress` wrote has more bytes than `--target`, or keeps less than `--keep`",
     errors.EXIT_INTERRUPTED: "interrupted (Ctrl-C); the same `fit` or `run` again goes on where it stopped",
 }
 
