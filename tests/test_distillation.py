@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from halfpint import cli
 from halfpint.bundle import Bundle, file_sha256, open_bundle
 from halfpint.data.examples import Example
 from halfpint.distillation.classifier import verdict
@@ -39,9 +38,8 @@ def copy_of(bundle: Bundle, target: Path) -> Path:
 
 
 def test_a_classifier(
-    bundles: Get, few: list[Example], tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    bundles: Get, few: list[Example], tmp_path: Path, typed: Callable[..., tuple[int, str, str]]
+) -> None:
     request = Request(
         teachers=(str(bundles("linear").path), str(bundles("finetuned").path)), source=TICKETS,
         student=str(bundles("student").path), methods=("logits",), out=tmp_path / "out", epochs=1, train_texts=100,
@@ -49,10 +47,8 @@ def test_a_classifier(
     report = distil(request, SILENT)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]  # what was unfinished is gone
     assert report == json.loads(json.dumps(report))
-    monkeypatch.setattr("sys.argv", ["halfpint", "report", str(tmp_path / "out")])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert not ended.value.code and report["verdict"] in capsys.readouterr().out
+    code, told, _ = typed("report", tmp_path / "out")
+    assert code == 0 and report["verdict"] in told
     made = open_bundle(tmp_path / "out")
     assert open_engine(made).labels == bundles("finetuned").labels
     assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["verdict"] == report["verdict"]

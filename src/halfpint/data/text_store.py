@@ -84,7 +84,7 @@ class TextStore(Sequence[str]):
             raise IndexError(f"text {index} of {len(self)}")
         return self._text(place)
 
-    def _text(self, place: int | np.int64) -> str:
+    def _text(self, place: int) -> str:
         return self._map[int(self.offsets[place]) : int(self.offsets[place + 1])].decode("utf-8")
 
     def __iter__(self) -> Iterator[str]:
@@ -114,18 +114,11 @@ class TextPart(TextStore):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        """One text, or a list of them."""
-        if isinstance(index, slice):
-            return [self._text(place) for place in self._places[index]]
-        return self._text(self._places[index])
+    def _text(self, place: int) -> str:
+        return super()._text(int(self._places[place]))
 
     def __iter__(self) -> Iterator[str]:
-        return map(self._text, self._places)
+        return map(self._text, range(len(self)))
 
 
 class TextWriter:
