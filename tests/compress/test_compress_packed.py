@@ -20,6 +20,7 @@ from halfpint.compress._codes import TYPES, round_to
 from halfpint.compress._dependent import Paths
 from halfpint.compress._gptq import gptq
 from halfpint.compress._matrices import EMBEDDINGS, Matrix, matrices_of
+from halfpint.compress._memory import samples_to_learn
 from halfpint.compress._rates import CONTAINERS, Pace, steadily, steady
 from halfpint.compress._row_scales import RowScale
 from halfpint.compress._sensitivity import sensitivity_of
@@ -259,16 +260,23 @@ def test_a_packed_file_takes_the_bytes_that_were_asked_for(
     assert entry["packed_bytes"] + entry["other_bytes"] == pytest.approx(size, rel=0.1)
 
 
-@pytest.mark.parametrize(("samples", "more"), [(1, 2), (1, 0), (2, 0), (6, 3), (16, 500)])
+@pytest.mark.parametrize(("samples", "more"), [(1, 2), (1, 1), (2, 1), (6, 3), (16, 500)])
 def test_what_tuning_is_judged_by_nothing_else_sees(
     samples: int, more: int, bundles: Callable[[str], Bundle], work: Make, tmp_path: Path
 ) -> None:
     stage = Quantize(method="tuned", packed=True, samples=samples, tuning_samples=more, tokens=48)
     fitted, learned, apart = stage._rows(bundles("language"), work(tmp_path))
-    assert fitted and (apart or samples + more == 1)
+    assert fitted and apart
     assert len(fitted) + len(apart) <= max(samples, 2) and len(learned) <= more
     seen = {row.tobytes() for rows in (fitted, learned) for row in rows}
     assert not any(row.tobytes() in seen for row in apart)
+
+
+def test_longer_tuning_learns_from_more_text() -> None:
+    assert samples_to_learn(Quantize(minutes=2)) == samples_to_learn(Quantize(minutes=1))
+    assert samples_to_learn(Quantize(minutes=90)) == 2 * samples_to_learn(Quantize(minutes=45))
+    assert samples_to_learn(Quantize(minutes=90, tuning_tokens=8000)) == samples_to_learn(Quantize(minutes=1))
+    assert samples_to_learn(Quantize(minutes=90, tuning_samples=7)) == 7
 
 
 @pytest.mark.parametrize("dependent", [False, True])

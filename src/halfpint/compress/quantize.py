@@ -29,7 +29,7 @@ from halfpint.compress._matrices import (
     shown,
     weight_bytes,
 )
-from halfpint.compress._memory import memory_needed, memory_to_adapt
+from halfpint.compress._memory import memory_needed, memory_to_adapt, samples_to_learn
 from halfpint.compress._models import check_plain
 from halfpint.compress._rates import CONTAINERS, Pace
 from halfpint.compress._row_scales import row_scales_of
@@ -77,7 +77,7 @@ class Quantize(Stage):
         damping: of gptq, as a share of the mean diagonal.
         minutes: time for tuning where `tuning_tokens` is 0.
         tuning_tokens: tokens that tuning sees in all.
-        tuning_samples: rows of text that it learns from besides.
+        tuning_samples: rows of text that it learns from besides; 0 goes by `minutes`: the longer, the more.
         tuning_rate: its peak rate, in steps between neighbouring codes.
         tuning_batch: tokens of a step of it.
         adapting: share of the time for tuning in which, where codes are packed, the weights that have none yet learn to
@@ -105,7 +105,7 @@ class Quantize(Stage):
     damping: float = 0.01
     minutes: float = 10.0
     tuning_tokens: int = 0
-    tuning_samples: int = 192
+    tuning_samples: int = 0
     tuning_rate: float = 0.005
     tuning_batch: int = 2048
     adapting: float = 0.6
@@ -203,7 +203,7 @@ class Quantize(Stage):
         judged by."""
         if self.method != "tuned":
             return calibration_rows(bundle, work, self.samples, self.tokens, self.seed), [], []
-        drawn = calibration_rows(bundle, work, self.samples + self.tuning_samples, self.tokens, self.seed)
+        drawn = calibration_rows(bundle, work, self.samples + samples_to_learn(self), self.tokens, self.seed)
         held = max(1, min(len(drawn), self.samples) // _HELD) if len(drawn) > 1 else 0
         fitted = max(1, min(len(drawn), self.samples) - held)
         return drawn[:fitted], drawn[fitted + held :], drawn[fitted : fitted + held]
