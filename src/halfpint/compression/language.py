@@ -112,15 +112,15 @@ def _control(run: Run, most_bytes: int, stages: Sequence[Stage]) -> dict[str, An
 
 
 def _packed_control(run: Run, most_bytes: int) -> dict[str, Any] | None:
-    """As `_control`, where what was made is packed."""
+    """As `_control`, where what was made is packed.
+
+    Raises:
+        RefusedError: llama.cpp says something else than the rounded model, as with one that says next to nothing.
+    """
     wanted = most_bytes
     for _ in range(_CONTROLS):
         as_many = Quantize(target_bytes=wanted, method="round", packed=True, seed=run.request.seed)
-        try:
-            bundle = run.make([as_many, Gguf(type=CODES), Lossless()]).bundle
-        except RefusedError as error:
-            run.log.say(f"  control: {error}", kind="refused")
-            return None
+        bundle = run.make([as_many, Gguf(type=CODES), Lossless()]).bundle
         if (size := (bundle.path / PACKED_FILE).stat().st_size) <= most_bytes * 1.005:
             return row_of(run, "as many bytes, rounded and packed", bundle)
         wanted = int(0.995 * wanted * most_bytes / size)  # bytes are planned with estimates
