@@ -118,6 +118,9 @@ ROWS = {
     "taught": Row(
         "distil/token_logits", {"tokens": 1024, "batch_tokens": 256, "precision": "fp32"}, "small-language", "language"
     ),
+    "inward": Row(
+        "distil/token_hidden", {"tokens": 1024, "batch_tokens": 256, "precision": "fp32"}, "small-language", "language"
+    ),
     "pseudo": Row("distil/pseudo_labels", {"epochs": 1}, "student", "classifier"),
     "written": Row(
         "distil/sequence",

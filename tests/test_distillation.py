@@ -111,6 +111,21 @@ def test_a_language_model(bundles: Get, tmp_path: Path) -> None:
     assert report["energy"]["wh"] > 0 and report["models"]["student"]["written_tokens_per_s"] > 0
 
 
+def test_a_language_model_learns_inside_first(bundles: Get, tmp_path: Path) -> None:
+    request = Request(
+        teachers=(str(bundles("language").path),), source=TICKETS, text="text", student="size=90k",
+        methods=("hidden", "logits"), out=tmp_path / "out", tokens=2048, minutes=0.0,
+    )  # fmt: skip
+    assert distil(request, SILENT)["methods"] == ["hidden", "logits"]
+    _, made, inside, logits = open_bundle(tmp_path / "out").card["stages"][-4:]
+    assert [one["use"] for one in (made, inside, logits)] == [
+        "distil/student",
+        "distil/token_hidden",
+        "distil/token_logits",
+    ]
+    assert inside["settings"]["train_embeddings"] and inside["relations"] < inside["relations_before"]
+
+
 def test_several_language_models_teach(bundles: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is itself, also where none is a bundle; all are scored, on text that no checkpoint was chosen by."""
     names = []
@@ -188,6 +203,7 @@ def test_faults_are_told_before_any_work(bundles: Get, tmp_path: Path) -> None:
     )
     refused("wanted a table of texts for the teacher to label", methods=("sequence",))
     refused("layers=N, size=5M, a bundle", teachers=(str(bundles("language").path),), student="layer=1")
+    refused("hidden alone teaches no answer", teachers=(str(bundles("language").path),), methods=("hidden",))
     answers_otherwise = copy_of(bundles("student"), tmp_path / "other-labels")
     config, card = (json.loads((answers_otherwise / f"{name}.json").read_text()) for name in ("config", "card"))
     config["id2label"] = {number: f"other {label}" for number, label in config["id2label"].items()}

@@ -25,7 +25,7 @@ def distil(
         str,
         typer.Option(
             help="With commas, in order. Classifiers: hidden, logits, sequence (hidden,logits when not given). "
-            "Language models: logits, sequence, on_policy, uld (logits)."
+            "Language models: hidden, logits, sequence, on_policy, uld (logits)."
         ),
     ] = "",
     epochs: Annotated[int, typer.Option(min=0, help="Passes over the data in each method; 0 takes its own.")] = 0,

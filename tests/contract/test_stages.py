@@ -26,8 +26,8 @@ NAMES = (
     "onnx-few-tokens", "int8", "int8-static", "int4", "blend", "int8-linear", "ngram", "language", "masked",
     "masked-encoder", "pulled", "gguf", "quantized", "codes", "compressed", "packed", "unpacked", "chat", "adapted",
     "mixed", "student", "answers", "hidden", "distilled", "static", "small-language", "token-answers", "taught",
-    "healed", "shallow", "narrow", "narrow-classifier", "sparse", "thin", "pseudo", "written", "on-policy", "ranked",
-    "universal", "slim",
+    "inward", "healed", "shallow", "narrow", "narrow-classifier", "sparse", "thin", "pseudo", "written", "on-policy",
+    "ranked", "universal", "slim",
 )  # fmt: skip
 
 # A Cholesky factor's last bits depend on where its memory lies, and now and then one weight goes in another's place: of

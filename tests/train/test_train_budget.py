@@ -103,7 +103,7 @@ def test_the_base_is_judged_as_far_as_there_is_time(tmp_path: Path) -> None:
         return float(sum(arrays["input_ids"].sum() for arrays in some)), 16 * len(some)
 
     def held() -> HeldOut:
-        return HeldOut(SimpleNamespace(held_out=held_out), batches, "token")
+        return HeldOut(SimpleNamespace(held_out=held_out), batches, "nats per token")
 
     whole = held()
     assert whole.before(work_in(tmp_path / "whole"), float("inf")) == 2.0 and whole.tokens == 80

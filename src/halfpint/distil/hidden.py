@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from halfpint.bundle import Bundle, new_bundle, open_bundle
 from halfpint.distil import _student
-from halfpint.distil._inside import caught, layer_map, layers_of, relation_heads, relation_loss, state_loss
+from halfpint.distil._inside import Inward, pair
 from halfpint.distil.answers import lessons
 from halfpint.distil.teachers import Taught, content_key, folders, need_same_tokenizer
 from halfpint.engines.torch_classifier import tensors
@@ -23,12 +22,9 @@ from halfpint.stage import Stage, Work
 from halfpint.tokenizers.batching import length_batches
 from halfpint.train.loop import Training, check_settings, device, train
 
-RELATIONS, STATES = "relations", "states"
-_KINDS = ("query", "key", "value")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Hidden(Taught, Training, Stage):
+class Hidden(Inward, Taught, Training, Stage):
     """Train the student's layers on what happens in the teacher's; the head, if there is one, stays as it is.
 
     Labels are not used. relations: the student's last layer learns how the teacher's queries (keys, values) stand to
@@ -37,13 +33,8 @@ class Hidden(Taught, Training, Stage):
     "TinyBERT", equations 8 and 9, without its loss on attention).
 
     Args:
-        match: relations or states.
-        teacher_layer: whose relations are learned, from 1; 0 takes the last.
-        relation_heads: parts that vectors are divided into for relations; 0 takes parts of 32 values in the narrower.
-        layer_map: of states: for each of the student's layers the teacher's, from 1, with commas; empty spreads them.
         unlabelled: a table of further texts.
         dropout: in the student's hidden states.
-        train_embeddings: also train the token embeddings.
         max_tokens: where texts are cut; 0 takes it from the data or the student.
         train_texts: learn from so many of the training texts, drawn with `seed`; 0 takes all.
         evaluation_texts: validation texts that the loss is looked at on, at most.
@@ -54,24 +45,16 @@ class Hidden(Taught, Training, Stage):
 
     learning_rate: float = 2e-4
     epochs: int = 2
-    match: str = RELATIONS
-    teacher_layer: int = 0
-    relation_heads: int = 0
-    layer_map: str = ""
     unlabelled: str = ""
     dropout: float = 0.0
-    train_embeddings: bool = False
     max_tokens: int = 0
     train_texts: int = 0
     evaluation_texts: int = 500
 
     def __post_init__(self) -> None:
         check_settings(self, self.use)
+        self.check_inward(self.use)
         for name, fits, wanted in (
-            ("match", self.match in (RELATIONS, STATES), "relations or states"),
-            ("teacher_layer", self.teacher_layer >= 0, "0 or more"),
-            ("relation_heads", self.relation_heads >= 0, "0 or more"),
-            ("layer_map", self.match == STATES or not self.layer_map, "match = states for it"),
             ("dropout", 0 <= self.dropout < 1, "a share below 1"),
             ("evaluation_texts", self.evaluation_texts >= 1, "1 or more"),
         ):
@@ -102,14 +85,15 @@ class Hidden(Taught, Training, Stage):
             parameter.requires_grad_(False)
         if not self.train_embeddings:
             student.encoder.get_input_embeddings().weight.requires_grad_(False)
-        pair = _pair(self, student.encoder, large.encoder).to(device())
+        both = pair(self, student.encoder, large.encoder).to(device())
         large.encoder.to(device()).eval()
         ids = _student.token_ids(bundle.path, examples, max_tokens)
         held = _student.token_ids(bundle.path, work.validation[: self.evaluation_texts], max_tokens)
         pad_id = int(student.config.encoder.get("pad_token_id") or 0)
 
         def loss_of(rows: Sequence[Sequence[int]]) -> Any:
-            return pair(**tensors(rows, pad_id, device()))
+            inputs = tensors(rows, pad_id, device())
+            return both(inputs["attention_mask"], **inputs)
 
         def batch_loss(batch: npt.NDArray[np.int64]) -> Any:
             return loss_of([ids[index] for index in batch])
@@ -122,7 +106,7 @@ class Hidden(Taught, Training, Stage):
             mean = total / len(held)
             return -mean, {"said": f"validation: {mean:.5f} from the teacher's {self.match}"}
 
-        outcome = train(pair, [len(row) for row in ids], batch_loss, score, self, work)
+        outcome = train(both, [len(row) for row in ids], batch_loss, score, self, work)
         with new_bundle(work.target, bundle) as (folder, card):
             _student.write_encoder(folder, student.to("cpu").eval(), bundle)
             figures = {key: value for key, value in vars(outcome).items() if key != "seconds"}
@@ -140,72 +124,3 @@ class Hidden(Taught, Training, Stage):
                 got=got, todo="Give such a bundle, or leave this method out: distil/logits takes any classifier.",
             )  # fmt: skip
         return held[0]
-
-
-def _pair(stage: Hidden, student: Any, teacher: Any) -> Any:
-    """A module that holds the student (and what projects its states) and gives the loss of a batch beside `teacher`.
-
-    Raises:
-        HalfpintError: layers or heads that there are not.
-    """
-    from torch.nn import Linear, Module, ModuleList
-    from torch.nn.init import eye_
-
-    ours, theirs = layers_of(student), layers_of(teacher)
-    if stage.teacher_layer > len(theirs):
-        raise HalfpintError(
-            f"{stage.use}: teacher_layer", wanted=f"a number up to {len(theirs)}", got=str(stage.teacher_layer)
-        )
-    widths = int(student.config.hidden_size), int(teacher.config.hidden_size)
-    places = layer_map(stage.layer_map, len(ours), len(theirs), stage.use)
-
-    class Relations(Module):
-        """Of the last layer to the teacher's."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.student = student
-
-        def forward(self, **inputs: Any) -> Any:
-            """The loss."""
-            import torch
-
-            with ExitStack() as stack:
-                small = stack.enter_context(caught(ours[-1], stage.use))
-                large = stack.enter_context(caught(theirs[stage.teacher_layer - 1], stage.use))
-                with torch.no_grad():
-                    teacher(**inputs)
-                self.student(**inputs)
-            loss = 0.0
-            for kind in _KINDS:
-                heads = relation_heads(small[kind].shape[-1], large[kind].shape[-1], stage.relation_heads, stage.use)
-                loss = loss + relation_loss(small[kind], large[kind], inputs["attention_mask"], heads)
-            return loss / len(_KINDS)
-
-    class States(Module):
-        """Of each layer, and of the embeddings, to the teacher's."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.student = student
-            projections = [Linear(*widths, bias=False) for _ in range(2)] if widths[0] != widths[1] else []
-            for one in projections:
-                eye_(one.weight)
-            self.projections = ModuleList(projections)
-
-        def forward(self, **inputs: Any) -> Any:
-            """The loss."""
-            import torch
-
-            with torch.no_grad():
-                large = teacher(**inputs, output_hidden_states=True).hidden_states
-            small = self.student(**inputs, output_hidden_states=True).hidden_states
-            loss = 0.0
-            for number, place in enumerate([0, *places]):
-                states = small[number]
-                if len(self.projections):
-                    states = self.projections[min(number, 1)](states)
-                loss = loss + state_loss(states, large[place], inputs["attention_mask"])
-            return loss / (1 + len(places))
-
-    return Relations() if stage.match == RELATIONS else States()

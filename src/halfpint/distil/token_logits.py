@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import math
-import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle
 from halfpint.data.packing import IGNORED
 from halfpint.distil._divergence import FORWARD, Softened
 from halfpint.distil._sampled import sampled_loss
-from halfpint.distil._zeros import hold_zeros
-from halfpint.distil.teachers import Taught, content_key, need_same_tokenizer
-from halfpint.distil.token_answers import TokenAnswers, draws_for, need_causal
+from halfpint.distil._token_taught import Loss, TokenTaught
+from halfpint.distil.token_answers import TokenAnswers, draws_for
 from halfpint.engines.torch_lm import load_model
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError
 from halfpint.models.sizes import CAUSAL
-from halfpint.models.weights import as_held
 from halfpint.stage import Work
-from halfpint.tokenizers.load import open_tokenizer
-from halfpint.train import _budget, _lora, checkpoint
-from halfpint.train._language_tokens import special_tokens
-from halfpint.train._rows import Batches, Judge, Part
-from halfpint.train.adapt import Adapt
-from halfpint.train.loop import check_settings, device, train
-
-_MOST_CONTEXT = 1024
-_COMPARED = 4  # documents that a merged model, and two tokenizers, are compared on
-_SHOWN = 4000  # characters of these
-_RATE, _LORA_RATE = 2e-4, 3e-4
+from halfpint.train._rows import Batches, Part
+from halfpint.train.loop import check_settings, device
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenLogits(Softened, Taught, Adapt):
+class TokenLogits(Softened, TokenTaught):
     """Train a student on a mix of its teacher's distributions and the text itself, token by token.
 
     The teacher's distributions are drawn from once (distil/token_answers); with `cached = false` it is asked at every
@@ -49,9 +35,6 @@ class TokenLogits(Softened, Taught, Adapt):
         cached: learn from draws that are kept; divergences but forward need whole distributions, so false.
         draws: tokens drawn at each place.
     """
-
-    needs: ClassVar[tuple[str, ...]] = ("language",)
-    gives: ClassVar[str] = "language"
 
     temperature: float = 1.0
     label_share: float = 0.3
@@ -71,96 +54,32 @@ class TokenLogits(Softened, Taught, Adapt):
                 todo="Set cached = false: whole distributions are asked for at every step.",
             )  # fmt: skip
 
-    def check(self) -> None:
-        """Refuse a teacher that is not there, and LoRA without `peft`."""
-        super().check()
-        self.check_teacher()
+    def _asks(self) -> bool:
+        return self.label_share < 1
 
-    def fits(self, bundle: Bundle) -> None:
-        """Refuse a student that its teacher cannot teach like this."""
-        if self.label_share < 1:
-            self._teacher(bundle, ())
-
-    def key(self, parent: str, data: str) -> str:
-        """As of every stage, and of what is in the teacher's folder."""
-        return super().key(parent + content_key(self.teacher), data)
-
-    def run(self, bundle: Bundle | None, work: Work) -> Bundle:
-        """Ask the teacher, train, keep the best evaluation on the validation documents."""
-        assert bundle is not None
-        started = time.monotonic()
-        torch = need("torch", "distilling")
-        from halfpint.models.quick_passes import quick_passes
-        from halfpint.train._language import Learner
-
-        corpus = self._corpus_for(bundle, work)
-        first = [text[:_SHOWN] for text in islice(corpus.train, _COMPARED)]
-        teacher = self._teacher(bundle, first) if self.label_share < 1 else None
-        tokenizer = open_tokenizer(bundle.path)
-        torch.manual_seed(self.seed)
-        model = load_model(bundle.path, CAUSAL).to(device())
-        most = int(getattr(model.config, "max_position_embeddings", None) or _MOST_CONTEXT)
-        context = min(self.context or _MOST_CONTEXT, most)
-        learn, held = self._stores(corpus, tokenizer, model.config.eos_token_id, context, work)
+    def _loss_of(self, bundle: Bundle, teacher: Bundle | None, learner: Any, learn: Any, work: Work) -> Loss:
+        """The mixed loss; the text's own where no teacher is asked."""
+        if teacher is None:
+            return lambda arrays: learner.loss(arrays, "sum")
         draws = self._kept(bundle, teacher, learn, work)
-        large = load_model(teacher.path, CAUSAL).to(device()) if teacher and not self.cached else None
-        adapted = self.with_adapters(model, self.use)
-        zeros = hold_zeros(model, self.use, lora=self.lora)
-        if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        learner = Learner(model, CAUSAL, device())
-        learner.check_apart(self.use)
-        rows = self._rows_of(context)
-        self._check_memory(model, learner, rows, work)
-        special = special_tokens(tokenizer)
-        batches = _Batches(rows, learn, CAUSAL, special, rows.rows())
-        judge = Judge(rows, learner, held, special, tokenizer)
+        large = None if self.cached else load_model(teacher.path, CAUSAL).to(device())
+        return lambda arrays: self._loss(learner, large, draws, arrays)
 
-        def batch_loss(part: Part) -> Any:
-            if teacher is None:
-                return learner.loss(part.arrays, "sum") * part.share
-            return self._loss(learner, large, draws, part.arrays) * part.share
+    def _batches(self, rows: Any, learn: Any, special: Any) -> Batches:
+        return _Batches(rows, learn, CAUSAL, special, rows.rows())
 
-        with quick_passes(model):
-            before = judge.before(work, _budget.seconds_left(self, work, started))
-            plan = rows.plan(batches, judge, batch_loss, learner, work, started)
-            outcome = train(
-                model, plan, batch_loss, judge, rows.with_rate(rows.learning_rate), work, on_step=judge.count(plan),
-                guess=math.log(model.config.vocab_size) * max(1.0, self.temperature**2),
-            )  # fmt: skip
-        figures = {key: value for key, value in vars(outcome).items() if key not in ("seconds", "texts_per_s")}
-        figures |= {
-            "nats_before": before, "nats_per_token": -outcome.best_score, "context": context, "zeros_held": zeros,
-            "trained_parameters": sum(tensor.numel() for tensor in checkpoint.trainable(model).values()),
-            "train_tokens": len(learn.tokens), "teacher": teacher.fingerprint if teacher else None,
-        }  # fmt: skip
-        work.log.say(f"validation {before:.4f} nats per token before, {-outcome.best_score:.4f} after", kind="result")
-        with new_bundle(work.target, bundle) as (folder, card):
-            if adapted is not None:
-                some = [held.document(number)[:context].tolist() for number in range(min(_COMPARED, len(held)))]
-                model, figures["merge_difference"] = _lora.merge(adapted, some, self.use)
-            for file in bundle.path.iterdir():
-                if file.is_file() and file.suffix != ".safetensors" and file.name != "card.json":
-                    shutil.copyfile(file, folder / file.name)
-            as_held(bundle, model.to("cpu").eval()).save_pretrained(folder)
-            card.update(task=card["task"] or "predict", engine="torch_lm")
-            card["stages"].append(self.entry(started, **figures))
-        shutil.rmtree(work.scratch, ignore_errors=True)
-        return Bundle(work.target)
+    def _guess(self, vocabulary: int) -> float:
+        return math.log(vocabulary) * max(1.0, self.temperature**2)
 
     def _teacher(self, bundle: Bundle, some: Sequence[str]) -> Bundle:
-        """The one teacher, of the student's tokenizer, on some texts too."""
         found = self.teachers(bundle, "", self.use)
-        for one in found:
-            need_causal(one, self.use)
-            need_same_tokenizer(one, bundle, some, self.use)
         if len(found) > 1 and not self.cached:
             raise HalfpintError(f"{self.use}: teacher", wanted="one, with cached = false", got=str(len(found)))
-        return found[0]
+        return super()._teacher(bundle, some)
 
-    def _kept(self, bundle: Bundle, teacher: Bundle | None, learn: Any, work: Work) -> Any:
+    def _kept(self, bundle: Bundle, teacher: Bundle, learn: Any, work: Work) -> Any:
         """What is kept of the teacher's answers to the tokens of `learn`; None where it is asked at every step."""
-        if teacher is None or not self.cached:
+        if not self.cached:
             return None
         asked = TokenAnswers(teacher=self.teacher or str(teacher.path), draws=self.draws, temperature=self.temperature)
         return draws_for(asked, learn, work)

@@ -51,10 +51,8 @@ class Universal(TokenLogits):
         need_causal(found[0], self.use)
         return found[0]
 
-    def _kept(self, bundle: Bundle, teacher: Bundle | None, learn: Any, work: Work) -> Any:
+    def _kept(self, bundle: Bundle, teacher: Bundle, learn: Any, work: Work) -> Any:
         """The teacher's lists, and which of them stands for which place of the student's store."""
-        if teacher is None:
-            return None
         asked = RankedAnswers(teacher=str(teacher.path), draws=self.draws, temperature=self.temperature)
         inner = replace(work, scratch=work.scratch / "teacher")
         store = store_for(teacher, load_model(teacher.path, CAUSAL), inner)

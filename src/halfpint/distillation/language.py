@@ -17,6 +17,7 @@ from halfpint.distil.on_policy import OnPolicy
 from halfpint.distil.sequence import Sequence as Written
 from halfpint.distil.student import Student
 from halfpint.distil.token_answers import need_causal
+from halfpint.distil.token_hidden import TokenHidden
 from halfpint.distil.token_logits import TokenLogits
 from halfpint.distil.universal import Universal
 from halfpint.distillation.request import Request, check_methods, need_student
@@ -30,8 +31,9 @@ from halfpint.pipeline import Made, Pipeline
 from halfpint.progress import Log
 from halfpint.stage import Stage
 from halfpint.tasks import predict
+from halfpint.train.adapt import Adapt
 
-METHODS = ("logits", "sequence", "on_policy", "uld")
+METHODS = ("hidden", "logits", "sequence", "on_policy", "uld")
 _FRESH_RATE = 1e-3  # of a student that begins with new weights
 _RESAMPLES = 1000
 _CHOOSING = 0.05  # of the training text, to choose checkpoints by
@@ -47,7 +49,7 @@ class Languages:
     def __init__(self, request: Request, teachers: list[Bundle], log: Log) -> None:
         self.request, self.teachers, self.log = request, teachers, log
         self.methods = request.methods or ("logits",)
-        check_methods(self.methods, METHODS, METHODS)
+        check_methods(self.methods, METHODS, METHODS[1:])
         for teacher in teachers:
             need_causal(teacher, "--teacher")
         if request.unlabelled or request.train_texts or request.copies or request.label:
@@ -96,12 +98,14 @@ class Languages:
         need_causal(found, "--student")
         return found
 
-    def _settings(self, kind: type[TokenLogits]) -> dict[str, Any]:
+    def _settings(self, kind: type[Adapt]) -> dict[str, Any]:
         asked = self.request
         shared: dict[str, Any] = {
             "minutes": 0.0 if asked.epochs else asked.minutes, "tokens": asked.tokens, "seed": asked.seed,
             "epochs": asked.epochs or 1, "learning_rate": asked.learning_rate or _FRESH_RATE * asked.is_fresh,
         }  # fmt: skip
+        if issubclass(kind, TokenHidden):
+            return {**shared, "match": asked.match, "train_embeddings": asked.is_fresh}
         if issubclass(kind, Written):
             return shared
         if asked.temperature:
@@ -117,7 +121,9 @@ class Languages:
     @cached_property
     def _taught(self) -> tuple[Stage, ...]:
         """The stages of the methods."""
-        kinds: dict[str, Any] = {"logits": TokenLogits, "sequence": Written, "on_policy": OnPolicy, "uld": Universal}
+        kinds: dict[str, Any] = {
+            "hidden": TokenHidden, "logits": TokenLogits, "sequence": Written, "on_policy": OnPolicy, "uld": Universal,
+        }  # fmt: skip
         teacher = ",".join(str(one.path.resolve()) for one in self.teachers)
         return tuple(kinds[name](teacher=teacher, **self._settings(kinds[name])) for name in self.methods)
 

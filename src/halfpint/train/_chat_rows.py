@@ -146,7 +146,7 @@ class ChatJudge(HeldOut):
         self._tokenizer, self._prompt = tokenizer, prompt
         tokens_a_batch = max(1, rows.tokens // rows.batches_per_epoch)
         number = max(1, min(rows.batches_per_epoch, stage.evaluation_tokens // tokens_a_batch))
-        super().__init__(learner, [rows.batch(place) for place in range(number)], "assistant token")
+        super().__init__(learner, [rows.batch(place) for place in range(number)], "nats per assistant token")
 
     def __call__(self) -> tuple[float, dict[str, Any]]:
         nats, count = self.loss()
@@ -154,7 +154,7 @@ class ChatJudge(HeldOut):
         answer = self._answer()
         found: dict[str, Any] = {"nats_per_assistant_token": mean, "sample": answer}
         shown = json.dumps(answer[:_SHOWN_CHARS], ensure_ascii=False)
-        found["said"] = f"validation {mean:.4f} nats per {self.of} (perplexity {math.exp(mean):.4g}): {shown}"
+        found["said"] = f"validation {mean:.4f} {self.of} (perplexity {math.exp(mean):.4g}): {shown}"
         return -mean, found
 
     def _answer(self) -> str:

@@ -89,8 +89,13 @@ class HeldOut:
 
     Args:
         batches: arrays of packed rows.
-        of: what the loss is told for, in words.
+        of: the unit of the loss, in words.
+
+    Attributes:
+        names: what the mean loss before and after training is called in a card.
     """
+
+    names = "nats_before", "nats_per_token"
 
     def __init__(self, learner: Any, batches: Sequence[dict[str, Any]], of: str) -> None:
         self._learner, self._batches, self.of = learner, list(batches), of
@@ -121,7 +126,7 @@ class HeldOut:
             write_json(path, {"nats": mean, "batches": done})
             less = f" (on {done} of {len(self._batches)} batches: there is no time for more)"
             work.log.say(
-                f"  before: validation {mean:.4f} nats per {self.of}" + (less if done < len(self._batches) else ""),
+                f"  before: validation {mean:.4f} {self.of}" + (less if done < len(self._batches) else ""),
                 kind="before", nats=mean, batches=done,
             )  # fmt: skip
         found = read_json(path)
@@ -140,10 +145,10 @@ class Judge(HeldOut):
         )  # fmt: skip
         steps = max(1, min(len(packed), stage.evaluation_tokens // (stage.rows() * stage.context)))
         batches = [packed.batch(step)._asdict() for step in range(steps)]
-        if learner.objective == sizes.MASKED:
+        if masks := learner.objective == sizes.MASKED:
             masking, random = special.masking(stage.mask_share), np.random.default_rng([0, 2])
             batches = [masked(arrays, masking, random) for arrays in batches]
-        super().__init__(learner, batches, "masked token" if learner.objective == sizes.MASKED else "token")
+        super().__init__(learner, batches, "nats per masked token" if masks else "nats per token")
         self._tokens_per_byte = len(store.tokens) / max(store.text_bytes, 1)
         self._done, self._since = 0, time.monotonic()
 
@@ -165,7 +170,7 @@ class Judge(HeldOut):
         mean = nats / max(count, 1)
         bits = bits_per_byte(nats, count, self._tokens_per_byte)
         found: dict[str, Any] = {"nats_per_token": mean, "bits_per_byte": bits, "tokens_per_s": round(speed, 1)}
-        found["said"] = f"validation {mean:.4f} nats per {self.of}, {bits:.4f} bits per byte"
+        found["said"] = f"validation {mean:.4f} {self.of}, {bits:.4f} bits per byte"
         if self._learner.objective == sizes.CAUSAL:
             found["sample"] = self._learner.sample(self._tokenizer)
             found["said"] += f": {json.dumps(found['sample'][:80], ensure_ascii=False)}"

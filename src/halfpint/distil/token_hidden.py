@@ -1,0 +1,104 @@
+"""Stage: a language model learns to work inside as its teacher does, before it learns to go on as it would."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from halfpint.bundle import Bundle
+from halfpint.data.packing import IGNORED
+from halfpint.distil._inside import RELATIONS, STATES, Inward, pair
+from halfpint.distil._token_taught import Loss, TokenTaught
+from halfpint.engines.torch_lm import load_model
+from halfpint.errors import HalfpintError, need
+from halfpint.models.sizes import CAUSAL
+from halfpint.stage import Work
+from halfpint.train._rows import Judge
+from halfpint.train.loop import device
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenHidden(Inward, TokenTaught):
+    """Train the student's layers on what happens in the teacher's; what follows them stays as it is.
+
+    The text is read, and nothing foretold. relations: the student's last layer learns how the teacher's queries (keys,
+    values) stand to those before them, which works between any widths (Wang et al. 2021, "MiniLMv2", section 3).
+    states: each layer learns the states of a layer of the teacher, of the same width (Jiao et al. 2020, "TinyBERT",
+    equations 8 and 9, without its loss on attention). Packing and plan are those of train/adapt.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_inward(self.use)
+
+    def _teacher(self, bundle: Bundle, some: Sequence[str]) -> Bundle:
+        if (count := len(self.teachers(bundle, "", self.use))) > 1:
+            raise HalfpintError(f"{self.use}: teacher", wanted="one, as its states are looked at", got=str(count))
+        return super()._teacher(bundle, some)
+
+    def _freeze(self, model: Any) -> None:
+        """The output layer, and embeddings that are not to be trained."""
+        model.get_output_embeddings().requires_grad_(False)
+        model.get_input_embeddings().requires_grad_(self.train_embeddings)
+
+    def _loss_of(self, bundle: Bundle, teacher: Bundle | None, learner: Any, learn: Any, work: Work) -> Loss:
+        """The mean distance inside over the tokens, once for each label."""
+        torch = need("torch", "distilling")
+        assert teacher is not None
+        small = learner.model.base_model
+        large = load_model(teacher.path, CAUSAL).base_model.to(device()).eval()
+        widths = int(small.config.hidden_size), int(large.config.hidden_size)
+        if self.match == STATES and widths[0] != widths[1]:
+            raise HalfpintError(
+                f"{self.use}: match", wanted=f"{RELATIONS} between models of {widths[0]} and {widths[1]} wide states",
+                got=STATES,
+            )  # fmt: skip
+        both = pair(self, small, large)
+
+        def loss(arrays: dict[str, Any]) -> Any:
+            numbers = torch.from_numpy(np.asarray(arrays["sequence_ids"])).to(learner.device)
+            seen = (numbers[:, :, None] == numbers[:, None, :]).tril()  # of its own document, up to itself
+            return both(numbers >= 0, seen, **learner.inputs(arrays)) * _labels(arrays)
+
+        return loss
+
+    def _judge(self, plain: Judge, loss: Loss) -> Judge:
+        return _Beside(plain, loss, self.match)
+
+    def _guess(self, vocabulary: int) -> float:
+        return math.inf  # there is no guessing
+
+
+class _Beside(Judge):
+    """The validation score by the loss beside the teacher, on the rows of `plain`."""
+
+    def __init__(self, plain: Judge, loss: Loss, match: str) -> None:
+        vars(self).update(vars(plain))
+        self.names = f"{match}_before", match
+        self.of = f"from the teacher's {match}"
+        self._learner = self
+        self._model, self._loss_of = plain._learner.model, loss
+
+    def held_out(self, batches: Iterable[dict[str, Any]]) -> tuple[float, int]:
+        """The summed loss over the labels, and how many there are."""
+        torch = need("torch", "distilling")
+        was, total, count = self._model.training, 0.0, 0
+        self._model.eval()
+        with torch.inference_mode():
+            for arrays in batches:
+                total, count = total + float(self._loss_of(arrays)), count + _labels(arrays)
+        self._model.train(was)
+        return total, count
+
+    def __call__(self) -> tuple[float, dict[str, Any]]:
+        total, count = self.loss()
+        mean = total / max(count, 1)
+        return -mean, {self.names[1]: mean, "said": f"validation {mean:.5f} {self.of}"}
+
+
+def _labels(arrays: dict[str, Any]) -> int:
+    return int((np.asarray(arrays["labels"])[:, 1:] != IGNORED).sum())
