@@ -15,7 +15,7 @@ from halfpint.bundle import Bundle, open_bundle
 from halfpint.compress.quantize import Quantize
 from halfpint.compress.width import Width
 from halfpint.compression import target
-from halfpint.compression.request import Request
+from halfpint.compression.request import Request, steps_of
 from halfpint.export.gguf import Gguf
 from halfpint.stage import Work
 
@@ -55,6 +55,25 @@ def test_a_language_model(
     assert 2 <= part["windows"] < figures["windows"] and part["windows"] * part["window"] <= 300
     assert part["text_tokens"] == figures["text_tokens"] > 300
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
+
+
+def test_an_importance_matrix_is_taken(bundles: Callable[[str], Bundle], tmp_path: Path, typed: Typed) -> None:
+    """What another run wrote beside its weights goes in."""
+    pytest.importorskip("xllamacpp")
+    base, matrix = bundles("language").path, bundles("quantized").path / "imatrix.gguf"
+    words = ("compress", base, "--data", TICKETS, "--text", "text", "--json", "--method", "round", "--quantize", "q4_0")
+    losses = []
+    for name, more in (("plain", ()), ("weighted", ("--importance", matrix))):
+        code, said, errors = typed(*words, "--out", tmp_path / name, *more)
+        assert code == 0, errors
+        losses.append(json.loads(said)["steps"][-1]["kl"])
+    assert losses[0] != losses[1]
+
+
+def test_healing_is_as_asked_for() -> None:
+    asked: dict[str, Any] = {"model": "m", "data": "d", "out": Path("o"), "prune": ("ffn=0.5",), "heal": 3.0}
+    (_, whole), (_, lora) = (steps_of(Request(**asked, lora=lora)) for lora in (False, True))
+    assert (whole.settings()["minutes"], whole.settings()["lora"], lora.settings()["lora"]) == (3.0, False, True)
 
 
 def test_what_was_interrupted_goes_on(

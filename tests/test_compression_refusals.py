@@ -71,6 +71,10 @@ def test_what_quantising_spoils_is_refused() -> None:
         (("--prune", "sparse=0.5", "--quantize", "4"), "compress/quantize needs"),
         (("--low-rank", "0.3", "--heal", "9", "--quantize", "4"), "--low-rank: wanted it without --quantize"),
         (("--quantize", "4", "--heal", "9"), "--heal: wanted --prune or --low-rank with it"),
+        (("--prune", "depth=0.4", "--lora"), "--lora: wanted --heal with it"),
+        (("--prune", "depth=0.4", "--importance", "none.gguf"), "--importance: wanted a language model, and"),
+        (("--quantize", "4", "--importance", "none.gguf"), "got none.gguf"),
+        (("--quantize", "4", "--importance", TICKETS), "importance: wanted none, as the method measures its own"),
     ],
 )
 def test_bad_input(

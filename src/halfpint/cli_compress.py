@@ -91,6 +91,7 @@ def compress(
     heal: Annotated[
         float, typer.Option(min=0, help="Distil from the whole model after cutting: minutes (classifiers: passes).")
     ] = 0.0,
+    lora: Annotated[bool, typer.Option("--lora", help="Heal with adapters instead of all weights.")] = False,
     quantize: Annotated[
         str, typer.Option(help="Bits a weight, such as 4, or types such as q4_0,embeddings=q8_0.")
     ] = "",
@@ -98,6 +99,9 @@ def compress(
         bool, typer.Option("--static", help="A classifier's 8 bits with ranges fixed on its texts: alike in any batch.")
     ] = False,
     method: Annotated[str, typer.Option(help="Of quantising: round, gptq or tuned.")] = "tuned",
+    importance: Annotated[
+        str, typer.Option(help="An importance matrix of llama.cpp's (GGUF), for --method round.")
+    ] = "",
     minutes: Annotated[float, typer.Option(help="How long tuning may take.")] = 10.0,
     target: Annotated[str, typer.Option(help="Find the best way to at most so many bytes, such as 60MB.")] = "",
     keep: Annotated[
@@ -132,8 +136,8 @@ def compress(
     request = Request(
         model=model, data=data, out=out, prune=tuple(prune or ()), low_rank=low_rank, vocab=vocab, heal=heal,
         quantize=quantize, method=method, minutes=minutes, text=text, label=label, test=test, seed=seed, force=force,
-        static=static, packed=packed, plain=plain_file, target_bytes=parse_size(target, "--target") if target else 0,
-        keep=parse_share(keep) or 0.0,
+        static=static, packed=packed, plain=plain_file, lora=lora, importance=importance, keep=parse_share(keep) or 0.0,
+        target_bytes=parse_size(target, "--target") if target else 0,
     )  # fmt: skip
     report = make(request, Log(quiet=quiet or json_))
     print(json.dumps(plain(report), ensure_ascii=False) if json_ else compressed(report))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle, read_json, write_json
+from halfpint.bundle import Bundle, file_sha256, new_bundle, read_json, write_json
 from halfpint.compress._adapt import WORTH, Adaptation, as_made_up_for
 from halfpint.compress._allocation import allocate, costs_of, other_bytes
 from halfpint.compress._balance import balanced
@@ -53,7 +53,7 @@ _HELD = 8  # one row in so many is kept apart from tuning
 _PACKED_SHARE = 0.995  # of the bytes that are planned with: entropies are estimates
 _FEWEST_BITS = 1.0  # a weight of embeddings in a packed file
 _SPARE = 0.9  # of the memory: the rest is for what else runs
-_OWN_FILES = ("card.json", "README.md", "config.json")
+_OWN_FILES = ("card.json", "README.md", "config.json", "*.safetensors", "*.index.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +174,11 @@ class Quantize(Stage):
                 todo="Give a larger target, or a model with fewer tokens or a smaller hidden size.",
             )  # fmt: skip
 
+    def key(self, parent: str, data: str) -> str:
+        """As of every stage, and of the importance matrix."""
+        of = file_sha256(Path(self.importance)) if self.importance and Path(self.importance).is_file() else ""
+        return super().key(parent + of, data)
+
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Write a bundle with the values that the codes stand for, and the codes beside them."""
         assert bundle is not None
@@ -199,8 +204,7 @@ class Quantize(Stage):
         return self._write(bundle, model, matrices, made, figures, started, work)
 
     def _rows(self, bundle: Bundle, work: Work) -> tuple[Rows, Rows, Rows]:
-        """Rows of text that codes are fitted on, that tuning learns from besides, and, seen by nothing else, that it is
-        judged by."""
+        """Rows that codes are fitted on, that tuning learns from besides, and, seen by nothing else, is judged by."""
         if self.method != "tuned":
             return calibration_rows(bundle, work, self.samples, self.tokens, self.seed), [], []
         drawn = calibration_rows(bundle, work, self.samples + samples_to_learn(self), self.tokens, self.seed)
@@ -382,7 +386,7 @@ class Quantize(Stage):
             figures["packed_bytes"] = sum(coded_bytes(one.type, one.bytes) for one in blocks.values())
             figures["other_bytes"] = other_bytes(bundle.path, model, matrices, packed=True)
         with new_bundle(work.target, bundle) as (folder, card):
-            shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=_without_weights)
+            shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_OWN_FILES))
             model.save_pretrained(folder)
             write_codes(folder, blocks)
             if made.importance:
@@ -393,8 +397,3 @@ class Quantize(Stage):
             )
         shutil.rmtree(work.scratch, ignore_errors=True)
         return Bundle(work.target)
-
-
-def _without_weights(folder: str, names: list[str]) -> set[str]:
-    """Files of a bundle that the new one has of its own."""
-    return {name for name in names if name.endswith((".safetensors", ".index.json")) or name in _OWN_FILES}

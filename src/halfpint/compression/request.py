@@ -42,9 +42,11 @@ class Request:
         low_rank: share of the weights that goes when matrices become products of two; 0 for none.
         vocab: drop the tokens that the data has not (a classifier's).
         heal: distil from the whole model after what was cut, so many minutes (a classifier: passes over the texts).
+        lora: heal with adapters, merged in the end, instead of all weights.
         quantize: bits a weight, or types as of compress/quantize; for classifiers 8.
         static: ranges of a classifier's activations are fixed on its texts, with quantize = 8.
         method: of quantising: round, gptq or tuned.
+        importance: an importance matrix (GGUF) for the method round.
         minutes: of tuning.
         target_bytes: find the best way to so few bytes; 0 takes the steps as they are given.
         keep: find the fewest bits with which the perplexity's inverse keeps this share; 0 for none.
@@ -63,9 +65,11 @@ class Request:
     low_rank: float = 0.0
     vocab: bool = False
     heal: float = 0.0
+    lora: bool = False
     quantize: str = ""
     static: bool = False
     method: str = "tuned"
+    importance: str = ""
     minutes: float = 10.0
     target_bytes: int = 0
     keep: float = 0.0
@@ -137,6 +141,15 @@ def steps_of(request: Request, teacher: str = "", *, is_classifier: bool = False
             "--heal", wanted="--prune or --low-rank with it", got="neither",
             todo="Quantising is distilled by itself, for --minutes; leave --heal out.",
         )  # fmt: skip
+    if request.lora and not request.heal:
+        raise HalfpintError("--lora", wanted="--heal with it", got="no --heal", todo="Leave it out, or add --heal 5.")
+    if request.importance and (is_classifier or finds or not request.quantize):
+        raise HalfpintError(
+            "--importance", wanted="a language model, and --quantize with it",
+            got="a classifier" if is_classifier else finds or "no --quantize",
+        )  # fmt: skip
+    if request.importance and not Path(request.importance).is_file():
+        raise HalfpintError("--importance", wanted="an importance matrix (GGUF)", got=request.importance)
     if request.heal and stages:
         stages.append(healing(request, teacher))
     if is_classifier:
@@ -158,13 +171,16 @@ def steps_of(request: Request, teacher: str = "", *, is_classifier: bool = False
 def healing(request: Request, teacher: str) -> Stage:
     """Distillation from the whole model, for as long as was asked for."""
     passes = max(1, round(request.heal))
-    return Heal(teacher=teacher, minutes=request.heal or request.minutes, epochs=passes, seed=request.seed)
+    return Heal(
+        teacher=teacher, minutes=request.heal or request.minutes, epochs=passes, lora=request.lora, seed=request.seed
+    )
 
 
 def quantising(asked: str, request: Request, method: str = "") -> list[Stage]:
     """The stages that quantise a language model, write it for llama.cpp, and pack it if that was asked for."""
     settings: dict[str, Any] = {
         "method": method or request.method, "minutes": request.minutes, "seed": request.seed, "packed": request.packed,
+        "importance": request.importance,
     }  # fmt: skip
     try:
         bits = float(asked)
