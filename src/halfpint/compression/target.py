@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from halfpint.compress.depth import Depth
+from halfpint.compress.hidden import Hidden
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
 from halfpint.compress.width import Width
@@ -16,6 +17,13 @@ from halfpint.export.gguf import CODES, Gguf
 from halfpint.stage import Stage
 
 _SHARES = (0.15, 0.3)  # that pruning takes
+# Low rank is not among them: no block type holds what two factors are, so nothing could be quantised behind it.
+_CUTS: dict[str, Callable[[float], Stage]] = {
+    "depth": lambda share: Depth(share=share),
+    "ffn": lambda share: Width(ffn=share, heads=0.0),
+    "heads": lambda share: Width(ffn=0.0, heads=share),
+    "hidden": lambda share: Hidden(share=share),
+}
 _ALONE = 0.95  # of what quantising alone loses another way has to lose less than: it takes longer
 _COLLAPSED = 1.0  # nats: where rounding loses more, it says little of what codes that make up for each other lose
 _CODED_SAMPLES = 32  # rows of text that such codes are tried with
@@ -33,22 +41,22 @@ class _Way:
 def best_way(run: Run) -> list[Stage]:
     """The stages that keep most at the target.
 
-    Ways are quantising alone, and quantising after depth or width was cut by one share or another; where a small share
-    loses more than the best way so far, no larger one is tried. Each takes the most bits that the target allows, packed
-    unless a plain file was asked for. Where rounding alone leaves nothing of the model, the first and the best of the
-    others are tried with GPTQ too.
+    Ways are quantising alone, and quantising after layers, channels, heads or the hidden size were cut by one share or
+    another; where a small share loses more than the best way so far, no larger one is tried. Each takes the most bits
+    that the target allows, packed unless a plain file was asked for. Where rounding alone leaves nothing of the model,
+    the first and the best of the others are tried with GPTQ too.
 
     Raises:
         HalfpintError: none of them comes down to the target.
     """
     request = run.request
-    cuts: list[list[Stage]] = [[]]
+    cuts: list[tuple[str, list[Stage]]] = [("", [])]
     for share in _SHARES:
-        cuts += [[Depth(share=share)], [Width(ffn=share, heads=0.0)]]
+        cuts += [(kind, [make(share)]) for kind, make in _CUTS.items()]
     lost: set[str] = set()
     found: list[_Way] = []
-    for cut in cuts:
-        if cut and cut[-1].use in lost:
+    for kind, cut in cuts:
+        if kind in lost:
             name = f"{cut[-1].use} {cut[-1].changed_settings()}"
             run.points.append({"name": name, "skipped": "a smaller share lost more than another way"})
             continue
@@ -59,12 +67,13 @@ def best_way(run: Run) -> list[Stage]:
             if kl is None:
                 continue
             if cut and any(kl > one.kl for one in found):
-                lost.add(cut[-1].use)
+                lost.add(kind)
             found.append(_Way(cut, last, kl))
             break
     if not found:
         sizes = [one["file_bytes"] for one in run.points if "file_bytes" in one]
-        least = f"{min(sizes):,} bytes at the least" if sizes else str(run.points[-1].get("refused"))
+        refused = next((one["refused"] for one in run.points if "refused" in one), "nothing that can be made")
+        least = f"{min(sizes):,} bytes at the least" if sizes else refused
         raise HalfpintError(
             "--target", wanted=f"at most {request.target_bytes:,} bytes", got=least,
             todo="Give a larger target, or a smaller model.",
