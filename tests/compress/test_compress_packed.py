@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -265,18 +266,37 @@ def test_what_tuning_is_judged_by_nothing_else_sees(
     samples: int, more: int, bundles: Callable[[str], Bundle], work: Make, tmp_path: Path
 ) -> None:
     stage = Quantize(method="tuned", packed=True, samples=samples, tuning_samples=more, tokens=48)
-    fitted, learned, apart = stage._rows(bundles("language"), work(tmp_path))
+    matrices = matrices_of(load_model(bundles("language").path, "causal"))
+    fitted, learned, apart = stage._rows(bundles("language"), matrices, work(tmp_path))
     assert fitted and apart
     assert len(fitted) + len(apart) <= max(samples, 2) and len(learned) <= more
     seen = {row.tobytes() for rows in (fitted, learned) for row in rows}
     assert not any(row.tobytes() in seen for row in apart)
 
 
-def test_longer_tuning_learns_from_more_text() -> None:
-    assert samples_to_learn(Quantize(minutes=2)) == samples_to_learn(Quantize(minutes=1))
-    assert samples_to_learn(Quantize(minutes=90)) == 2 * samples_to_learn(Quantize(minutes=45))
-    assert samples_to_learn(Quantize(minutes=90, tuning_tokens=8000)) == samples_to_learn(Quantize(minutes=1))
-    assert samples_to_learn(Quantize(minutes=90, tuning_samples=7)) == 7
+def test_longer_tuning_learns_from_more_text(bundles: Callable[[str], Bundle]) -> None:
+    """As much as its time is enough for, within bounds; of a larger model less."""
+    matrices = matrices_of(load_model(bundles("language").path, "causal"))
+    many = matrices * (135_000_000 // sum(one.size for one in matrices))
+
+    def rows(minutes: float, of: list[Matrix] = many, **settings: Any) -> int:
+        return samples_to_learn(Quantize(minutes=minutes, **settings), of)
+
+    assert rows(2) == rows(1) == rows(90, many * 20) == rows(90, tuning_tokens=8000)
+    assert rows(90) == pytest.approx(2 * rows(45), abs=1) and rows(45) > 4 * rows(1)
+    assert rows(90, tuning_samples=7) == 7
+    assert rows(90, matrices) == rows(900)
+
+
+def test_rows_of_a_long_document_lie_apart(bundles: Callable[[str], Bundle], work: Make, tmp_path: Path) -> None:
+    """However much is drawn, codes are not fitted on the first documents alone."""
+    stage = Quantize(method="tuned", samples=16, tuning_samples=64, tokens=48)
+    drawn = [row.tobytes() for row in calibration_rows(bundles("language"), work(tmp_path), 80, 48, 0)]
+    fitted, *_ = stage._rows(
+        bundles("language"), matrices_of(load_model(bundles("language").path, "causal")), work(tmp_path)
+    )
+    places = [drawn.index(row.tobytes()) for row in fitted]
+    assert len(drawn) > 60 and max(places) > 0.6 * len(drawn) and min(places) < 0.3 * len(drawn)
 
 
 @pytest.mark.parametrize("dependent", [False, True])

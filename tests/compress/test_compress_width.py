@@ -37,13 +37,15 @@ def built(tmp_path_factory: pytest.TempPathFactory, bundles: Get) -> Callable[..
     """A language model of an architecture with random weights, changed by `change`, with the tokenizer of another."""
     folder = tmp_path_factory.mktemp("built")
 
-    def make(arch: str, change: Callable[[Any], None] = lambda model: None, dtype: str = "float32") -> Bundle:
+    def make(
+        arch: str, change: Callable[[Any], None] = lambda model: None, dtype: str = "float32", **shape: Any
+    ) -> Bundle:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         vocabulary = bundles("language").config["vocab_size"]
         settings = {"vocab_size": vocabulary, "initializer_range": 0.2, "bos_token_id": 0, "eos_token_id": 0}
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(arch, **{**settings, **SHAPES[arch]}))
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(arch, **{**settings, **SHAPES[arch], **shape}))
         for tensor in model.parameters():
             if tensor.ndim == 1:  # norms and biases: else what is done to them would not show
                 torch.nn.init.normal_(tensor, float(tensor.mean() > 0.5), 0.1)
@@ -142,6 +144,21 @@ def test_narrower_models_are_plain(arch: str, built: Callable[..., Bundle], work
         assert held.get_slice(next(iter(held.keys()))).get_dtype() == ("BF16" if arch == "qwen3" else "F32")
     scored = open_language_engine(made, threads=1).score(["Where is my order?"])[0]
     assert np.isfinite(scored.log_probabilities).all() and len(scored.log_probabilities)
+
+
+def test_heads_that_do_not_divide_a_llama_make_a_mistral(
+    built: Callable[..., Bundle], work: Make, tmp_path: Path
+) -> None:
+    """Transformers' Llama refuses them, whose sizes are those of the models that people have."""
+    shape = {"hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 4}
+    stage = Width(ffn=0.0, heads=0.25, samples=8, tokens=32)
+    made = stage.run(built("llama", attention_bias=False, **shape), work(tmp_path / "made"))
+    assert made.config["architectures"] == ["MistralForCausalLM"] and made.config["num_attention_heads"] == 6
+    assert type(opened(made)).__name__ == "MistralForCausalLM" and opened(made).config.head_dim == 8
+    scored = open_language_engine(made, threads=1).score(["Where is my order?"])[0]
+    assert np.isfinite(scored.log_probabilities).all() and len(scored.log_probabilities)
+    with pytest.raises(HalfpintError, match="with a hidden size of 64 can have, got 3 of 4 groups"):
+        stage.run(built("llama", **shape), work(tmp_path / "biased"))
 
 
 def test_least_squares_are_better_than_leaving_things_as_they_are(

@@ -96,6 +96,11 @@ def calibration_rows(bundle: Bundle, work: Work, samples: int, tokens: int, seed
     return rows
 
 
+def shuffled(rows: Rows, seed: int) -> list[npt.NDArray[np.int64]]:
+    """The rows in another order: drawn one after the other, those of a long document lie together."""
+    return [rows[int(number)] for number in np.random.default_rng(seed).permutation(len(rows))]
+
+
 def _span(text: str, most: int | None, random: np.random.Generator) -> str:
     """At most so many characters from somewhere in `text`, from the start of a word on."""
     if most is None or len(text) <= most:

@@ -7,7 +7,7 @@ and one, NAME.counts, of how many they are of).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,12 @@ def write_imatrix(path: Path, config: Any, importance: Mapping[str, torch.Tensor
         writer.write_tensors_to_file()
     finally:
         writer.close()
+
+
+def importance_of(path: str, model: Any, matrices: Iterable[Any]) -> dict[str, torch.Tensor]:
+    """As `read_imatrix` for the matrices of `model`; nothing where no file is named."""
+    wanted = {matrix.name: matrix.columns for matrix in matrices}
+    return read_imatrix(Path(path), model.config, wanted) if path else {}
 
 
 def read_imatrix(path: Path, config: Any, wanted: Mapping[str, int]) -> dict[str, torch.Tensor]:

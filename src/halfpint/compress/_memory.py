@@ -8,20 +8,23 @@ from typing import Any
 from halfpint.compress._matrices import Matrix
 from halfpint.compress._tune import ROW_TOKENS, TOKENS_AT_ONCE
 
-_FEWEST_SAMPLES, _SAMPLES_A_MINUTE = 192, 20
+_FEWEST_SAMPLES, _MOST_SAMPLES = 192, 2048
+_PACE = 1.4e12  # weights times tokens that a minute of tuning is given text for
 
 
-def samples_to_learn(settings: Any) -> int:
+def samples_to_learn(settings: Any, matrices: Sequence[Matrix]) -> int:
     """Rows of text that tuning asks for besides those that codes are fitted on.
 
     Few rows seen often are learned by heart: after seven passes over 160,000 tokens a 135M model of 2 bits had a
-    divergence of 0.35 nats on them and of 0.62 on others. With 20 a minute two cores see each about five times.
+    divergence of 0.35 nats on them and of 0.62 on others. As many are taken as two cores see about five times.
 
     Args:
         settings: the stage, compress/quantize.
+        matrices: of the model.
     """
-    by_time = 0 if settings.tuning_tokens else round(_SAMPLES_A_MINUTE * settings.minutes)
-    return int(settings.tuning_samples or max(_FEWEST_SAMPLES, by_time))
+    weights = sum(matrix.size for matrix in matrices)
+    by_time = 0 if settings.tuning_tokens else round(_PACE * settings.minutes / (weights * settings.tokens))
+    return int(settings.tuning_samples or min(max(_FEWEST_SAMPLES, by_time), _MOST_SAMPLES))
 
 
 def memory_needed(matrices: Sequence[Matrix], model: Any, settings: Any) -> int:
@@ -40,7 +43,9 @@ def memory_needed(matrices: Sequence[Matrix], model: Any, settings: Any) -> int:
     if settings.method == "tuned":
         at_once = max(ROW_TOKENS, tokens)
         needed += 4 * matrices[0].size + 24 * min(TOKENS_AT_ONCE, at_once) * matrices[0].rows
-        needed += 4 * samples_to_learn(settings) * tokens * width + (0 if settings.packed else 4 * 4 * weights)
+        needed += 4 * samples_to_learn(settings, matrices) * tokens * width + (
+            0 if settings.packed else 4 * 4 * weights
+        )
         needed += 6 * at_once * sum(matrix.rows + matrix.columns for matrix in matrices[1:])  # for the gradient
     if settings.packed:  # gradients, and what comes into each matrix, before anything else is made
         needed = max(needed, 8 * weights + 4 * sum(matrix.columns**2 for matrix in matrices))

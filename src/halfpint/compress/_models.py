@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import CARD, REPORTS, Bundle
-from halfpint.compress._calibration import FEWEST_TOKENS, calibration_rows
+from halfpint.compress._calibration import FEWEST_TOKENS, blocks_of, calibration_rows, linears_of
 from halfpint.compress._tensors import encoder_config, read_weights
 from halfpint.engines import torch_classifier, torch_lm
 from halfpint.errors import HalfpintError, need
@@ -36,6 +36,7 @@ _TOKENS = 16_384  # to calibrate on, where nothing says how many rows
 _LOSS_TOKENS = 4096  # of these the loss is measured on
 _MOST_LOGITS = 1 << 25  # values at once
 _SPARE = 0.9  # of the memory: the rest is for what else runs
+_MISTRAL = {"model_type": "mistral", "sliding_window": None}
 _OWN_FILES = (CARD, "README.md", "config.json", *REPORTS)
 
 
@@ -177,12 +178,52 @@ def changed_config(bundle: Bundle, model: Any, changes: dict[str, Any]) -> dict[
     return found
 
 
+def allowed_config(bundle: Bundle, model: Any, changes: dict[str, Any]) -> dict[str, Any] | None:
+    """As `changed_config`, where transformers takes it; None where it does not.
+
+    Llama's configuration refuses hidden sizes that are no multiple of the number of heads: such a model without biases
+    becomes a Mistral, which computes the same.
+    """
+    found = changed_config(bundle, model, changes)
+    if _is_allowed(found):
+        return found
+    if inner_config(model).model_type == "llama" and all(
+        layer.bias is None for layer in linears_of(blocks_of(model)[0]).values()
+    ):
+        encoder_config(found).update(_MISTRAL)
+        if "architectures" in found:
+            found["architectures"] = [name.replace("Llama", "Mistral") for name in found["architectures"]]
+        return found if _is_allowed(found) else None
+    return None
+
+
+def _is_allowed(config: dict[str, Any]) -> bool:
+    """Whether transformers takes the configuration of a model's Transformer."""
+    inner = {name: value for name, value in copy.deepcopy(encoder_config(config)).items() if name != "model_type"}
+    strict = need("huggingface_hub.errors", "pruning").StrictDataclassError
+    try:
+        need("transformers", "pruning").AutoConfig.for_model(encoder_config(config)["model_type"], **inner)
+    except (ValueError, strict):
+        return False
+    return True
+
+
+def empty_like(model: Any, config: dict[str, Any]) -> Any:
+    """A model of `config` (as `allowed_config` gives it), its weights not set yet."""
+    settings = copy.deepcopy(config)
+    if settings["model_type"] == model.config.model_type:
+        arguments = {"add_pooling_layer": False} if getattr(model, "pooler", "") is None else {}
+        return type(model)(type(model.config).from_dict(settings), **arguments).eval()
+    transformers = need("transformers", "pruning")
+    known = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+    return transformers.AutoModelForCausalLM.from_config(known, dtype="float32").eval()
+
+
 def rebuilt(model: Any, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
-    """A model of the same class with `config` (as `changed_config` gives it) and `weights`, which have to fit it."""
-    arguments = {"add_pooling_layer": False} if getattr(model, "pooler", "") is None else {}
-    made = type(model)(type(model.config).from_dict(copy.deepcopy(config)), **arguments)
+    """A model of `config` (as `allowed_config` gives it) with `weights`, which have to fit it."""
+    made = empty_like(model, config)
     made.load_state_dict(weights)
-    return made.eval()
+    return made
 
 
 def write_model(bundle: Bundle, folder: Path, model: Any, config: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import time
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, new_bundle
 from halfpint.compress import _models
-from halfpint.compress._calibration import blocks_of, linears_of, walk
+from halfpint.compress._calibration import walk
 from halfpint.compress._directions import Shown, channels, components, shown
 from halfpint.compress._layerwise import Change, changed_blocks
 from halfpint.compress._narrowing import OUTSIDE, Directions, Fit, first_weights
@@ -23,7 +22,6 @@ from halfpint.stage import Stage, Work
 _DIRECTIONS = ("auto", "components", "channels")
 _WIDE, _STEPS = 512, (32, 64)  # of widths below and from 512
 _HELD, _TOKENS = 16, 16_384  # hidden states of a block and of its layers' inputs, and of how many tokens
-_MISTRAL = {"model_type": "mistral", "sliding_window": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +91,7 @@ class Hidden(Stage):
         with torch.no_grad():
             seen = shown(model, stream, rows, work, self.use)
             directions = self._directions(model, stream, seen, keep, are_turned=are_turned)
-            made = _made(model, config)
+            made = _models.empty_like(model, config)
             scale = _scale_of(model, stream) / _scale_of(made, stream)
             made.load_state_dict(first_weights(model, stream, directions, scale))
             fit = Fit(model, walk(model, rows, folder=work.scratch), made, stream, directions, self.repair)
@@ -159,48 +157,15 @@ class Hidden(Stage):
         heads = int(inner.num_attention_heads)
         size = int(getattr(inner, "head_dim", None) or stream.width // heads)
 
-        def changed(width: int, more: dict[str, Any]) -> dict[str, Any]:
-            found = _models.changed_config(bundle, model, {"hidden_size": width, "head_dim": size})
-            encoder_config(found).update(more)
-            if more and "architectures" in found:
-                found["architectures"] = [name.replace("Llama", "Mistral") for name in found["architectures"]]
-            return found
-
         others = sorted(range(multiple, stream.width, multiple), key=lambda width: abs(width - wanted))
-        tries: list[tuple[int, dict[str, Any]]] = [(wanted, {})]
-        if inner.model_type == "llama" and all(
-            layer.bias is None for layer in linears_of(blocks_of(model)[0]).values()
-        ):
-            tries.append((wanted, _MISTRAL))
-        for width, more in [*tries, *((width, {}) for width in others)]:
-            found = changed(width, more)
-            if _is_allowed(found):
+        for width in [wanted, *others]:
+            found = _models.allowed_config(bundle, model, {"hidden_size": width, "head_dim": size})
+            if found is not None:
                 return found
         raise HalfpintError(
             f"{self.use}: share", wanted=f"a hidden size that {inner.model_type} can have with {heads} heads",
             got=f"none below {stream.width} that is a multiple of {multiple}", todo="Give a smaller multiple.",
         )  # fmt: skip
-
-
-def _is_allowed(config: dict[str, Any]) -> bool:
-    """Whether transformers takes the configuration of a model's Transformer."""
-    inner = {name: value for name, value in copy.deepcopy(encoder_config(config)).items() if name != "model_type"}
-    strict = need("huggingface_hub.errors", "pruning").StrictDataclassError
-    try:
-        need("transformers", "pruning").AutoConfig.for_model(encoder_config(config)["model_type"], **inner)
-    except (ValueError, strict):
-        return False
-    return True
-
-
-def _made(model: Any, config: dict[str, Any]) -> Any:
-    """A model of `config`, its weights not set yet."""
-    settings = copy.deepcopy(config)
-    if settings["model_type"] == model.config.model_type:
-        return type(model)(type(model.config).from_dict(settings)).eval()
-    transformers = need("transformers", "pruning")
-    known = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
-    return transformers.AutoModelForCausalLM.from_config(known, dtype="float32").eval()
 
 
 def _scale_of(model: Any, stream: Stream) -> float:

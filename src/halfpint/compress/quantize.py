@@ -15,9 +15,9 @@ from halfpint.compress._adapt import WORTH, Adaptation, as_made_up_for
 from halfpint.compress._allocation import allocate, costs_of, other_bytes
 from halfpint.compress._balance import balanced
 from halfpint.compress._blocks import pack
-from halfpint.compress._calibration import Rows, calibration_rows, fast, walk
+from halfpint.compress._calibration import Rows, calibration_rows, fast, shuffled, walk
 from halfpint.compress._codes import BlockType, Coded
-from halfpint.compress._imatrix import IMATRIX_FILE, read_imatrix, write_imatrix
+from halfpint.compress._imatrix import IMATRIX_FILE, importance_of, write_imatrix
 from halfpint.compress._layers import LayerByLayer, Made, rounded
 from halfpint.compress._matrices import (
     HALF_BITS,
@@ -157,6 +157,7 @@ class Quantize(Stage):
         elif not (self.target_bytes or self.packed):
             by_bits(matrices, self.bits, f"{self.use}: bits")
         self._check_target(bundle, model, matrices)
+        importance_of(self.importance, model, matrices)  # refuses one that is not this model's
 
     def check_memory(self, bundle: Bundle) -> None:
         """Refuse a machine with too little memory for the model; asked before it is loaded."""
@@ -196,18 +197,17 @@ class Quantize(Stage):
         torch.manual_seed(self.seed)
         figures: dict[str, Any] = {}
         if self.method == "round":
-            wanted = {matrix.name: matrix.columns for matrix in matrices}
-            importance = read_imatrix(Path(self.importance), model.config, wanted) if self.importance else {}
-            made = rounded(matrices, kinds, importance, work.log, pace)
+            made = rounded(matrices, kinds, importance_of(self.importance, model, matrices), work.log, pace)
         else:
             made, figures = self._calibrated(bundle, model, matrices, kinds, pace, work, adapts=adapts)
         return self._write(bundle, model, matrices, made, figures, started, work)
 
-    def _rows(self, bundle: Bundle, work: Work) -> tuple[Rows, Rows, Rows]:
+    def _rows(self, bundle: Bundle, matrices: list[Matrix], work: Work) -> tuple[Rows, Rows, Rows]:
         """Rows that codes are fitted on, that tuning learns from besides, and, seen by nothing else, is judged by."""
         if self.method != "tuned":
             return calibration_rows(bundle, work, self.samples, self.tokens, self.seed), [], []
-        drawn = calibration_rows(bundle, work, self.samples + samples_to_learn(self), self.tokens, self.seed)
+        more = samples_to_learn(self, matrices)
+        drawn = shuffled(calibration_rows(bundle, work, self.samples + more, self.tokens, self.seed), self.seed)
         held = max(1, min(len(drawn), self.samples) // _HELD) if len(drawn) > 1 else 0
         fitted = max(1, min(len(drawn), self.samples) - held)
         return drawn[:fitted], drawn[fitted + held :], drawn[fitted : fitted + held]
@@ -218,7 +218,7 @@ class Quantize(Stage):
             return by_name(matrices, self.types, f"{self.use}: types")
         if not self.target_bytes:
             return by_bits(matrices, self.bits, f"{self.use}: bits")
-        rows = self._rows(bundle, work)[0][:_SENSITIVITY_ROWS]
+        rows = self._rows(bundle, matrices, work)[0][:_SENSITIVITY_ROWS]
         kept = work.scratch / "costs.json"
         if not kept.is_file():
             write_json(kept, costs_of(model, matrices, rows, self.seed, work.log))
@@ -233,7 +233,7 @@ class Quantize(Stage):
         for kind in kinds.values():
             if kind.name not in CONTAINERS:
                 raise HalfpintError(f"{self.use}: types", wanted=f"of {', '.join(CONTAINERS)}", got=kind.name)
-        drawn = self._rows(bundle, work)[0]
+        drawn = self._rows(bundle, matrices, work)[0]
         rows = drawn[:_SENSITIVITY_ROWS]
         apart = drawn[_SENSITIVITY_ROWS:][:_BALANCE_ROWS] or rows
         often = self._often(bundle, matrices[0].rows, work)
@@ -278,7 +278,7 @@ class Quantize(Stage):
         if needed > room:
             raise HalfpintError(
                 self.use, wanted=f"about {needed / 2**30:.1f} GiB of memory", got=f"{room / 2**30:.1f} GiB",
-                todo="Take the method gptq or round, fewer samples, or a larger machine.",
+                todo="Take the method gptq or round, less time, fewer samples, or a larger machine.",
             )  # fmt: skip
         if not (self.method == "tuned" and self.packed and self.adapting):
             return needed, False
@@ -311,7 +311,7 @@ class Quantize(Stage):
     ) -> tuple[Made, dict[str, Any]]:  # fmt: skip
         torch = need("torch", "quantising")
         tuned = self.method == "tuned"
-        rows, more, apart = self._rows(bundle, work)
+        rows, more, apart = self._rows(bundle, matrices, work)
         parts = [walk(model, some, _BATCH_TOKENS, work.scratch) for some in (rows, more, apart) if some]
         ids, kept = ([one for part in parts for one in getattr(part, name)] for name in ("ids", "kept"))
         fitted, learned = len(parts[0].ids), len(ids) - (len(parts[-1].ids) if apart else 0)

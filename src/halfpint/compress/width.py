@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from halfpint.bundle import Bundle, new_bundle
@@ -99,12 +99,12 @@ class Width(Stage):
         _models.check_memory(bundle, self.use)
         model = _models.open_model(bundle, self.use)
         cut = self._plan(model)
+        config = self._config(bundle, model, cut)
         rows, held = _models.rows_for(self, bundle, work)
         loss = _models.Loss(bundle, held)
         before = loss(model)
         with _no_gradients():
             changes = changed_blocks(model, rows, work, "narrower layers", cut.change, cut.apply)
-            config = _models.changed_config(bundle, model, cut.settings())
             try:
                 made = _models.rebuilt(model, config, cut.weights(model, changes))
             except RuntimeError as error:  # a part that this architecture has besides
@@ -159,6 +159,26 @@ class Width(Stage):
         return _Cut(
             self, attention if less_heads else None, kept_units, name if less_ffn else None, kept_channels, width or 0
         )
+
+    def _config(self, bundle: Bundle, model: Any, cut: _Cut) -> dict[str, Any]:
+        """The configuration of the narrower model.
+
+        Raises:
+            HalfpintError: the architecture cannot have so few heads at its hidden size.
+        """
+        found = _models.allowed_config(bundle, model, cut.settings()) if cut.heads else None
+        if cut.heads and found is None:
+            counts = [
+                count for count in range(1, cut.heads.units)
+                if _models.allowed_config(bundle, model, replace(cut, units=count).settings()) is not None
+            ]  # fmt: skip
+            inner, few = _models.inner_config(model), " or ".join(map(str, counts))
+            raise HalfpintError(
+                f"{self.use}: heads", got=f"{cut.units} of {cut.heads.units} groups",
+                wanted=f"as many heads as a {inner.model_type} with a hidden size of {inner.hidden_size} can have",
+                todo=f"Take a share that leaves {few} groups." if counts else "Cut channels in place of heads.",
+            )  # fmt: skip
+        return found or _models.changed_config(bundle, model, cut.settings())
 
     def _share_for(self, model: Any, block: Any) -> float:
         """The share of heads and channels that has to go for `size`."""

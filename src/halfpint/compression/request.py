@@ -141,12 +141,16 @@ def steps_of(request: Request, teacher: str = "", *, is_classifier: bool = False
             "--heal", wanted="--prune or --low-rank with it", got="neither",
             todo="Quantising is distilled by itself, for --minutes; leave --heal out.",
         )  # fmt: skip
-    if request.lora and not request.heal:
+    if request.lora and not (request.heal or request.target_bytes):
         raise HalfpintError("--lora", wanted="--heal with it", got="no --heal", todo="Leave it out, or add --heal 5.")
-    if request.importance and (is_classifier or finds or not request.quantize):
+    if request.lora and any(one.startswith("sparse") for one in request.prune):
         raise HalfpintError(
-            "--importance", wanted="a language model, and --quantize with it",
-            got="a classifier" if is_classifier else finds or "no --quantize",
+            "--lora", wanted="weights that were not pruned to zero, which merging would fill", got="--prune sparse"
+        )
+    if request.importance and (is_classifier or finds or stages or not request.quantize):
+        raise HalfpintError(
+            "--importance", wanted="a language model, and --quantize alone with it: it is of the model as it is",
+            got="a classifier" if is_classifier else finds or ("something cut before" if stages else "no --quantize"),
         )  # fmt: skip
     if request.importance and not Path(request.importance).is_file():
         raise HalfpintError("--importance", wanted="an importance matrix (GGUF)", got=request.importance)
