@@ -204,6 +204,13 @@ def test_faults_are_told_before_any_work(bundles: Get, tmp_path: Path) -> None:
     refused("wanted a table of texts for the teacher to label", methods=("sequence",))
     refused("layers=N, size=5M, a bundle", teachers=(str(bundles("language").path),), student="layer=1")
     refused("hidden alone teaches no answer", teachers=(str(bundles("language").path),), methods=("hidden",))
+    refused(
+        "--match: wanted relations for a student of another shape",
+        teachers=(str(bundles("language").path),),
+        student="size=90k",
+        methods=("hidden", "logits"),
+        match="states",
+    )
     answers_otherwise = copy_of(bundles("student"), tmp_path / "other-labels")
     config, card = (json.loads((answers_otherwise / f"{name}.json").read_text()) for name in ("config", "card"))
     config["id2label"] = {number: f"other {label}" for number, label in config["id2label"].items()}

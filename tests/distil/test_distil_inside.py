@@ -106,6 +106,17 @@ def test_queries_keys_and_values_of_one_projection_are_told_apart() -> None:
     torch.testing.assert_close(torch.cat(list(held.values()), -1), given[0])
 
 
+def test_projections_that_are_mixed_are_not_told_apart() -> None:
+    """GPT-NeoX has each head's query, key and value together: thirds of them are none of the three."""
+    settings = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1, "intermediate_size": 48}
+    model = sizes.new_model("gpt_neox", {**settings, "vocab_size": 100})
+    with (
+        pytest.raises(HalfpintError, match="wanted a model with queries, keys and values in its layers"),
+        caught(layers_of(model)[-1], "here"),
+    ):
+        pass
+
+
 def test_what_cannot_be_is_refused(bundles: Get, work: Make, tmp_path: Path) -> None:
     teacher, student = bundles("language"), bundles("small-language")
     with pytest.raises(HalfpintError, match="match: wanted relations or states, got 'both'"):
@@ -117,6 +128,9 @@ def test_what_cannot_be_is_refused(bundles: Get, work: Make, tmp_path: Path) -> 
     assert narrow.config["hidden_size"] != teacher.config["hidden_size"]
     with pytest.raises(HalfpintError, match=r"match: wanted relations between models of \d+ and \d+ wide states"):
         TokenHidden(teacher=str(teacher.path), match="states", **FAST).run(narrow, work(tmp_path / "made"))
+        TokenHidden(teacher=str(teacher.path), match="states").fits(narrow)
+    with pytest.raises(HalfpintError, match="train_embeddings: wanted false with adapters"):
+        TokenHidden(train_embeddings=True, lora=True)
     with pytest.raises(HalfpintError, match="teacher_layer: wanted a number up to"):
         TokenHidden(teacher=str(teacher.path), teacher_layer=99, **FAST).run(student, work(tmp_path / "made"))
     assert not (tmp_path / "made").exists()

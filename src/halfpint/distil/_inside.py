@@ -12,9 +12,10 @@ from typing import Any
 from halfpint.errors import HalfpintError
 
 _LAYER = re.compile(r"(?:.*\.)?(?:layer|layers|h|blocks)\.(\d+)")
-# What the three projections are called in the architectures of transformers, or the one that makes all three.
+# What the three projections are called in the architectures of transformers, or the one that makes all three, one after
+# the other. (Where they are mixed head by head, as in query_key_value, they are not told apart.)
 _APART = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"))
-_TOGETHER = ("Wqkv", "c_attn", "qkv", "qkv_proj", "query_key_value")
+_TOGETHER = ("Wqkv", "c_attn", "qkv", "qkv_proj")
 _KINDS = ("query", "key", "value")
 
 RELATIONS, STATES = "relations", "states"
@@ -29,6 +30,7 @@ class Inward:
         teacher_layer: whose relations are learned, from 1; 0 takes the last.
         relation_heads: parts that vectors are divided into for relations; 0 takes parts of 32 values in the narrower.
         layer_map: of states: for each of the student's layers the teacher's, from 1, with commas; empty spreads them.
+            In most language models a norm stands behind the last layer, so last belongs to last.
         train_embeddings: also train the token embeddings.
     """
 

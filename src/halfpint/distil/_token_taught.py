@@ -22,7 +22,7 @@ from halfpint.stage import Work
 from halfpint.tokenizers.load import open_tokenizer
 from halfpint.train import _budget, _lora, checkpoint
 from halfpint.train._language_tokens import special_tokens
-from halfpint.train._rows import Batches, Judge, Part
+from halfpint.train._rows import Batches, Judge, Part, part_rows
 from halfpint.train.adapt import Adapt
 from halfpint.train.loop import device, train
 
@@ -80,7 +80,9 @@ class TokenTaught(Taught, Adapt):
         learner.check_apart(self.use)
         rows = self._rows_of(context)
         loss = self._loss_of(bundle, teacher, learner, learn, work)
-        self._check_memory(model, learner, rows, work)
+        self._check_memory(
+            model, learner, rows, work, self._more_bytes(model, part_rows(rows.rows(), context), context)
+        )
         special = special_tokens(tokenizer)
         batches = self._batches(rows, learn, special)
         judge = self._judge(Judge(rows, learner, held, special, tokenizer), loss)
@@ -118,6 +120,10 @@ class TokenTaught(Taught, Adapt):
     def _asks(self) -> bool:
         """Whether there is a teacher at all."""
         return True
+
+    def _more_bytes(self, model: Any, rows: int, context: int) -> int:
+        """About the bytes that the loss takes besides what training takes."""
+        return 0
 
     def _freeze(self, model: Any) -> None:
         """Leave as they are what is not to be trained; all is, if nothing is said."""

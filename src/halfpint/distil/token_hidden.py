@@ -20,6 +20,8 @@ from halfpint.stage import Work
 from halfpint.train._rows import Judge
 from halfpint.train.loop import device
 
+_RELATION_BYTES = 4 * 3 * 3  # of a relation: queries', keys' and values', each as scores, student's and teacher's
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenHidden(Inward, TokenTaught):
@@ -34,6 +36,23 @@ class TokenHidden(Inward, TokenTaught):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_inward(self.use)
+        if self.train_embeddings and self.lora:
+            raise HalfpintError(f"{self.use}: train_embeddings", wanted="false with adapters", got="true")
+
+    def fits(self, bundle: Bundle) -> None:
+        """Refuse a teacher of another tokenizer, and layers or widths that there are not."""
+        super().fits(bundle)
+        (teacher,) = self.teachers(bundle, "", self.use)
+        widths = [int(one.config.get("hidden_size") or 0) for one in (bundle, teacher)]
+        if self.match == STATES and 0 not in widths:
+            self._check_widths(*widths)
+
+    def _check_widths(self, ours: int, theirs: int) -> None:
+        if ours != theirs:
+            raise HalfpintError(
+                f"{self.use}: match", wanted=f"{RELATIONS} between models of {ours} and {theirs} wide states",
+                got=STATES,
+            )  # fmt: skip
 
     def _teacher(self, bundle: Bundle, some: Sequence[str]) -> Bundle:
         if (count := len(self.teachers(bundle, "", self.use))) > 1:
@@ -51,12 +70,8 @@ class TokenHidden(Inward, TokenTaught):
         assert teacher is not None
         small = learner.model.base_model
         large = load_model(teacher.path, CAUSAL).base_model.to(device()).eval()
-        widths = int(small.config.hidden_size), int(large.config.hidden_size)
-        if self.match == STATES and widths[0] != widths[1]:
-            raise HalfpintError(
-                f"{self.use}: match", wanted=f"{RELATIONS} between models of {widths[0]} and {widths[1]} wide states",
-                got=STATES,
-            )  # fmt: skip
+        if self.match == STATES:
+            self._check_widths(int(small.config.hidden_size), int(large.config.hidden_size))
         both = pair(self, small, large)
 
         def loss(arrays: dict[str, Any]) -> Any:
@@ -68,6 +83,10 @@ class TokenHidden(Inward, TokenTaught):
 
     def _judge(self, plain: Judge, loss: Loss) -> Judge:
         return _Beside(plain, loss, self.match)
+
+    def _more_bytes(self, model: Any, rows: int, context: int) -> int:
+        heads = self.relation_heads or max(1, int(model.config.hidden_size) // 32)
+        return _RELATION_BYTES * rows * heads * context**2 if self.match == RELATIONS else 0
 
     def _guess(self, vocabulary: int) -> float:
         return math.inf  # there is no guessing
@@ -90,7 +109,9 @@ class _Beside(Judge):
         self._model.eval()
         with torch.inference_mode():
             for arrays in batches:
-                total, count = total + float(self._loss_of(arrays)), count + _labels(arrays)
+                count += _labels(arrays)
+                for row in range(len(arrays["input_ids"])):  # what two tokens are to each other takes room
+                    total += float(self._loss_of({name: array[row : row + 1] for name, array in arrays.items()}))
         self._model.train(was)
         return total, count
 

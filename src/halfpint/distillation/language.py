@@ -58,6 +58,12 @@ class Languages:
                 got="settings of labelled texts (--unlabelled, --copies, --train-texts or --label)",
                 todo="Leave them out.",
             )  # fmt: skip
+        if request.is_fresh and request.match != "relations" and "hidden" in self.methods:
+            raise HalfpintError(
+                "--match",
+                wanted=f"relations for a student of another shape (--student {request.student})",
+                got=request.match,
+            )
         need_student(request, catalogue("language"))
         for stage in (*self._first, *self._taught):
             stage.check()

@@ -174,12 +174,14 @@ class Adapt(_lora.LoRA, Training, Stage):
             minutes=self.minutes, evaluations=self.evaluations, evaluation_tokens=self.evaluation_tokens,
         )  # fmt: skip
 
-    def _check_memory(self, model: Any, learner: Any, rows: Pretrain, work: Work) -> None:
+    def _check_memory(self, model: Any, learner: Any, rows: Pretrain, work: Work, more: int = 0) -> None:
+        """Tell about the memory that it takes, with `more` bytes besides, or refuse where there is less."""
         trained = sum(tensor.numel() for tensor in checkpoint.trainable(model).values())
         needed = _budget.memory_needed(
             model, part_rows(rows.rows(), rows.context), rows.context, chunked=learner.chunked,
             checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision),
         )  # fmt: skip
+        needed += more
         _budget.check_memory(needed, device(), self.use)
         work.log.say(
             f"{_budget.shown_shape(model)}; {shown_parameters(trained)} of them are trained; learning rate "
