@@ -31,6 +31,7 @@ _NORMS = 10.0  # times the rate, in units of their mean size, for norms and bias
 _WARMUP = 8  # steps
 WORTH = 0.05
 """Nats that the embeddings' codes have to cost: beside less, what single batches teach is noise."""
+_HARM = 1.1  # of the divergence before: beside the embeddings' errors alone, a first training may gain nothing yet
 _MADE_UP = 0.037  # of what an error costs, that each block behind it makes up for: with SmolLM2 at 2 bits
 _EMBEDDINGS_COUNT = 4.0  # blocks that their errors are worth in time
 _BETAS = (0.9, 0.95)
@@ -105,7 +106,7 @@ class Adaptation:
         return [one for one in [*self._outside, *self._inside] if id(one) not in theirs]
 
     def _try(self, rest: Sequence[Any]) -> None:
-        """Train once; what did harm is taken back."""
+        """Train once; what did harm is taken back, and no more is trained."""
         self.facts["kl_before"] = self.distiller.divergence()
         before = [one.detach().clone() for one in rest]
         try:
@@ -115,7 +116,7 @@ class Adaptation:
             after = math.nan
         if math.isfinite(after):  # a card holds numbers alone
             self.facts["kl_after"] = after
-        self.facts["kept"] = after < self.facts["kl_before"]
+        self.facts["kept"] = after < _HARM * self.facts["kl_before"]
         if not self.is_on:
             with need("torch", "quantising").no_grad():
                 for one, values in zip(rest, before, strict=True):
