@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from halfpint.bundle import Bundle, new_bundle, open_bundle
+from halfpint.bundle import Bundle, new_bundle, open_bundle, read_json
 from halfpint.compress._directions import channels, components, shown
 from halfpint.compress._stream import gains_of, stream_of
 from halfpint.compress.hidden import Hidden
@@ -187,6 +189,15 @@ def test_a_llama_that_its_heads_do_not_divide_is_a_mistral(
     assert made.config["architectures"] == ["MistralForCausalLM"] and made.config["hidden_size"] == 32
     assert type(opened(made)).__name__ == "MistralForCausalLM" and opened(made).config.sliding_window is None
     torch.testing.assert_close(logits(opened(made)), logits(opened(parent)), atol=2e-3, rtol=1e-3)
+    short = built("llama", attention_bias=False, **{**shape, "num_key_value_heads": 3})
+    with new_bundle(tmp_path / "told", short) as (folder, card):
+        shutil.copytree(short.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("card.json"))
+        told = read_json(folder / "config.json")
+        del told["num_key_value_heads"], told["max_position_embeddings"]  # of which a Mistral has others
+        (folder / "config.json").write_text(json.dumps(told))
+        card.update(task=short.card["task"], engine="torch_lm")
+    made = Hidden(share=1 / 3, multiple=16, samples=8).run(Bundle(tmp_path / "told"), work(tmp_path / "short"))
+    assert (opened(made).config.num_key_value_heads, opened(made).config.max_position_embeddings) == (3, 2048)
     biased = built("llama", **shape)  # Mistral has no biases: the nearest width that Llama allows
     made = Hidden(share=1 / 3, multiple=8, samples=8).run(biased, work(tmp_path / "biased"))
     assert made.config["model_type"] == "llama" and made.config["hidden_size"] == 24

@@ -11,6 +11,7 @@ import pytest
 
 from halfpint.bundle import Bundle, new_bundle, open_bundle
 from halfpint.compress._columns import by_activation, by_error
+from halfpint.compress._imatrix import _names
 from halfpint.compress._layerwise import Halves, Moments, repaired, repaired_by_halves
 from halfpint.compress.width import Width
 from halfpint.engines import open_engine, open_language_engine
@@ -155,6 +156,7 @@ def test_heads_that_do_not_divide_a_llama_make_a_mistral(
     made = stage.run(built("llama", attention_bias=False, **shape), work(tmp_path / "made"))
     assert made.config["architectures"] == ["MistralForCausalLM"] and made.config["num_attention_heads"] == 6
     assert type(opened(made)).__name__ == "MistralForCausalLM" and opened(made).config.head_dim == 8
+    assert _names(opened(made).config)("model.layers.0.mlp.down_proj.weight") == "blk.0.ffn_down.weight"
     scored = open_language_engine(made, threads=1).score(["Where is my order?"])[0]
     assert np.isfinite(scored.log_probabilities).all() and len(scored.log_probabilities)
     with pytest.raises(HalfpintError, match="with a hidden size of 64 can have, got 3 of 4 groups"):

@@ -128,7 +128,10 @@ def test_what_cannot_be_is_refused(bundles: Get, work: Make, tmp_path: Path) -> 
     assert narrow.config["hidden_size"] != teacher.config["hidden_size"]
     with pytest.raises(HalfpintError, match=r"match: wanted relations between models of \d+ and \d+ wide states"):
         TokenHidden(teacher=str(teacher.path), match="states", **FAST).run(narrow, work(tmp_path / "made"))
+    with pytest.raises(HalfpintError, match=r"match: wanted relations between models of \d+ and \d+ wide states"):
         TokenHidden(teacher=str(teacher.path), match="states").fits(narrow)
+    with pytest.raises(HalfpintError, match="teacher_layer: wanted a number up to 2"):
+        TokenHidden(teacher=str(teacher.path), teacher_layer=99).fits(student)
     with pytest.raises(HalfpintError, match="train_embeddings: wanted false with adapters"):
         TokenHidden(train_embeddings=True, lora=True)
     with pytest.raises(HalfpintError, match="teacher_layer: wanted a number up to"):

@@ -50,7 +50,7 @@ class Adaptation:
 
     Attributes:
         facts: what was done, for the card: steps, seconds, divergence (nats, rows not learned from) before and after
-            the first training, whether that was kept.
+            the first training, whether that was kept, and whether there were others.
     """
 
     distiller: Distiller
@@ -58,7 +58,7 @@ class Adaptation:
     minutes: float
     tokens: int
     scratch: Path
-    facts: dict[str, Any] = field(default_factory=lambda: {"steps": 0, "seconds": 0.0, "kept": True})
+    facts: dict[str, Any] = field(default_factory=lambda: {"steps": 0, "seconds": 0.0, "kept": True, "goes_on": True})
 
     def __post_init__(self) -> None:
         model = self.distiller.model
@@ -77,7 +77,7 @@ class Adaptation:
     @property
     def is_on(self) -> bool:
         """Whether it goes on: where the first training did harm it does not."""
-        return bool(self.facts["kept"])
+        return bool(self.facts["goes_on"])
 
     def __call__(self, done: int) -> None:
         """Train what is behind the first `done` blocks; what was learned in an earlier run is taken from there."""
@@ -106,7 +106,7 @@ class Adaptation:
         return [one for one in [*self._outside, *self._inside] if id(one) not in theirs]
 
     def _try(self, rest: Sequence[Any]) -> None:
-        """Train once; what did harm is taken back, and no more is trained."""
+        """Train once; what gained nothing is taken back, and where it did harm no more is trained."""
         self.facts["kl_before"] = self.distiller.divergence()
         before = [one.detach().clone() for one in rest]
         try:
@@ -116,8 +116,10 @@ class Adaptation:
             after = math.nan
         if math.isfinite(after):  # a card holds numbers alone
             self.facts["kl_after"] = after
-        self.facts["kept"] = after < _HARM * self.facts["kl_before"]
-        if not self.is_on:
+        self.facts["kept"] = after < self.facts["kl_before"]
+        self.facts["goes_on"] = after < _HARM * self.facts["kl_before"]
+        if not self.facts["kept"]:
+            self._optimiser.state.clear()
             with need("torch", "quantising").no_grad():
                 for one, values in zip(rest, before, strict=True):
                     one.copy_(values)

@@ -99,7 +99,7 @@ def read_imatrix(path: Path, config: Any, wanted: Mapping[str, int]) -> dict[str
 def _names(config: Any) -> Any:
     """What gives llama.cpp's name of a weight, or None."""
     gguf = need("gguf", "an importance matrix")
-    wanted = str(config.model_type).removesuffix("_text")
+    wanted = str(config.model_type).removesuffix("_text").replace("mistral", "llama")  # which are one there
     number = next((key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == wanted), None)
     if number is None:
         return lambda name: None

@@ -190,7 +190,11 @@ def allowed_config(bundle: Bundle, model: Any, changes: dict[str, Any]) -> dict[
     if inner_config(model).model_type == "llama" and all(
         layer.bias is None for layer in linears_of(blocks_of(model)[0]).values()
     ):
-        encoder_config(found).update(_MISTRAL)
+        known = inner_config(model).to_dict()  # what a file leaves out is not the same in both
+        inner = encoder_config(found)
+        for name in ("num_key_value_heads", "intermediate_size", "max_position_embeddings", "rms_norm_eps"):
+            inner.setdefault(name, known[name])
+        inner.update(_MISTRAL)
         if "architectures" in found:
             found["architectures"] = [name.replace("Llama", "Mistral") for name in found["architectures"]]
         return found if _is_allowed(found) else None

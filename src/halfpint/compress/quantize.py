@@ -82,7 +82,7 @@ class Quantize(Stage):
         tuning_batch: tokens of a step of it.
         adapting: share of the time for tuning in which, where codes are packed, the weights that have none yet learn to
             make up for those that have, block after block. It ends after the embeddings where their codes cost next to
-            nothing, or where it does not help; 0 leaves it out.
+            nothing, or where it does harm; 0 leaves it out.
         target_bytes: most bytes of the GGUF file where `types` is empty: each matrix then gets the type that pays
             most, by how much its errors change what the model says on the calibration rows; 0 goes by `bits`.
         packed: the codes are for compress/lossless: each row has steps of one size, what a code may be depends on
@@ -207,10 +207,11 @@ class Quantize(Stage):
         if self.method != "tuned":
             return calibration_rows(bundle, work, self.samples, self.tokens, self.seed), [], []
         more = samples_to_learn(self, matrices)
-        drawn = shuffled(calibration_rows(bundle, work, self.samples + more, self.tokens, self.seed), self.seed)
+        drawn = calibration_rows(bundle, work, self.samples + more, self.tokens, self.seed)
         held = max(1, min(len(drawn), self.samples) // _HELD) if len(drawn) > 1 else 0
         fitted = max(1, min(len(drawn), self.samples) - held)
-        return drawn[:fitted], drawn[fitted + held :], drawn[fitted : fitted + held]
+        rest = shuffled(drawn[held:], self.seed)  # what it is judged by stays of documents of its own
+        return rest[:fitted], rest[fitted:], drawn[:held]
 
     def _kinds(self, bundle: Bundle, model: Any, matrices: list[Matrix], work: Work) -> dict[str, BlockType]:
         """The type of each matrix that is quantised."""

@@ -41,7 +41,9 @@ _RIDGE = 1e-2  # of choosing, where none is given
 class Width(Stage):
     """Take out the heads and the feed-forward channels that are missed the least.
 
-    Each layer chooses its own, and all keep as many, so the result is a plain model of its architecture.
+    Each layer chooses its own, and all keep as many, so the result is a plain model of its architecture. (Llama's
+    configuration in transformers refuses hidden sizes that are no multiple of the number of heads: such a model is
+    written as Mistral's, which computes the same.)
 
     Args:
         ffn: share of the feed-forward channels that goes, rounded to a multiple of `multiple`.

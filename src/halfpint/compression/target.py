@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from halfpint.compress.depth import Depth
-from halfpint.compress.hidden import Hidden
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
 from halfpint.compress.width import Width
@@ -17,12 +16,12 @@ from halfpint.export.gguf import CODES, Gguf
 from halfpint.stage import Stage
 
 _SHARES = (0.15, 0.3)  # that pruning takes
-# Low rank is not among them: no block type holds what two factors are, so nothing could be quantised behind it.
+# Not among them: low rank, as no block type holds what two factors are, so nothing could be quantised behind it; and a
+# narrower hidden size, which cost more than as many channels wherever it was tried, and takes minutes to try.
 _CUTS: dict[str, Callable[[float], Stage]] = {
     "depth": lambda share: Depth(share=share),
     "ffn": lambda share: Width(ffn=share, heads=0.0),
     "heads": lambda share: Width(ffn=0.0, heads=share),
-    "hidden": lambda share: Hidden(share=share),
 }
 _ALONE = 0.95  # of what quantising alone loses another way has to lose less than: it takes longer
 _COLLAPSED = 1.0  # nats: where rounding loses more, it says little of what codes that make up for each other lose
@@ -41,10 +40,10 @@ class _Way:
 def best_way(run: Run) -> list[Stage]:
     """The stages that keep most at the target.
 
-    Ways are quantising alone, and quantising after layers, channels, heads or the hidden size were cut by one share or
-    another; where a small share loses more than the best way so far, no larger one is tried. Each takes the most bits
-    that the target allows, packed unless a plain file was asked for. Where rounding alone leaves nothing of the model,
-    the first and the best of the others are tried with GPTQ too.
+    Ways are quantising alone, and quantising after layers, channels or heads were cut by one share or another; where a
+    small share loses more than the best way so far, no larger one is tried. Each takes the most bits that the target
+    allows, packed unless a plain file was asked for. Where rounding alone leaves nothing of the model, the first and
+    the best of the others are tried with GPTQ too.
 
     Raises:
         HalfpintError: none of them comes down to the target.

@@ -149,7 +149,8 @@ def caught(layer: Any, place: str) -> Iterator[dict[str, Any]]:
     modules = {name.rpartition(".")[2]: module for name, module in layer.named_modules()}
     held: dict[str, Any] = {}
     apart = next((names for names in _APART if all(name in modules for name in names)), ())
-    together = next((name for name in _TOGETHER if name in modules), "")
+    mixed = type(layer).__name__.startswith("CodeGen")  # whose qkv_proj is in four parts, each with all three
+    together = next((name for name in _TOGETHER if name in modules and not mixed), "")
     hooks = []
     for kind, name in zip(_KINDS, apart, strict=False):
         hooks.append(modules[name].register_forward_hook(lambda _m, _i, out, kind=kind: held.update({kind: out})))

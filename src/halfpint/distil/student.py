@@ -90,6 +90,8 @@ class Student(Stage):
         positions = min(int(inner.get("max_position_embeddings") or _POSITIONS), _POSITIONS)
         settings, _ = sizes.size_dial(arch, wanted, vocabulary, positions)
         special = {key: value for key, value in inner.items() if key.endswith("_token_id")}
+        if inner.get("sliding_window", 0) is None:  # the teacher sees all
+            special["sliding_window"] = None
         torch.manual_seed(self.seed)
         model = sizes.new_model(arch, {**settings, **special})
         large = _embedding(read_weights(bundle))

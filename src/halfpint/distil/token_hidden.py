@@ -46,6 +46,10 @@ class TokenHidden(Inward, TokenTaught):
         widths = [int(one.config.get("hidden_size") or 0) for one in (bundle, teacher)]
         if self.match == STATES and 0 not in widths:
             self._check_widths(*widths)
+        if self.teacher_layer > (layers := int(teacher.config.get("num_hidden_layers") or self.teacher_layer)):
+            raise HalfpintError(
+                f"{self.use}: teacher_layer", wanted=f"a number up to {layers}", got=str(self.teacher_layer)
+            )
 
     def _check_widths(self, ours: int, theirs: int) -> None:
         if ours != theirs:
