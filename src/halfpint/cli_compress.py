@@ -29,7 +29,7 @@ def distil(
         ),
     ] = "",
     epochs: Annotated[int, typer.Option(min=0, help="Passes over the data in each method; 0 takes its own.")] = 0,
-    minutes: Annotated[float, typer.Option(min=0, help="How long each method of a language model may take.")] = 10.0,
+    minutes: Annotated[float, typer.Option(min=0, help="How long each method may train a language model.")] = 10.0,
     tokens: Annotated[str, typer.Option(help="Tokens of each such method, such as 2M, instead of --minutes.")] = "",
     temperature: Annotated[float, typer.Option(help="What the logits of both are divided by; 0: 2, and 1.")] = 0.0,
     divergence: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from halfpint.errors import HalfpintError
 from halfpint.models.sizes import CAUSAL
 from halfpint.models.weights import WEIGHTS_FILE, weight_types
 from halfpint.stage import Work
+from halfpint.train import _budget
 
 torch = pytest.importorskip("torch", reason="distilling needs torch")
 
@@ -196,6 +198,30 @@ def test_a_student_comes_nearer(bundles: Get, work: Make, tmp_path: Path) -> Non
     assert entry["nats_per_token"] < entry["nats_before"] - 0.02
     assert entry["teacher"] == teacher.fingerprint
     assert open_bundle(made.path).card["engine"] == "torch_lm"
+
+
+def test_what_the_teacher_is_asked_is_not_the_students_time(
+    bundles: Get, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The minutes of a method are those of training: else much text would leave nothing of them."""
+    asked: list[float] = []
+    begun: list[float] = []
+    kept, left = TokenLogits._kept, _budget.seconds_left
+
+    def answers(self: TokenLogits, *given: Any) -> Any:
+        found = kept(self, *given)
+        asked.append(time.monotonic())
+        return found
+
+    def counted(stage: Any, held: Work, started: float) -> float:
+        begun.append(started)
+        return left(stage, held, started)
+
+    monkeypatch.setattr(TokenLogits, "_kept", answers)
+    monkeypatch.setattr(_budget, "seconds_left", counted)
+    stage = TokenLogits(teacher=str(bundles("language").path), minutes=0.02, draws=4, **FAST)
+    stage.run(bundles("small-language"), work(tmp_path / "made"))
+    assert asked and begun and min(begun) >= asked[0]
 
 
 def test_language_settings_that_cannot_be_are_refused(bundles: Get, work: Make, tmp_path: Path) -> None:

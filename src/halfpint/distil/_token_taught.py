@@ -83,6 +83,7 @@ class TokenTaught(Taught, Adapt):
         self._check_memory(
             model, learner, rows, work, self._more_bytes(model, part_rows(rows.rows(), context), context)
         )
+        began = time.monotonic()  # what a teacher was asked before, and is kept, is not the student's time
         special = special_tokens(tokenizer)
         batches = self._batches(rows, learn, special)
         judge = self._judge(Judge(rows, learner, held, special, tokenizer), loss)
@@ -91,8 +92,8 @@ class TokenTaught(Taught, Adapt):
             return loss(part.arrays) * part.share
 
         with quick_passes(model):
-            before = judge.before(work, _budget.seconds_left(self, work, started))
-            plan = rows.plan(batches, judge, batch_loss, learner, work, started)
+            before = judge.before(work, _budget.seconds_left(self, work, began))
+            plan = rows.plan(batches, judge, batch_loss, learner, work, began)
             outcome = train(
                 model, plan, batch_loss, judge, rows.with_rate(rows.learning_rate), work, on_step=judge.count(plan),
                 guess=self._guess(model.config.vocab_size),
