@@ -16,6 +16,7 @@ from halfpint.compress.quantize import Quantize
 from halfpint.compress.width import Width
 from halfpint.compression import target
 from halfpint.compression.request import Request, steps_of
+from halfpint.energy import energy_spent
 from halfpint.export.gguf import Gguf
 from halfpint.stage import Work
 
@@ -98,8 +99,13 @@ def test_what_was_interrupted_goes_on(
         patched.setattr(Gguf, "run", interrupted)
         code, _, _ = typed("compress", base, *words, "--quantize", "8")
     assert code == 130 and [one.name for one in tmp_path.iterdir()] == ["small.unfinished"] and done == ["cut"]
-    code, _, errors = typed("compress", base, *words, "--quantize", "8")
+    events = tmp_path / "small.unfinished" / "events.jsonl"
+    first = energy_spent(events)
+    events.write_text(events.read_text().replace(f'"wh": {first["wh"]}', '"wh": 1000.0'))
+    code, said, errors = typed("compress", base, *words, "--quantize", "8", "--json")
     assert code == 0 and done == ["cut"], errors
+    report = json.loads(said)
+    assert report["seconds"] > first["seconds"] > 0 and report["energy"]["wh"] > 1000
     assert [one.name for one in tmp_path.iterdir()] == ["small"]
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from halfpint.errors import HalfpintError
 from halfpint.machine import cpu_model, peak_memory_bytes
-from halfpint.progress import Log
+from halfpint.progress import Log, events_of
 
 CARBON_VARIABLE = "HALFPINT_CARBON_G_PER_KWH"
 WORLD_G_PER_KWH = 473.0
@@ -24,6 +24,7 @@ MEMORY_WATTS_PER_BYTE = 3.0 / 8e9
 
 _POWERCAP = Path("/sys/class/powercap")
 _SAMPLE_EVERY_S = 30.0
+_EVENT = "energy"
 
 # What the model's name matches -> a processor of that family, its thermal design power in watts (the maker's figure)
 # and its hardware threads. The first match counts.
@@ -150,7 +151,21 @@ def metered(log: Log) -> Iterator[None]:
         try:
             yield
         finally:
-            log.event("energy", **vars(meter.energy))
+            log.event(_EVENT, **vars(meter.energy))
+
+
+def energy_spent(events: Path | None) -> dict[str, Any]:
+    """What a run took, all its parts between interruptions together: the sum of its events "energy".
+
+    Gives "wh", "co2e_g", "seconds", "source" ("modelled" if a part was) and "method"; nothing where there are none. A
+    part that was killed outright has told nothing.
+    """
+    parts = [one for one in events_of(events) if one.get("event") == _EVENT]
+    if not parts:
+        return {}
+    sums = {name: sum(float(one[name]) for one in parts) for name in ("wh", "co2e_g", "seconds")}
+    modelled = any(one["source"] == "modelled" for one in parts)
+    return {**sums, "source": "modelled" if modelled else "measured", "method": parts[-1]["method"]}
 
 
 def thread_watts(model: str) -> tuple[float, str]:

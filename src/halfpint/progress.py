@@ -143,3 +143,17 @@ class Log:
 
 
 SILENT = Log(quiet=True)
+
+
+def events_of(file: Path | None) -> Iterator[dict[str, Any]]:
+    """The events of an events.jsonl, none where there is no file; a line that was cut off is left out."""
+    if file is None or not file.is_file():
+        return
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                yield event

@@ -16,7 +16,7 @@ from halfpint.data.conversations import ChatData, prepare_chat
 from halfpint.data.corpus import Corpus, CorpusData, prepare_corpus
 from halfpint.data.examples import fingerprint
 from halfpint.data.prepare import Prepared, prepare
-from halfpint.energy import metered
+from halfpint.energy import energy_spent, metered
 from halfpint.errors import HalfpintError
 from halfpint.evaluate.evaluate import evaluate
 from halfpint.language import RunningText, judge
@@ -27,7 +27,7 @@ from halfpint.progress import Log
 from halfpint.recipe import Recipe
 from halfpint.report.html import write_report
 from halfpint.report.language import taught
-from halfpint.report.learning import energy_spent, trainings
+from halfpint.report.learning import trainings
 from halfpint.search.language_report import write_language_report
 from halfpint.search.output import copy_bundle, disk_errors, write_figures
 

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from halfpint.bundle import Bundle, new_bundle, open_bundle
 from halfpint.data.conversations import Conversations
 from halfpint.data.corpus import Corpus
+from halfpint.energy import energy_spent
 from halfpint.language import judge
 from halfpint.progress import SILENT, Log
 from halfpint.report.curve import NARROW, curve_svg, shown_tokens
 from halfpint.report.html import render, write_report
 from halfpint.report.language import verdict
-from halfpint.report.learning import energy_spent, trainings
+from halfpint.report.learning import trainings
 from halfpint.report.terminal import summary
 from halfpint.search.language_report import write_language_report
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from halfpint.compression.request import Request, Run, steps_of
 from halfpint.data.corpus import CorpusData, choosing, prepare_corpus
 from halfpint.data.prepare import Data, prepare
 from halfpint.distillation.request import kind_of, teacher_bundle
-from halfpint.energy import EnergyMeter
+from halfpint.energy import energy_spent, metered
 from halfpint.errors import HalfpintError, RefusedError
 from halfpint.export.onnx import Onnx
 from halfpint.language import RunningText, base_bundle
@@ -34,14 +33,13 @@ def compress(request: Request, log: Log) -> dict[str, Any]:
     """Make the model smaller, tell what it kept after each step, and compare with fewer bits alone; gives the report.
 
     The bundle goes to `request.out`, with report.json beside its weights. What is unfinished is kept in the folder's
-    name with ".unfinished", and the same call goes on from there.
+    name with ".unfinished", and the same call goes on from there; seconds and energy are those of all parts together.
 
     Raises:
         HalfpintError: no such model or data, nothing to do, a step that does not fit, or an `out` that holds something
             else.
         RefusedError: a step that saves nothing, or an export that does not say what the model says.
     """
-    started = time.monotonic()
     refuse_other_files(request.out, force=request.force)
     refuse_test_split(request.data)
     stages = steps_of(request)  # refuses settings that cannot be
@@ -51,33 +49,27 @@ def compress(request: Request, log: Log) -> dict[str, Any]:
             got="none of them",
         )  # fmt: skip
     work = request.out.with_name(request.out.name + _UNFINISHED)
-    fresh = not work.exists()
-    with disk_errors(request.out), EnergyMeter() as meter:
-        before = log.events
+    fresh, before, events = not work.exists(), log.events, work / "events.jsonl"
+    with disk_errors(request.out):
         try:
-            run = _opened(request, work, log)
+            with metered(log):
+                run = _opened(request, work, log)
+                work.mkdir(parents=True, exist_ok=True)
+                log.events = events
+                made, report = _classifier(run) if run.pipeline.task is classify else compress_language(run)
         except HalfpintError:
-            if fresh:
-                shutil.rmtree(work, ignore_errors=True)
-            raise
-        try:
-            work.mkdir(parents=True, exist_ok=True)
-            log.events = work / "events.jsonl"
-            made, report = _classifier(run) if run.pipeline.task is classify else compress_language(run)
-        except HalfpintError:
-            made_so_far = [path for path in work.iterdir() if (path / CARD).is_file()]
-            if fresh and not made_so_far:
+            if fresh and not (work.is_dir() and any((path / CARD).is_file() for path in work.iterdir())):
                 shutil.rmtree(work, ignore_errors=True)
             raise
         finally:
             log.events = before
         copy_bundle(made.bundle.path, request.out)
-        energy = meter.energy
+        energy = energy_spent(events)
         report |= {
             "model": request.model, "bundle": str(request.out), "machine": describe(),
             "stages": [{"use": stage.use, **stage.settings()} for stage in made.stages],
-            "seconds": round(time.monotonic() - started, 1),
-            "energy": {"wh": energy.wh, "co2e_g": energy.co2e_g, "source": energy.source},
+            "seconds": round(energy["seconds"], 1),
+            "energy": {name: energy[name] for name in ("wh", "co2e_g", "source")},
         }  # fmt: skip
         write_json(request.out / REPORTS[0], report)
         shutil.rmtree(work, ignore_errors=True)

@@ -10,10 +10,11 @@ from typing import Any
 
 from halfpint import __version__
 from halfpint.bundle import Bundle
+from halfpint.energy import energy_spent
 from halfpint.machine import describe
 from halfpint.models.weights import WEIGHTS_FILE, header_of
 from halfpint.report import units
-from halfpint.report.learning import energy_spent, trainings
+from halfpint.report.learning import trainings
 
 KIND = "language"
 _ANSWERS = "nats_per_assistant_token"

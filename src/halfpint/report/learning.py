@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from halfpint.progress import events_of
 from halfpint.report import units
 from halfpint.report.curve import NARROW, curve_svg, shown_tokens
 from halfpint.report.sections import Part, figure, section
@@ -21,7 +20,7 @@ def trainings(card: dict[str, Any], events: Path | None = None) -> list[dict[str
     The training loss is that of every step where `events` (events.jsonl) has it, in means over equal numbers of steps;
     else it is the mean between two looks at validation, which the card holds.
     """
-    told = list(_told(events)) if events and events.is_file() else []
+    told = list(events_of(events))
     found = []
     for number, entry in enumerate(card.get("stages", [])):
         history = [units.mapping(row) for row in units.rows(entry.get("history"))]
@@ -48,18 +47,6 @@ def trainings(card: dict[str, Any], events: Path | None = None) -> list[dict[str
             }
         )  # fmt: skip
     return found
-
-
-def _told(events: Path) -> Iterator[dict[str, Any]]:
-    """The events of a run; a line that was cut off is left out."""
-    with events.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                yield event
 
 
 def _steps_of(told: list[dict[str, Any]], use: str) -> tuple[list[list[float]], dict[str, Any]]:
@@ -100,16 +87,6 @@ def _share_of_peak(speed: dict[str, Any], tokens_per_s: float | None) -> dict[st
 def _spread(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The first row, one in the middle and the last one, each once."""
     return [history[place] for place in sorted({0, len(history) // 2, len(history) - 1})]
-
-
-def energy_spent(events: Path | None) -> dict[str, Any]:
-    """What a run took, all its parts between interruptions together: the sum of its events "energy"."""
-    parts = [one for one in _told(events) if one.get("event") == "energy"] if events and events.is_file() else []
-    if not parts:
-        return {}
-    sums = {name: sum(units.number(one.get(name)) or 0.0 for one in parts) for name in ("wh", "co2e_g", "seconds")}
-    modelled = any(one.get("source") == "modelled" for one in parts)
-    return {**sums, "source": "modelled" if modelled else "measured", "method": parts[-1].get("method")}
 
 
 def learning(report: dict[str, Any]) -> Part:

@@ -12,7 +12,7 @@ from typing import Any
 from halfpint import __version__
 from halfpint.bundle import Bundle, open_bundle, read_json, write_json
 from halfpint.data.prepare import Data, Prepared, prepare
-from halfpint.energy import EnergyMeter
+from halfpint.energy import energy_spent, metered
 from halfpint.errors import DeadlineError, HalfpintError, RefusedError, TrainingStoppedError, need_installed
 from halfpint.evaluate.evaluate import evaluate
 from halfpint.machine import describe
@@ -109,7 +109,7 @@ def fit(request: Request, log: Log) -> dict[str, Any]:
         # Nothing is written, or replaced, before it is known that the data can be learned from and the base be had.
         if check_output(request.out, request.identity(), force=request.force):
             log.say(f"going on with the unfinished run in {request.out}", kind="resume")
-        with EnergyMeter() as meter:
+        with metered(log):
             prepared = prepare(request.data, log)
             if request.base != NO_BASE:
                 need_installed("torch", "candidates with an encoder (--base none leaves them out)")
@@ -122,12 +122,9 @@ def fit(request: Request, log: Log) -> dict[str, Any]:
             _search(run, prepared)
             choice = choose(run.candidates, request.limits, primary, pipeline.held_targets, len(pipeline.labels))
             tests = _prove(run, choice, prepared)
-        report = _report(run, choice, tests, prepared, started)
-        energy = meter.energy
-        report["energy"] = {
-            "wh": energy.wh, "co2e_g": energy.co2e_g, "source": energy.source, "seconds": energy.seconds,
-            "method": energy.method,
-        }  # fmt: skip
+        report = _report(run, choice, tests, prepared)
+        spent = energy_spent(request.out / "events.jsonl")
+        report |= {"energy": spent, "seconds": round(spent["seconds"], 1)}
         write_report(report, request.out)
     log.event("done", chosen=report["chosen"], verdict=report["verdict"])
     return report
@@ -336,7 +333,7 @@ def repeatable(made: Made) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def _report(run: _Run, choice: Choice, tests: dict[str, Any], prepared: Prepared, started: float) -> dict[str, Any]:
+def _report(run: _Run, choice: Choice, tests: dict[str, Any], prepared: Prepared) -> dict[str, Any]:
     limits = run.request.limits
     for candidate in run.candidates:
         candidate.pop("predicted", None)
@@ -363,7 +360,6 @@ def _report(run: _Run, choice: Choice, tests: dict[str, Any], prepared: Prepared
         "recipe": recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
         "command": run.request.command,
         "out": str(run.request.out),
-        "seconds": round(time.monotonic() - started, 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
