@@ -5,7 +5,7 @@ each matrix of it into the type that it has in our file, without and with an imp
 codes and scales alone. Each runs in llama.cpp, the reference in PyTorch; judged on a text that nothing was fitted on.
 
     python benchmarks/gguf_quantisers.py REFERENCE... [--data CALIBRATION] [--text FILE]
-        [--types q4_0,embeddings=q8_0 q8_0] [--methods gptq tuned] [--minutes 3] [--tokens 12288] [--work DIR] [--write]
+        [--types q4_0,embeddings=q8_0 q8_0] [--methods gptq tuned] [--minutes 3] [--tokens 12288] [--work DIR] [--write [NAME]]
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PLAIN = ("F32", "F16", "BF16")
 
 
 def main() -> None:
-    """Judge ours and llama.cpp's; with --write keep results/gguf_quantisers.json."""
+    """Judge ours and llama.cpp's; with --write keep results/gguf_quantisers.json, or NAME.json."""
     parser = argparse.ArgumentParser()
     parser.add_argument("references", nargs="+")
     parser.add_argument("--data", default=str(DATA / "calibration_c4_wiki"))
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--tokens", type=int, default=12_288)
     parser.add_argument("--work", type=Path)
-    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--write", nargs="?", const="gguf_quantisers", default="", metavar="NAME")
     given = parser.parse_args()
     with gzip.open(given.text, "rt", encoding="utf-8") as file:
         text = file.read()
@@ -62,7 +62,7 @@ def main() -> None:
             found[Path(reference).name] = compared(reference, text, work, given)
     result = {"text": f"{given.text.parent.name}/{given.text.name}", "tokens": given.tokens, "models": found}
     if given.write:
-        write("gguf_quantisers", result)
+        write(given.write, result)
 
 
 def compared(reference: str, text: str, work: Path, given: argparse.Namespace) -> dict[str, Any]:

@@ -113,9 +113,9 @@ def test_draws_stand_at_their_places(bundles: Get, work: Make, tmp_path: Path) -
         assert end - begin > 16  # longer than what the teacher sees
         with torch.inference_mode():
             p = torch.softmax(model(input_ids=ids[:, :16]).logits[0], -1).numpy()
-            later = torch.softmax(model(input_ids=ids[:, 8:24]).logits[0], -1).numpy()  # the second window
+            later = torch.softmax(model(input_ids=ids[:, 12:28]).logits[0], -1).numpy()  # the second window
         assert not len(found.at(np.array([begin])).ids)
-        for place, told in ((1, p[0]), (7, p[6]), (15, p[14]), (16, later[7]), (23, later[14])):
+        for place, told in ((1, p[0]), (7, p[6]), (15, p[14]), (16, later[3]), (23, later[10])):
             drawn = found.at(np.array([begin + place]))
             assert drawn.counts.sum() == 200
             share = np.bincount(drawn.ids, weights=drawn.counts / 200, minlength=p.shape[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +24,7 @@ from halfpint.models.sizes import CAUSAL, resolve
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.batching import length_batches, pad
 from halfpint.tokenizers.load import open_tokenizer
-from halfpint.train.loop import device
+from halfpint.train.loop import check_precision, device, use_bf16
 
 _CHUNK_TOKENS = 1 << 15
 _MOST_LOGITS = 1 << 25  # values at once
@@ -51,7 +52,8 @@ class TokenAnswers(Taught, Stage):
         draws: tokens drawn at each place, 255 at most; about a third of them differ.
         temperature: what the teacher's logits are divided by before.
         context: tokens that the teacher sees at most; 0 takes its own, up to 1,024; longer texts are read in windows
-            that overlap by half.
+            that overlap by a quarter.
+        precision: in which the teacher is asked: fp32, bf16 (autocast), or auto: bf16 where the machine computes it.
         seed: of the draws.
     """
 
@@ -61,9 +63,11 @@ class TokenAnswers(Taught, Stage):
     draws: int = 50
     temperature: float = 1.0
     context: int = 0
+    precision: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_precision(self.precision, self.use)
         for name, fits, wanted in (
             ("draws", 1 <= self.draws <= _MOST_DRAWS, f"a number from 1 to {_MOST_DRAWS}"),
             ("temperature", 0.05 <= self.temperature <= 100, "a number from 0.05 to 100"),
@@ -161,9 +165,16 @@ class TokenAnswers(Taught, Stage):
         """Each window that has places to tell of with their distributions: fp32 (places, vocabulary)."""
         import torch
 
+        from halfpint.models.quick_passes import quick_passes
+
         asked = [window for window in windows if window.low < window.end]
         most = max(self._context(models), _MOST_LOGITS // models[0].config.vocab_size)
-        with torch.inference_mode():
+        low = torch.autocast(device().type, torch.bfloat16, enabled=use_bf16(self.precision))
+        with ExitStack() as held:
+            for model in models:
+                held.enter_context(quick_passes(model))
+            held.enter_context(torch.inference_mode())
+            held.enter_context(low)
             for batch in length_batches([window.end - window.start for window in asked], most):
                 some = [asked[index] for index in batch]
                 rows = [store.tokens[window.start : window.end].tolist() for window in some]
@@ -265,8 +276,8 @@ def _chunks(store: TokenStore, context: int) -> Iterator[list[Window]]:
 
 
 def _windows(store: TokenStore, context: int) -> Iterator[Window]:
-    """Windows over all documents; each but a document's first sees half a context before what it answers."""
-    stride = max(1, context // 2)
+    """Windows over all documents; each but a document's first sees a quarter of a context before what it answers."""
+    stride = max(1, context - context // 4)
     for begin, last in zip(store.offsets[:-1].tolist(), store.offsets[1:].tolist(), strict=True):
         end = min(begin + context, last)
         if begin < last:

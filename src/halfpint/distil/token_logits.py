@@ -81,7 +81,10 @@ class TokenLogits(Softened, TokenTaught):
         """What is kept of the teacher's answers to the tokens of `learn`; None where it is asked at every step."""
         if not self.cached:
             return None
-        asked = TokenAnswers(teacher=self.teacher or str(teacher.path), draws=self.draws, temperature=self.temperature)
+        asked = TokenAnswers(
+            teacher=self.teacher or str(teacher.path), draws=self.draws, temperature=self.temperature,
+            precision=self.precision,
+        )  # fmt: skip
         return draws_for(asked, learn, work)
 
     def _loss(self, learner: Any, large: Any, draws: Any, arrays: dict[str, Any]) -> Any:

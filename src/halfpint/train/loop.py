@@ -100,8 +100,7 @@ def check_settings(settings: Training, place: str, *, may_be_zero: Sequence[str]
             f"{place}: optimizer", wanted=" or ".join(OPTIMIZERS), got=repr(settings.optimizer),
             todo=nearest(settings.optimizer, OPTIMIZERS),
         )  # fmt: skip
-    if settings.precision not in ("auto", "fp32", "bf16"):
-        raise HalfpintError(f"{place}: precision", wanted="auto, fp32 or bf16", got=repr(settings.precision))
+    check_precision(settings.precision, place)
     for name, fits, wanted in (
         ("seed", settings.seed >= 0, "0 or more"),
         ("warmup", 0 <= settings.warmup <= 1, "a share from 0 to 1"),
@@ -122,6 +121,16 @@ def device() -> torch.device:
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def check_precision(precision: str, place: str) -> None:
+    """Refuse a precision that there is not.
+
+    Raises:
+        HalfpintError: with those that there are.
+    """
+    if precision not in ("auto", "fp32", "bf16"):
+        raise HalfpintError(f"{place}: precision", wanted="auto, fp32 or bf16", got=repr(precision))
 
 
 def use_bf16(precision: str) -> bool:
