@@ -5,7 +5,8 @@ each matrix of it into the type that it has in our file, without and with an imp
 codes and scales alone. Each runs in llama.cpp, the reference in PyTorch; judged on a text that nothing was fitted on.
 
     python benchmarks/gguf_quantisers.py REFERENCE... [--data CALIBRATION] [--text FILE]
-        [--types q4_0,embeddings=q8_0 q8_0] [--methods gptq tuned] [--minutes 3] [--tokens 12288] [--work DIR] [--write [NAME]]
+        [--types q4_0,embeddings=q8_0 q8_0] [--methods gptq tuned] [--minutes 3] [--tokens 12288]
+        [--work DIR] [--write [NAME]]
 """
 
 from __future__ import annotations
