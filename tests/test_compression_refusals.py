@@ -35,6 +35,23 @@ def test_another_split_than_that_of_fit_is_told(
         assert ("trained on another part" in said + errors) == is_told
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--quantize", "4"), "--quantize: wanted 8 for a classifier, got 4"),
+        (("--quantize", "8", "--importance", TICKETS), "--importance: wanted a language model, and"),
+        ((), "wanted --prune, --low-rank, --vocab, --quantize, --target or --keep, got none"),
+    ],
+)
+def test_what_no_classifier_can_be_asked_for(
+    words: tuple[str, ...], said: str, bundles: Callable[[str], Bundle], tmp_path: Path, typed: Typed
+) -> None:
+    """It is refused before the data is read."""
+    given = ("compress", bundles("onnx").path, "--data", tmp_path / "none.csv", "--out", tmp_path / "out", *words)
+    code, _, errors = typed(*given)
+    assert code == 2 and said in errors and not list(tmp_path.iterdir())
+
+
 def test_what_quantising_spoils_is_refused() -> None:
     whole = {"metrics": {"accuracy": 0.92}, "interval": [0.9, 0.94]}
     refuse_if_worse(whole, {"metrics": {"accuracy": 0.9}}, "accuracy")

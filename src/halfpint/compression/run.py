@@ -42,8 +42,8 @@ def compress(request: Request, log: Log) -> dict[str, Any]:
     """
     refuse_other_files(request.out, force=request.force)
     refuse_test_split(request.data)
-    stages = steps_of(request)  # refuses settings that cannot be
-    if not stages and not request.target_bytes and not request.keep:
+    stages = steps_of(request, is_classifier=_is_classifier(request.model))  # refuses settings that cannot be
+    if all(isinstance(one, Onnx) for one in stages) and not request.target_bytes and not request.keep:
         raise HalfpintError(
             "halfpint compress", wanted="--prune, --low-rank, --vocab, --quantize, --target or --keep",
             got="none of them",
@@ -74,6 +74,12 @@ def compress(request: Request, log: Log) -> dict[str, Any]:
         write_json(request.out / REPORTS[0], report)
         shutil.rmtree(work, ignore_errors=True)
     return report
+
+
+def _is_classifier(model: str) -> bool:
+    """Whether a bundle, or what `fit` or `run` wrote, says of itself that it is a classifier."""
+    card = next((folder / CARD for folder in (Path(model), Path(model) / "best") if (folder / CARD).is_file()), None)
+    return card is not None and read_json(card).get("task") == classify.NAME
 
 
 def _opened(request: Request, work: Path, log: Log) -> Run:
