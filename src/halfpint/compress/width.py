@@ -151,12 +151,12 @@ class Width(Stage):
             kept_channels = max(self.multiple, round((1 - ffn) * width / self.multiple) * self.multiple)
         less_ffn, less_heads = bool(width and kept_channels < width), bool(attention and kept_units < attention.units)
         if not (less_ffn or less_heads):
-            units = f" of {attention.units} groups" if attention else ""
-            channels = f"{width or 0} channels (multiples of {self.multiple})"
+            channels = f"ffn = {ffn:.3g} of {width} channels (multiples of {self.multiple})" if ffn else ""
+            groups = f"heads = {heads:.3g} of {attention.units} groups" if attention else ""
             raise HalfpintError(
-                f"{self.use}: ffn", wanted="a share that takes something out",
-                got=f"ffn = {ffn:.3g} of {channels}, heads = {heads:.3g}{units}",
-                todo="Give larger shares, or a smaller multiple.",
+                f"{self.use}: {'ffn' if ffn else 'heads'}", wanted="a share that takes something out",
+                got=", ".join(one for one in (channels, groups) if one),
+                todo="Give larger shares" + (", or a smaller multiple." if ffn else "."),
             )  # fmt: skip
         return _Cut(
             self, attention if less_heads else None, kept_units, name if less_ffn else None, kept_channels, width or 0
