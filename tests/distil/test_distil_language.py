@@ -200,6 +200,24 @@ def test_a_student_comes_nearer(bundles: Get, work: Make, tmp_path: Path) -> Non
     assert open_bundle(made.path).card["engine"] == "torch_lm"
 
 
+@pytest.mark.parametrize(("settings", "is_kept"), [({"tokens": 512}, False), ({"minutes": 0, "epochs": 1}, True)])
+def test_answers_are_kept_where_all_are_needed(
+    settings: dict[str, int], is_kept: bool, bundles: Get, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training that sees a part of the text asks about that part alone."""
+    asked: list[bool] = []
+    kept = TokenLogits._kept
+
+    def answers(self: TokenLogits, *given: Any) -> Any:
+        asked.append(True)
+        return kept(self, *given)
+
+    monkeypatch.setattr(TokenLogits, "_kept", answers)
+    stage = TokenLogits(teacher=str(bundles("language").path), draws=4, **FAST, **settings)
+    made = stage.run(bundles("small-language"), work(tmp_path / "made"))
+    assert bool(asked) == is_kept and made.card["stages"][-1]["train_tokens"] > 1024
+
+
 def test_what_the_teacher_is_asked_is_not_the_students_time(
     bundles: Get, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,8 +15,8 @@ from halfpint.distil.token_logits import TokenLogits
 from halfpint.errors import HalfpintError, need_installed
 from halfpint.stage import Stage, Work
 
-_RATE, _TOKEN_RATE, _LORA_RATE = 5e-5, 2e-4, 2e-4
-_BATCH, _TOKEN_BATCH = 4096, 1024  # tokens; of a classifier, and of a language model
+_RATE, TOKEN_RATE, _LORA_RATE = 5e-5, 2e-4, 2e-4
+_BATCH, TOKEN_BATCH = 4096, 1024  # tokens; of a classifier, and of a language model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class Heal(Taught, Stage):
 
     def _of_tokens(self) -> TokenLogits:
         """The stage that heals a language model."""
-        settings = self._shared(_TOKEN_RATE, _TOKEN_BATCH)
+        settings = self._shared(TOKEN_RATE, TOKEN_BATCH)
         return TokenLogits(
             **settings, minutes=self.minutes, tokens=self.tokens, cached=self.cached, context=self.context
         )

@@ -19,16 +19,20 @@ from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError
 from halfpint.models.sizes import CAUSAL
 from halfpint.stage import Work
+from halfpint.train import _budget, ranks
 from halfpint.train._rows import Batches, Part
 from halfpint.train.loop import check_settings, device
+
+_PASSES = 0.75  # of the text: asking once is longer than asking at these steps where training sees less
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLogits(Softened, TokenTaught):
     """Train a student on a mix of its teacher's distributions and the text itself, token by token.
 
-    The teacher's distributions are drawn from once (distil/token_answers); with `cached = false` it is asked at every
-    step instead, whole distributions and all. Packing, plan and validation are those of train/adapt.
+    The teacher's distributions are drawn from once (distil/token_answers); with `cached = false`, and where `minutes`
+    or `tokens` are too few to go through the text, it is asked at every step instead, whole distributions and all.
+    Packing, plan and validation are those of train/adapt.
 
     Args:
         label_share: share of the text's own cross-entropy in the loss; 1 asks no teacher.
@@ -61,8 +65,9 @@ class TokenLogits(Softened, TokenTaught):
         """The mixed loss; the text's own where no teacher is asked."""
         if teacher is None:
             return lambda arrays: learner.loss(arrays, "sum")
-        draws = self._kept(bundle, teacher, learn, work)
-        large = None if self.cached else load_model(teacher.path, CAUSAL).to(device())
+        keeps = self._keeps(learner, learn, work)
+        draws = self._kept(bundle, teacher, learn, work) if keeps else None
+        large = None if keeps else load_model(teacher.path, CAUSAL).to(device())
         return lambda arrays: self._loss(learner, large, draws, arrays)
 
     def _batches(self, rows: Any, learn: Any, special: Any) -> Batches:
@@ -77,10 +82,16 @@ class TokenLogits(Softened, TokenTaught):
             raise HalfpintError(f"{self.use}: teacher", wanted="one, with cached = false", got=str(len(found)))
         return super()._teacher(bundle, some)
 
+    def _keeps(self, learner: Any, learn: Any, work: Work) -> bool:
+        """Whether answers to the whole text are asked for first: not where training sees little more than a part."""
+        if not self.cached or "," in self.teacher or not (self.minutes or self.tokens):
+            return self.cached
+        seconds = min(self.minutes * 60, work.seconds_left())
+        seen = self.tokens or _budget.tokens_in(learner.model, self.context or 1024, self.precision, seconds)
+        return bool(ranks.decided(seen > _PASSES * len(learn.tokens)))
+
     def _kept(self, bundle: Bundle, teacher: Bundle, learn: Any, work: Work) -> Any:
-        """What is kept of the teacher's answers to the tokens of `learn`; None where it is asked at every step."""
-        if not self.cached:
-            return None
+        """What is kept of the teacher's answers to the tokens of `learn`."""
         asked = TokenAnswers(
             teacher=self.teacher or str(teacher.path), draws=self.draws, temperature=self.temperature,
             precision=self.precision,

@@ -51,6 +51,10 @@ class Universal(TokenLogits):
         need_causal(found[0], self.use)
         return found[0]
 
+    def _keeps(self, learner: Any, learn: Any, work: Work) -> bool:
+        """The teacher has tokens of its own, which are read beforehand."""
+        return True
+
     def _kept(self, bundle: Bundle, teacher: Bundle, learn: Any, work: Work) -> Any:
         """The teacher's lists, and which of them stands for which place of the student's store."""
         asked = RankedAnswers(teacher=str(teacher.path), draws=self.draws, temperature=self.temperature)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from halfpint.bundle import CARD, Bundle, open_bundle
 from halfpint.data.corpus import CorpusData, choosing, prepare_corpus
+from halfpint.distil.heal import TOKEN_BATCH, TOKEN_RATE, Heal
 from halfpint.distil.on_policy import OnPolicy
 from halfpint.distil.sequence import Sequence as Written
 from halfpint.distil.student import Student
@@ -106,10 +107,14 @@ class Languages:
 
     def _settings(self, kind: type[Adapt]) -> dict[str, Any]:
         asked = self.request
+        heals = asked.is_cut and not asked.is_fresh  # it has its teacher's layers, and is to find its way again
+        rate = _FRESH_RATE if asked.is_fresh else TOKEN_RATE if heals else 0.0
         shared: dict[str, Any] = {
             "minutes": 0.0 if asked.epochs else asked.minutes, "tokens": asked.tokens, "seed": asked.seed,
-            "epochs": asked.epochs or 1, "learning_rate": asked.learning_rate or _FRESH_RATE * asked.is_fresh,
+            "epochs": asked.epochs or 1, "learning_rate": asked.learning_rate or rate,
         }  # fmt: skip
+        if heals and not asked.epochs:
+            shared["batch_tokens"] = TOKEN_BATCH
         if issubclass(kind, TokenHidden):
             return {**shared, "match": asked.match, "train_embeddings": asked.is_fresh}
         if issubclass(kind, Written):
@@ -118,6 +123,8 @@ class Languages:
             shared["temperature"] = asked.temperature
         if asked.label_share >= 0:
             shared["label_share"] = asked.label_share
+        elif heals and kind is TokenLogits:
+            shared["label_share"] = Heal.label_share
         if asked.divergence and kind is not Universal:
             shared |= {"divergence": asked.divergence, "js_beta": asked.js_beta}
         if kind is TokenLogits:

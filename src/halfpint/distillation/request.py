@@ -32,8 +32,9 @@ class Request:
         work: where intermediate results stay; None: beside `out`, until done.
         epochs: of each method; 0 takes its own. minutes, tokens: of a language model instead of them.
         temperature, divergence, js_beta, label_share: as of distil/logits; 0, empty, and a negative share take the
-            stage's own.
-        learning_rate: 0 takes the stage's own, and 5e-4 for new weights.
+            stage's own, and a language model with its teacher's layers the share of distil/heal.
+        learning_rate: 0 takes the stage's own; for new weights 5e-4, of a language model 1e-3, and that of distil/heal
+            where it has its teacher's layers.
         match: relations or states, of hidden.
         unlabelled: a table of texts without labels.
         copies: changed copies of each labelled text that a classifier's teacher tells of, in logits.

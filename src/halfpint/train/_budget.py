@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from halfpint.bundle import read_json, write_json
 from halfpint.errors import HalfpintError
 from halfpint.machine import memory_bytes
-from halfpint.models.sizes import MASKED, shown_parameters
+from halfpint.models.sizes import CAUSAL, MASKED, shown_parameters
 from halfpint.progress import Log
 from halfpint.stage import Work
 from halfpint.train import checkpoint, ranks
@@ -29,6 +29,7 @@ _PLAN = "plan.json"
 _EVALUATIONS = 8  # of a run that goes by time
 _LOOKING_SHARE = 0.2  # of the time, for evaluations
 _STEPS_SHARE = 0.98  # of the time, for these and the steps: checkpoints take the rest
+_OF_PEAK = 0.3  # that training reaches, as it was with small models on two cores
 _FORWARD = 0.4  # of what a training step takes, without the backward pass
 
 
@@ -99,6 +100,12 @@ def measured_peak(device: Any, bf16: bool) -> float:
         _wait(device)
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best
+
+
+def tokens_in(model: Any, context: int, precision: str, seconds: float) -> float:
+    """About the tokens that training goes through in so many seconds, at the share of the peak that is usual."""
+    peak = measured_peak(device(), use_bf16(precision)) * ranks.join()[1]
+    return seconds * _OF_PEAK * peak / flops_per_token(model, CAUSAL, context, 1.0)
 
 
 def memory_needed(model: Any, rows: int, context: int, *, chunked: bool, checkpointing: bool, bf16: bool) -> int:
