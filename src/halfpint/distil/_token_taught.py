@@ -126,6 +126,13 @@ class TokenTaught(Taught, Adapt):
         """About the bytes that the loss takes besides what training takes."""
         return 0
 
+    def _sees(self, model: Any, work: Work) -> float:
+        """About the tokens that training goes through; infinity where it goes by passes over the text."""
+        if self.tokens or not self.minutes:
+            return self.tokens or math.inf
+        seconds = min(self.minutes * 60, work.seconds_left())
+        return _budget.tokens_in(model, self.context or _MOST_CONTEXT, self.precision, seconds)
+
     def _freeze(self, model: Any) -> None:
         """Leave as they are what is not to be trained; all is, if nothing is said."""
 

@@ -19,7 +19,7 @@ from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError
 from halfpint.models.sizes import CAUSAL
 from halfpint.stage import Work
-from halfpint.train import _budget, ranks
+from halfpint.train import ranks
 from halfpint.train._rows import Batches, Part
 from halfpint.train.loop import check_settings, device
 
@@ -84,11 +84,9 @@ class TokenLogits(Softened, TokenTaught):
 
     def _keeps(self, learner: Any, learn: Any, work: Work) -> bool:
         """Whether answers to the whole text are asked for first: not where training sees little more than a part."""
-        if not self.cached or "," in self.teacher or not (self.minutes or self.tokens):
+        if not self.cached or "," in self.teacher:
             return self.cached
-        seconds = min(self.minutes * 60, work.seconds_left())
-        seen = self.tokens or _budget.tokens_in(learner.model, self.context or 1024, self.precision, seconds)
-        return bool(ranks.decided(seen > _PASSES * len(learn.tokens)))
+        return bool(ranks.decided(self._sees(learner.model, work) > _PASSES * len(learn.tokens)))
 
     def _kept(self, bundle: Bundle, teacher: Bundle, learn: Any, work: Work) -> Any:
         """What is kept of the teacher's answers to the tokens of `learn`."""
