@@ -146,12 +146,16 @@ class EnergyMeter:
 
 @contextmanager
 def metered(log: Log) -> Iterator[None]:
-    """Tell in the events, as "energy", what the body took; also where it is interrupted."""
+    """Tell in the events, as "energy", what the body took; also where it is interrupted.
+
+    Where no file of events was begun nothing is told: held back, it would count for whatever the log is used for next.
+    """
     with EnergyMeter() as meter:
         try:
             yield
         finally:
-            log.event(_EVENT, **vars(meter.energy))
+            if log.events is not None:
+                log.event(_EVENT, **vars(meter.energy))
 
 
 def energy_spent(events: Path | None) -> dict[str, Any]:

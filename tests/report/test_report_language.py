@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from halfpint.bundle import Bundle, new_bundle, open_bundle
 from halfpint.data.conversations import Conversations
 from halfpint.data.corpus import Corpus
-from halfpint.energy import energy_spent
+from halfpint.energy import energy_spent, metered
 from halfpint.language import judge
 from halfpint.progress import SILENT, Log
 from halfpint.report.curve import NARROW, curve_svg, shown_tokens
@@ -180,6 +180,13 @@ def test_the_energy_of_a_run_in_parts(tmp_path: Path) -> None:
     spent = energy_spent(events)
     assert (spent["wh"], spent["seconds"], spent["source"]) == (2.0, 60.0, "modelled")
     assert energy_spent(tmp_path / "none.jsonl") == energy_spent(None) == {}
+    log = Log(quiet=True)
+    with metered(log):  # ended before there was a file: it is not the next run's
+        pass
+    log.events = tmp_path / "next.jsonl"
+    with metered(log):
+        pass
+    assert log.events.read_text().count('"energy"') == 1
 
 
 @pytest.mark.parametrize("width", [760, NARROW])

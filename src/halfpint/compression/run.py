@@ -85,21 +85,18 @@ def _is_classifier(model: str) -> bool:
 def _opened(request: Request, work: Path, log: Log) -> Run:
     """The model and the data, each of its kind."""
     given = Path(request.model)
-    if (given / CARD).is_file() or (given / "best" / CARD).is_file():
+    if _is_classifier(request.model):
         start = teacher_bundle(request.model)
         kind = kind_of(start)
-        if start.card.get("task") == classify.NAME:
-            asked = Data(
-                source=request.data, test=request.test, text=request.text, label=request.label, seed=request.seed
+        asked = Data(source=request.data, test=request.test, text=request.text, label=request.label, seed=request.seed)
+        prepared = prepare(asked, log)
+        _tell_of_split(given, prepared.key, log)
+        if kind not in ("classifier", "onnx"):
+            raise HalfpintError(
+                str(start.path), wanted="a fine-tuned encoder, or its export", got=f"a bundle of the kind {kind!r}"
             )
-            prepared = prepare(asked, log)
-            _tell_of_split(given, prepared.key, log)
-            if kind not in ("classifier", "onnx"):
-                raise HalfpintError(
-                    str(start.path), wanted="a fine-tuned encoder, or its export", got=f"a bundle of the kind {kind!r}"
-                )
-            pipeline = Pipeline(prepared, work, classify, classify.primary_metric(prepared.train), log)
-            return Run(request, pipeline, start, kind, log)
+        pipeline = Pipeline(prepared, work, classify, classify.primary_metric(prepared.train), log)
+        return Run(request, pipeline, start, kind, log)
     start = base_bundle(request.model, work / "base", log)
     kind = kind_of(start)
     refuse_test_split(request.data, below=True)

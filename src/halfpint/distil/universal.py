@@ -57,7 +57,9 @@ class Universal(TokenLogits):
 
     def _kept(self, bundle: Bundle, teacher: Bundle, learn: Any, work: Work) -> Any:
         """The teacher's lists, and which of them stands for which place of the student's store."""
-        asked = RankedAnswers(teacher=str(teacher.path), draws=self.draws, temperature=self.temperature)
+        asked = RankedAnswers(
+            teacher=str(teacher.path), draws=self.draws, temperature=self.temperature, precision=self.precision
+        )
         inner = replace(work, scratch=work.scratch / "teacher")
         store = store_for(teacher, load_model(teacher.path, CAUSAL), inner)
         kept = kept_answers(asked, store, inner)
