@@ -156,10 +156,10 @@ def halfpint(model: Any, tokens: Any) -> tuple[list[float], list[float]]:
     from halfpint.models.quick_passes import quick_passes
     from halfpint.stage import Work
     from halfpint.tasks import classify
-    from halfpint.train._language import Learner
-    from halfpint.train._rows import Part, part_rows
+    from halfpint.train.learner import Learner
     from halfpint.train.loop import Training, train
     from halfpint.train.plan import Plan
+    from halfpint.train.rows import Part, part_rows
 
     learner = Learner(model, "causal", torch.device("cpu"))
     rows, context = tokens.shape[1:]

@@ -10,6 +10,7 @@ import string
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from halfpint.data.examples import Example
 from halfpint.data.prepare import Data, Prepared, prepare
 from halfpint.progress import SILENT
 from halfpint.stage import Stage, Work
-from halfpint.tasks import classify
+from halfpint.task import open_task
 
 # Before any numerical package starts its threads: small models gain nothing from a second one.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -288,23 +289,35 @@ def conversations(tmp_path_factory: pytest.TempPathFactory) -> Conversations:
 
 @pytest.fixture(scope="session")
 def learns_from(corpus: Corpus, conversations: Conversations) -> Callable[[str], Any]:
-    """What the stage of a name in `rows` finds in `Work.corpus`."""
-    return lambda name: conversations if ROWS[name].use == "train/chat" else corpus
+    """The split that the stage of a name in `rows` learns from; None is the labelled texts."""
+
+    def find(name: str) -> Any:
+        root = ROWS[name]
+        while root.parent:
+            root = ROWS[root.parent]
+        if root.use in ("models/pull", "train/majority", "train/tfidf_linear"):
+            return None
+        return conversations if ROWS[name].use == "train/chat" else corpus
+
+    return find
 
 
 @pytest.fixture(scope="session")
 def work(prepared: Prepared, corpus: Corpus) -> Callable[..., Work]:
-    """Makes the `Work` of a stage that writes to `target`, on all of the prepared data or on what is given."""
+    """Makes the `Work` of a stage that writes to `target`, on the labelled texts or on what is given.
 
-    def make(target: Path, **changes: Any) -> Work:
+    `learns` is running text or conversations to learn from instead.
+    """
+
+    def make(target: Path, *, learns: Any = None, **changes: Any) -> Work:
+        sides = {side: changes.pop(side, getattr(prepared, side)) for side in ("train", "validation")}
+        split, task = replace(prepared, **sides), open_task("classify")
+        if learns is not None:
+            split, task = learns, open_task("predict" if isinstance(learns, Corpus) else "chat")
         settings: dict[str, Any] = {
-            "scratch": target.with_name(f"unfinished-{target.name}"),
-            "task": classify,
-            "train": prepared.train,
-            "validation": prepared.validation,
-            "labels": classify.labels_of(prepared.train),
-            "corpus": corpus,
-        }
+            "scratch": target.with_name(f"unfinished-{target.name}"), "task": task, "split": split,
+            "labels": task.labels(prepared.train),
+        }  # fmt: skip
         return Work(target=target, **{**settings, **changes})
 
     return make
@@ -345,7 +358,7 @@ def bundles(
         target = folder / name
         if not target.exists():
             parent = ROWS[name].parent
-            stage_of(name).run(get(parent) if parent else None, work(target, train=few, corpus=learns_from(name)))
+            stage_of(name).run(get(parent) if parent else None, work(target, train=few, learns=learns_from(name)))
         return open_bundle(target)
 
     return get

@@ -118,17 +118,19 @@ def fit(
     from halfpint.search.fit import Request
     from halfpint.search.fit import fit as search
     from halfpint.search.limits import Limits, parse_floor, parse_latency, parse_share, parse_size
+    from halfpint.task import default_task, label_task
 
     limits = Limits(
         max_size_bytes=parse_size(max_size) if max_size else None,
         max_latency_ms=parse_latency(max_latency) if max_latency else None,
-        floor=parse_floor(floor),
+        floor=parse_floor(floor, default_task().metrics),
         keep=parse_share(keep),
         minutes=_positive(minutes, "--minutes"),
     )
     folder = out or Path(f"halfpint-{Path(data).name.split('.')[0]}")
     report = search(
         Request(
+            task=label_task(default_task(), "fit"),
             data=DataSettings(source=data, test=test, text=text, label=label, drop_missing=drop_missing, seed=seed),
             limits=limits,
             out=folder,
@@ -164,11 +166,9 @@ def evaluate(
     from halfpint.data.examples import labelled
     from halfpint.data.read import read_table
     from halfpint.evaluate.evaluate import evaluate as judge
-    from halfpint.metrics import check_metric
     from halfpint.models.pull_language import find_bundle
     from halfpint.progress import Log, plain
 
-    check_metric(metric, "--metric")
     opened = find_bundle(bundle)
     if opened.card.get("task") in ("predict", "chat"):
         cli_language.evaluate_text(opened, data, text, reference, tokens, json_)
@@ -204,11 +204,11 @@ def predict(
     json_: AsJson = False,
 ) -> None:
     """Classify texts, or the rows of a file; a language model gives the likeliest next words."""
-    from halfpint.bundle import need_task
     from halfpint.engines import open_engine
     from halfpint.models.pull_language import find_bundle
     from halfpint.progress import Log
     from halfpint.serve.batch import predict_file, predict_texts
+    from halfpint.task import label_task, task_of
 
     if bool(texts) == bool(file) or (file and not out):
         raise HalfpintError(
@@ -223,13 +223,13 @@ def predict(
     if opened.card.get("task") in ("predict", "chat") and texts:
         cli_language.predict_words(opened, texts, top, json_)
         return
-    need_task(opened, "classify")
+    task = label_task(task_of(opened), "predict")
     engine = open_engine(opened)
     if file and out:
-        rows = predict_file(engine, file, out, text=text or None, top=top, log=Log())
+        rows = predict_file(engine, task, file, out, text=text or None, top=top, log=Log())
         print(f"{rows:,} rows written to {out}", file=sys.stderr)
         return
-    for given, answer in zip(texts or [], predict_texts(engine, texts or [], top), strict=True):
+    for given, answer in zip(texts or [], predict_texts(engine, task, texts or [], top), strict=True):
         if json_:
             print(json.dumps({"text": given, **answer}, ensure_ascii=False))
         else:

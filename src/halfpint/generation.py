@@ -12,7 +12,7 @@ from typing import Any
 from halfpint.bundle import Bundle
 from halfpint.engines import Continuation, Generation, LanguageEngine, TokenScore, open_language_engine
 from halfpint.errors import HalfpintError
-from halfpint.tasks import chat as chat_task
+from halfpint.task import task_of
 from halfpint.tokenizers.chat_template import ChatTemplate
 
 
@@ -114,7 +114,7 @@ def prompt_of(
 
 def as_chat(bundle: Bundle, chat: bool | None) -> bool:
     """Whether a prompt is a user's message: as `chat` says, else as the bundle's task does."""
-    return bundle.card.get("task") == chat_task.NAME if chat is None else chat
+    return task_of(bundle).answers if chat is None else chat
 
 
 def read_schema(text: str) -> Mapping[str, Any] | None:

@@ -13,7 +13,7 @@ from halfpint.errors import HalfpintError
 from halfpint.export.onnx import Onnx
 from halfpint.models.pull import Pull
 from halfpint.recipe import Recipe
-from halfpint.tasks import classify
+from halfpint.task import default_task
 from halfpint.train.finetune import Finetune
 from halfpint.train.frozen_linear import FrozenLinear
 
@@ -31,7 +31,7 @@ def init_recipe(data: str, *, text: str, label: str, test: str, out: Path, force
     columns = find_columns(read_table(data), text=text or None, label=label or None)
     settings = Data(source=data, test=test, text=columns.text, label=columns.label)
     stages = (Pull(), FrozenLinear(), Finetune(), Onnx(), OnnxInt8())
-    recipe = Recipe(settings, classify, "", stages)
+    recipe = Recipe(settings, default_task(), "", stages)
     head = "# A recipe of halfpint: every setting with its default, to be changed or left out.\n"
     write_text(out, head + recipe.toml())
     return f"wrote {out}: {columns.said}\nnext: halfpint run {out}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from halfpint.bundle import CARD, Bundle, file_sha256, new_bundle, open_bundle, replace_folder, write_json
+from halfpint.bundle import CARD, Bundle, Kind, file_sha256, new_bundle, open_bundle, replace_folder, write_json
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
-from halfpint.data.conversations import ChatData, Conversations, prepare_chat
-from halfpint.data.corpus import Corpus, CorpusData, prepare_corpus
+from halfpint.data.conversations import ChatData, prepare_chat
+from halfpint.data.corpus import CorpusData, prepare_corpus
 from halfpint.energy import metered
 from halfpint.engines import open_language_engine
 from halfpint.errors import HalfpintError, nearest
@@ -25,8 +25,6 @@ from halfpint.evaluate.kept import kept
 from halfpint.evaluate.perplexity import perplexity_of
 from halfpint.export.unpacked import Unpacked
 from halfpint.machine import describe
-from halfpint.models.block_codes import read_types
-from halfpint.models.compressed_tensors import is_compressed
 from halfpint.models.ngram import NgramModel
 from halfpint.models.packed_gguf import PACKED_FILE
 from halfpint.models.pull_language import PullLanguage, pull_language
@@ -38,7 +36,7 @@ from halfpint.report.mask import show_mask
 from halfpint.search.language_report import write_language_report
 from halfpint.search.output import disk_errors, refuse_other_files
 from halfpint.stage import Stage
-from halfpint.tasks import chat, predict
+from halfpint.task import Split, Task, tasks, text_task
 from halfpint.tokenizers.train import KINDS, TokenizerReport, TokenizerSettings, train_tokenizer
 from halfpint.train import ranks
 from halfpint.train.chat import masked_tokens
@@ -48,20 +46,6 @@ TOKENIZER = "tokenizer.json"
 _UNFINISHED = ".unfinished"
 _NAMED_BY = 12  # characters of a hash that name a folder
 _MASKED_CHARS, _EXCERPT_CHARS = 10_000, 400  # of text that masked models are judged on: half a minute
-
-
-@dataclass(frozen=True)
-class RunningText:
-    """A corpus or conversations as `Pipeline` takes its data: there are no labelled rows; None has nothing at all."""
-
-    corpus: Corpus | Conversations | None
-    train: tuple[()] = ()
-    validation: tuple[()] = ()
-
-    @property
-    def key(self) -> str:
-        """The hash of what training sees."""
-        return self.corpus.key if self.corpus else ""
 
 
 def make_tokenizer(
@@ -126,8 +110,9 @@ def finetune(
 
 
 def _learn(
-    base: str, data: ChatData | CorpusData, stages: Sequence[Stage], out: Path, log: Log, *, force: bool, command: str
+    base: str, data: Any, stages: Sequence[Stage], out: Path, log: Log, *, force: bool, command: str
 ) -> dict[str, Any]:
+    task = next(one for one in tasks() if isinstance(data, one.data))
     rank, processes = ranks.join()
     log = Log(quiet=True) if rank else log  # of several processes one tells, and writes
     alone = next((stage.use for stage in stages if processes > 1 and not isinstance(stage, Pretrain)), "")
@@ -144,9 +129,8 @@ def _learn(
                 stage.check()
             fresh = not work.exists()
             try:
-                texts = work / "corpus"
-                learned = prepare_chat(data, log) if isinstance(data, ChatData) else prepare_corpus(data, texts, log)
-                start = base_bundle(base, work / "base", log) if base else None
+                split = task.read(data, work / "corpus", log)
+                start = can_start(base_bundle(base, work / "base", log)) if base else None
             except HalfpintError:
                 if fresh:
                     shutil.rmtree(work, ignore_errors=True)
@@ -155,55 +139,51 @@ def _learn(
             work.mkdir(parents=True, exist_ok=True)
             log.events = work / "events.jsonl" if ranks.is_first() else None
             with metered(log):
-                made = _pipeline(learned, work, log).make(stages, start=start, kind=kind_to_start(start)).bundle
+                made = _pipeline(task, split, work, log).make(stages, start=start).bundle
             ranks.wait()  # until all have opened it: it is moved now
             with ranks.after_first() as first:
                 if first:
-                    held = learned.validation if isinstance(learned, Corpus) else ()
+                    held = split.validation if task.of_text else ()
                     figures = judge(made, held, log) if len(held) else {}
-                    told = {"validation": figures, "data": learned.summary(), "machine": describe()["cpu"]}
+                    told = {"validation": figures, "data": split.summary(), "machine": describe()["cpu"]}
                     write_json(made.path / CARD, {**made.card, "figures": told})
-                    task = chat if isinstance(data, ChatData) else predict
                     again = Recipe(data, task, "", (PullLanguage(base=base), *stages) if base else tuple(stages))
                     write_language_report(
-                        made, learned, figures, out=out, into=made.path, events=work / "events.jsonl",
+                        made, split, figures, out=out, into=made.path, events=work / "events.jsonl",
                         recipe=again.toml(), command=command, seconds=time.monotonic() - started, log=log,
                     )  # fmt: skip
                     replace_folder(made.path, out)
         except HalfpintError:
-            if fresh and isinstance(learned, Conversations) and not any(work.rglob("checkpoint")):
+            if fresh and not task.of_text and not any(work.rglob("checkpoint")):
                 shutil.rmtree(work, ignore_errors=True)  # nothing that took long: a corpus is kept
             raise
         finally:
             log.events = before  # the folder goes
         if ranks.is_first():
             shutil.rmtree(work, ignore_errors=True)
-    return _done(out, started, data=learned.summary(), validation=figures)
+    return _done(out, started, data=split.summary(), validation=figures)
 
 
-def _pipeline(learned: Corpus | Conversations | None, folder: Path, log: Log) -> Pipeline:
-    task = chat if isinstance(learned, Conversations) else predict
-    return Pipeline(RunningText(learned), folder, task, task.primary_metric(()), log)
+def _pipeline(task: Task[Any], split: Split[Any], folder: Path, log: Log) -> Pipeline:
+    return Pipeline(split, folder, task, task.primary(split.train), log)
 
 
-def kind_to_start(start: Bundle | None) -> str:
-    """The kind of bundle that stages of language models start from: nothing, language or quantized.
+def can_start(start: Bundle) -> Bundle:
+    """A bundle that stages of language models can start from.
 
     Raises:
         HalfpintError: it is no language model that can be trained or exported.
     """
-    if start is not None and start.card.get("engine") != "torch_lm":
+    if start.card.get("engine") != "torch_lm":
         raise HalfpintError(
             str(start.path), wanted="a Transformer language model", got=f"one of {start.card.get('engine')}"
         )
-    if start is None:
-        return "nothing"
-    if is_compressed(start.path):
+    if start.kind == Kind.COMPRESSED_TENSORS:
         raise HalfpintError(
             str(start.path), wanted="a model that is not exported yet", got="one in compressed-tensors",
             todo="Take the one that it was made from.",
         )  # fmt: skip
-    return "quantized" if read_types(start.path) else "language"
+    return start
 
 
 def _done(out: Path, started: float, **figures: Any) -> dict[str, Any]:
@@ -261,7 +241,7 @@ def export(
     packed = (Path(name) / PACKED_FILE).is_file()
     if packed and any(isinstance(stage, Lossless) for stage in stages):
         raise HalfpintError(name, wanted="a model that is not packed yet", got="one that is", todo="Use it as it is.")
-    if packed and "language" not in stages[0].needs:
+    if packed and Kind.LANGUAGE not in stages[0].needs:
         raise HalfpintError(
             name, wanted="a quantised model for that format", got="a packed GGUF file",
             todo="Export the bundle that it was made from, or this one with --to gguf.",
@@ -273,33 +253,32 @@ def export(
     work = out.with_name(out.name + _UNFINISHED)
     with disk_errors(out):
         try:
-            start = open_bundle(name) if packed else base_bundle(name, work / "base", log)
-            kind = "packed" if packed else kind_to_start(start)
+            start = open_bundle(name) if packed else can_start(base_bundle(name, work / "base", log))
             for stage in stages:
                 stage.fits(start)
-            if "language" not in stages[0].needs:
-                stages = [*_rounding(start, kind, rounded_to), *stages]
-            made = _pipeline(None, work, log).make(stages, start=start, kind=kind)
+            if Kind.LANGUAGE not in stages[0].needs:
+                stages = [*_rounding(start, rounded_to), *stages]
+            made = _pipeline(text_task(), Split(train=(), validation=()), work, log).make(stages, start=start)
             replace_folder(made.bundle.path, out)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return _done(out, started, validation=None)
 
 
-def _rounding(start: Bundle, kind: str, type_: str) -> list[Stage]:
+def _rounding(start: Bundle, type_: str) -> list[Stage]:
     """What quantises a model before a stage that wants it quantised: none where it is.
 
     Raises:
         HalfpintError: a type, and a model that is quantised; or neither.
     """
-    if kind == "language" and not type_:
+    if start.kind == Kind.LANGUAGE and not type_:
         raise HalfpintError(
             str(start.path), wanted="a quantised model, or --type", got="neither",
             todo="Give --type q8_0 or q4_0, which rounds it, or quantise it by compress/quantize in a recipe.",
         )  # fmt: skip
-    if kind == "quantized" and type_:
+    if start.kind == Kind.QUANTIZED and type_:
         raise HalfpintError("--type", wanted="none, as the model is quantised", got=type_, todo="Leave it out.")
-    if kind != "language":
+    if start.kind != Kind.LANGUAGE:
         return []
     ends = ["embeddings"] if start.config.get("tie_word_embeddings", True) else ["embeddings", "output"]
     types = ",".join([type_, *(f"{role}=q8_0" for role in ends)])  # these are written in fp16 anyway
@@ -315,7 +294,7 @@ def write_arpa(name: str, out: Path, *, merge_unknown: bool, force: bool) -> dic
     if out.is_dir() or (out.exists() and not force):
         got = "a folder" if out.is_dir() else "one that is there"
         raise HalfpintError(f"--out {out}", wanted="a new file", got=got, todo="Give another --out, or --force.")
-    bundle = open_bundle(name, task="predict")
+    bundle = open_bundle(name)
     if bundle.card.get("engine") != "ngram":
         raise HalfpintError(str(name), wanted="an n-gram model", got=f"a bundle of {bundle.card.get('engine')}")
     with disk_errors(out):
@@ -333,9 +312,9 @@ def read_arpa(file: Path, out: Path, *, force: bool) -> dict[str, Any]:
     started = time.monotonic()
     model = NgramModel.from_arpa(file)
     config = model.config()
-    with disk_errors(out), new_bundle(out) as (folder, card):
+    with disk_errors(out), new_bundle(out, kind=Kind.NGRAM) as (folder, card):
         model.save(folder)
-        card.update(task="predict", engine="ngram")
+        card.update(task=text_task().name, engine="ngram")
         seconds = round(time.monotonic() - started, 3)
         told = {"ngrams": config["ngrams"], "vocabulary": config["vocabulary_size"], "sha256": file_sha256(file)}
         card["stages"].append({"use": "import", "settings": {"file": file.name}, "seconds": seconds, **told})

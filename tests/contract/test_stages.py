@@ -123,7 +123,7 @@ def test_contract(
     if name in COSTLY:
         made = first
     else:
-        made = stage.run(parent, work(tmp_path / "made", train=few, corpus=learns_from(name)))
+        made = stage.run(parent, work(tmp_path / "made", train=few, learns=learns_from(name)))
         assert made.path == tmp_path / "made"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["made"]
     opened = open_bundle(made.path)

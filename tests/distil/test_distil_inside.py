@@ -19,7 +19,7 @@ from halfpint.errors import HalfpintError
 from halfpint.models import sizes
 from halfpint.models.sizes import CAUSAL
 from halfpint.stage import Work
-from halfpint.train._language import Learner
+from halfpint.train.learner import Learner
 from halfpint.train.loop import device
 
 torch = pytest.importorskip("torch", reason="distilling needs torch")

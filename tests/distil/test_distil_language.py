@@ -26,7 +26,7 @@ from halfpint.errors import HalfpintError
 from halfpint.models.sizes import CAUSAL
 from halfpint.models.weights import WEIGHTS_FILE, weight_types
 from halfpint.stage import Work
-from halfpint.train import _budget
+from halfpint.train import budget
 
 torch = pytest.importorskip("torch", reason="distilling needs torch")
 
@@ -224,7 +224,7 @@ def test_what_the_teacher_is_asked_is_not_the_students_time(
     """The minutes of a method are those of training: else much text would leave nothing of them."""
     asked: list[float] = []
     begun: list[float] = []
-    kept, left = TokenLogits._kept, _budget.seconds_left
+    kept, left = TokenLogits._kept, budget.seconds_left
 
     def answers(self: TokenLogits, *given: Any) -> Any:
         found = kept(self, *given)

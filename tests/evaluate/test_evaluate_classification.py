@@ -5,12 +5,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from halfpint.metrics import metric
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfpint.errors import HalfpintError
 from halfpint.evaluate import classification as c
-from halfpint.metrics import metric
 
 reference = pytest.importorskip("sklearn.metrics")
 

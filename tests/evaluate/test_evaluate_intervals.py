@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from halfpint.metrics import METRICS, IntArray, metric
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfpint.errors import HalfpintError
 from halfpint.evaluate import intervals
 from halfpint.evaluate.intervals import bootstrap_interval, paired_difference
-from halfpint.metrics import METRICS, IntArray, metric
 
 
 def _answers(seed: int, rows: int, classes: int, right: float) -> tuple[IntArray, IntArray]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from halfpint.metrics import METRICS
 
 import halfpint
 from halfpint.bundle import Bundle, new_bundle, open_bundle, write_json
@@ -21,7 +22,6 @@ from halfpint.errors import DeadlineError, HalfpintError
 from halfpint.evaluate import probe
 from halfpint.evaluate.evaluate import evaluate
 from halfpint.evaluate.measure import Measurement, measure
-from halfpint.metrics import METRICS
 from halfpint.progress import Log
 
 TEXTS = [f"text {index}" for index in range(50)]

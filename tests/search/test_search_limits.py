@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from halfpint.metrics import METRICS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from halfpint.errors import HalfpintError
-from halfpint.metrics import METRICS
 from halfpint.search.limits import bytes_text, parse_floor, parse_latency, parse_share, parse_size
 
 

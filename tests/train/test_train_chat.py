@@ -192,11 +192,11 @@ def test_adapters_merge_exactly_and_are_kept_apart(
 
 
 def test_a_merge_that_answers_otherwise_is_refused(base: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    from halfpint.train import _lora
+    from halfpint.train import lora
 
     model = transformers.AutoModelForCausalLM.from_pretrained(base.path)
     settings = Chat(lora=True, lora_rank=2, lora_alpha=4, lora_dropout=0.0, lora_targets="q_proj,up_proj")
-    wrapped = _lora.add_adapters(model, settings, "here")
+    wrapped = lora.add_adapters(model, settings, "here")
     trained = {name for name, tensor in model.named_parameters() if tensor.requires_grad}
     assert trained and all("lora_" in name and ("q_proj" in name or "up_proj" in name) for name in trained)
     with torch.no_grad():
@@ -205,9 +205,9 @@ def test_a_merge_that_answers_otherwise_is_refused(base: Bundle, monkeypatch: py
                 tensor.normal_(generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(type(wrapped.base_model), "merge_and_unload", lambda self, safe_merge: self.unload())
     with pytest.raises(RefusedError, match="merge: wanted logits within"):
-        _lora.merge(wrapped, [[5, 6, 7, 8]], "here")
+        lora.merge(wrapped, [[5, 6, 7, 8]], "here")
     with pytest.raises(HalfpintError, match=r"lora_targets: .*Did you mean 'q_proj'"):
-        _lora.add_adapters(model, replace(settings, lora_targets="q_prj"), "here")
+        lora.add_adapters(model, replace(settings, lora_targets="q_prj"), "here")
 
 
 @pytest.mark.parametrize("stage", [LORA, replace(TINY, packing=False)], ids=["lora", "padded"])
@@ -316,7 +316,7 @@ def test_other_data_and_models_are_refused(
         run(TINY, tmp_path, corpus=None)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     with monkeypatch.context() as patch:
-        patch.setattr("halfpint.train._language.Learner._apart", lambda self: False)
+        patch.setattr("halfpint.train.learner.Learner._apart", lambda self: False)
         with pytest.raises(HalfpintError, match=r"packing: .*keep the conversations .* Set packing to false"):
             run(TINY, tmp_path)
     with pytest.raises(HalfpintError, match="writes from left to right, got a bert"):

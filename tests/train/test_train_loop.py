@@ -22,7 +22,7 @@ from halfpint.errors import TrainingStoppedError
 from halfpint.progress import Log
 from halfpint.stage import Work
 from halfpint.tasks import classify
-from halfpint.train import _classifier, checkpoint
+from halfpint.train import checkpoint, encoders
 from halfpint.train.batches import epoch_batches
 from halfpint.train.loop import Outcome, Training, optimiser_groups, train
 from halfpint.train.schedule import factor
@@ -97,11 +97,11 @@ def encoder_job(
     def make(name: str = "job", dropout: float = 0.2) -> Job:
         encoder = bundles("encoder")
         torch.manual_seed(7)
-        model = _classifier.new_classifier(encoder, labels, 64, dropout)
+        model = encoders.new_classifier(encoder, labels, 64, dropout)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = dropout
-        ids = _classifier.token_ids(encoder.path, examples, 64)
+        ids = encoders.token_ids(encoder.path, examples, 64)
 
         def loss_of(batch: npt.NDArray[np.int64]) -> Any:
             inputs = tensors([ids[index] for index in batch], 0, torch.device("cpu"))

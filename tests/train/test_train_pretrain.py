@@ -18,7 +18,6 @@ from halfpint.data.prepare import Prepared
 from halfpint.errors import HalfpintError
 from halfpint.models import sizes
 from halfpint.tokenizers.train import CHAT_TEMPLATE
-from halfpint.train import _budget
 from halfpint.train._masking import IGNORED, Masking, mask_tokens
 from halfpint.train.plan import Plan
 from halfpint.train.pretrain import Pretrain
@@ -197,7 +196,7 @@ def test_quick_passes_in_bfloat16_are_as_near_as_plain_ones(arch: str) -> None:
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2", "opt", "bert", "roberta", "modernbert"])
 def test_packed_documents_do_not_see_each_other(arch: str) -> None:
-    from halfpint.train._language import Learner
+    from halfpint.train.learner import Learner
 
     model, objective = tiny_model(arch)
     learner = Learner(model.eval(), objective, torch.device("cpu"))
@@ -217,7 +216,7 @@ def test_packed_documents_do_not_see_each_other(arch: str) -> None:
 
 
 def test_the_loss_is_that_of_transformers() -> None:
-    from halfpint.train._language import Learner
+    from halfpint.train.learner import Learner
 
     model, _ = tiny_model("llama")
     learner = Learner(model.eval(), "causal", torch.device("cpu"))
@@ -231,7 +230,7 @@ def test_the_loss_is_that_of_transformers() -> None:
 
 
 def test_an_architecture_that_runs_on_is_refused() -> None:
-    from halfpint.train._language import Learner
+    from halfpint.train.learner import Learner
 
     class RunsOn(torch.nn.Module):  # type: ignore[misc]
         """Adds up all that came before."""
@@ -352,7 +351,7 @@ def test_the_same_step_in_other_ways(
 def test_parts_of_a_batch_are_the_batch(
     run: Callable[..., Any], causal: tuple[Bundle, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("halfpint.train._rows._CACHED_TOKENS", 160)
+    monkeypatch.setattr("halfpint.train.rows._CACHED_TOKENS", 160)
     _, log = run(replace(TINY, stop_after_steps=3))
     assert [log.losses[step] for step in (1, 2, 3)] == pytest.approx(
         [causal[1].losses[step] for step in (1, 2, 3)], abs=2e-4

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from halfpint.metrics import metric
 from scipy.stats import entropy
 
 from halfpint.bundle import Bundle, open_bundle
@@ -23,13 +24,12 @@ from halfpint.data.examples import Example
 from halfpint.data.prepare import Prepared
 from halfpint.engines import open_engine
 from halfpint.engines.torch_classifier import load_model, logits
-from halfpint.metrics import metric
 from halfpint.models.pull import Pull
 from halfpint.progress import Log
 from halfpint.search.speed import training_speed
 from halfpint.stage import Work
 from halfpint.tasks import classify
-from halfpint.train import _classifier
+from halfpint.train import encoders
 from halfpint.train.batches import epoch_batches
 from halfpint.train.finetune import Finetune, _disagreement
 from halfpint.train.frozen_linear import FrozenLinear
@@ -135,7 +135,7 @@ def test_the_loss_is_the_formula(
         stop_after_steps=1, epochs=1, refit_head=False,
     )  # fmt: skip
     found = first_loss(stage, parent, tmp_path, work, train)
-    ids = _classifier.token_ids(parent.path, train, int(parent.config["max_tokens"]))
+    ids = encoders.token_ids(parent.path, train, int(parent.config["max_tokens"]))
     batch = epoch_batches([len(row) for row in ids], batch_size=16, batch_tokens=4096, seed=0, epoch=0)[0]
     log_p = np.log(softmax(logits(load_model(parent.path), [ids[index] for index in batch]).astype(np.float64)))
     targets = classify.targets(train, labels)
@@ -297,21 +297,21 @@ def test_macro_f1_as_scikit_learn_has_it() -> None:
     for classes, rows in itertools.product((2, 5), (10, 200)):
         values, targets = random.normal(size=(rows, classes)), random.integers(0, classes, rows)
         wanted = f1_score(targets, values.argmax(axis=1), average="macro")
-        assert _classifier.score(values, targets, "f1_macro") == pytest.approx(wanted)
-        assert _classifier.score(values, targets, "accuracy") == (values.argmax(axis=1) == targets).mean()
+        assert encoders.score(values, targets, "f1_macro") == pytest.approx(wanted)
+        assert encoders.score(values, targets, "accuracy") == (values.argmax(axis=1) == targets).mean()
 
 
 def test_longest_covers_nearly_all_texts(bundles: Callable[[str], Bundle], prepared: Prepared) -> None:
     from halfpint.tokenizers.load import open_tokenizer
 
     tokenizer = open_tokenizer(bundles("encoder").path)
-    cut = _classifier.longest(tokenizer, prepared.train)
+    cut = encoders.longest(tokenizer, prepared.train)
     lengths = [len(tokenizer.encode(example.text).ids) for example in prepared.train]
     assert cut % 8 == 0
     assert np.mean([length <= cut for length in lengths]) >= 0.99
     assert cut < max(lengths) + 8
-    assert _classifier.longest(tokenizer, [Example("parcel " * 2000, "a", 1)]) == 256
-    assert _classifier.longest(tokenizer, [Example("hi", "a", 1)]) == 16
+    assert encoders.longest(tokenizer, [Example("parcel " * 2000, "a", 1)]) == 256
+    assert encoders.longest(tokenizer, [Example("hi", "a", 1)]) == 16
 
 
 def test_an_encoder_with_few_places(short_encoder: Path, work: Make, prepared: Prepared, tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_an_encoder_with_few_places(short_encoder: Path, work: Make, prepared: P
     ],
 )
 def test_places_for_tokens(config: dict[str, Any], most: int) -> None:
-    assert _classifier.positions(config) == most
+    assert encoders.positions(config) == most
 
 
 def test_weights_with_and_without_a_prefix(bundles: Callable[[str], Bundle], tmp_path: Path) -> None:
@@ -360,11 +360,11 @@ def test_weights_with_and_without_a_prefix(bundles: Callable[[str], Bundle], tmp
         save_file(tensors, folder / "model.safetensors")
         head[name] = folder
     ours, theirs = (
-        _classifier.new_classifier(bundle, ["a", "b"], 16, 0.0) for bundle in (plain, Bundle(head["prefixed"]))
+        encoders.new_classifier(bundle, ["a", "b"], 16, 0.0) for bundle in (plain, Bundle(head["prefixed"]))
     )
     for key, tensor in ours.state_dict().items():
         assert tensor.equal(theirs.state_dict()[key]), key
     assert np.array_equal(logits(ours, texts), np.zeros((2, 2)))  # a new head says nothing yet
     with pytest.raises(HalfpintError, match=r"a file without encoder\.layer\.1"):
-        _classifier.new_classifier(Bundle(head["lacking"]), ["a", "b"], 16, 0.0)
+        encoders.new_classifier(Bundle(head["lacking"]), ["a", "b"], 16, 0.0)
     assert open_bundle(plain.path)

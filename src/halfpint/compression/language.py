@@ -13,7 +13,6 @@ from halfpint.compression.points import BITS, PROBED_TOKENS, row_of
 from halfpint.compression.refusals import refuse_early
 from halfpint.compression.request import Run, steps_of
 from halfpint.compression.target import best_way
-from halfpint.data.corpus import Corpus
 from halfpint.distil.heal import Heal
 from halfpint.errors import HalfpintError, RefusedError
 from halfpint.evaluate.kept import weight_bytes
@@ -21,7 +20,6 @@ from halfpint.export.gguf import CODES, Gguf
 from halfpint.models.packed_gguf import PACKED_FILE
 from halfpint.pipeline import Made
 from halfpint.stage import Stage
-from halfpint.tasks import predict
 
 _SURELY = 0.95  # of the bytes that fewer bits should come to: what is more than allowed by then is not made
 _NOT_SO_SMALL = "Fewer bits alone, rounded, do not come down to these bytes"
@@ -66,7 +64,7 @@ def compress_language(run: Run) -> tuple[Made, dict[str, Any]]:
         run.log.say(f"  control: {error}", kind="refused")
     reference = {"file_bytes": rows[0]["reference_bytes"], "perplexity": rows[0]["reference_perplexity"]}
     report = {
-        "task": predict.NAME, "reference": reference, "steps": rows, "control": control, "points": run.points,
+        "task": run.pipeline.task.name, "reference": reference, "steps": rows, "control": control, "points": run.points,
         "verdict": verdict(rows[-1], control, run.request.target_bytes, run.request.keep, why), "data": _facts(run),
         "is_met": is_met(rows[-1], run.request.target_bytes, run.request.keep),
     }  # fmt: skip
@@ -81,8 +79,7 @@ def _healed(run: Run, after: Made, before: Made) -> list[float]:
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    corpus = run.pipeline.prepared.corpus
-    return corpus.summary() if isinstance(corpus, Corpus) else {}
+    return run.pipeline.split.summary()
 
 
 def _control(run: Run, most_bytes: int, stages: Sequence[Stage]) -> dict[str, Any] | None:

@@ -73,7 +73,7 @@ def refuse_early(run: Run, stages: Sequence[Stage]) -> None:
             Gguf(type=CODES),
         ]  # fmt: skip
     places = [f"step {number + 1}" for number in range(len(stages))]
-    faults = faults_in_order(stages, places, run.kind)
+    faults = faults_in_order(stages, places, run.start.kind)
     if faults:
         raise HalfpintError("halfpint compress", wanted="steps that fit together", got="; ".join(faults))
     is_reshaped = False

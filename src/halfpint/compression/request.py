@@ -93,7 +93,6 @@ class Run:
     request: Request
     pipeline: Pipeline
     start: Bundle
-    kind: str
     log: Log
     held: Sequence[str] = ()
     judged: Sequence[str] = ()
@@ -101,7 +100,7 @@ class Run:
 
     def make(self, stages: Sequence[Stage]) -> Made:
         """What stages make of the model."""
-        return self.pipeline.make(stages, start=self.start, kind=self.kind)
+        return self.pipeline.make(stages, start=self.start)
 
 
 def steps_of(request: Request, teacher: str = "", *, is_classifier: bool = False) -> list[Stage]:

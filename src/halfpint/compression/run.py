@@ -6,23 +6,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from halfpint.bundle import CARD, REPORTS, read_json, write_json
+from halfpint.bundle import CARD, REPORTS, Kind, read_json, write_json
 from halfpint.compress.onnx_int8 import OnnxInt8
 from halfpint.compression.language import compress_language
 from halfpint.compression.refusals import refuse_test_split
 from halfpint.compression.request import Request, Run, steps_of
 from halfpint.data.corpus import CorpusData, choosing, prepare_corpus
-from halfpint.data.prepare import Data, prepare
-from halfpint.distillation.request import kind_of, teacher_bundle
+from halfpint.distillation.request import teacher_bundle
 from halfpint.energy import energy_spent, metered
 from halfpint.errors import HalfpintError, RefusedError
 from halfpint.export.onnx import Onnx
-from halfpint.language import RunningText, base_bundle
+from halfpint.language import base_bundle
 from halfpint.machine import describe
 from halfpint.pipeline import Made, Pipeline
 from halfpint.progress import Log
 from halfpint.search.output import copy_bundle, disk_errors, refuse_other_files
-from halfpint.tasks import classify, predict
+from halfpint.task import LabelTask, label_task, open_task, settings_of, task_of, text_task
 
 _UNFINISHED = ".unfinished"
 _HELD_SHARE = 0.2  # of the text, to judge by
@@ -56,7 +55,7 @@ def compress(request: Request, log: Log) -> dict[str, Any]:
                 run = _opened(request, work, log)
                 work.mkdir(parents=True, exist_ok=True)
                 log.events = events
-                made, report = _classifier(run) if run.pipeline.task is classify else compress_language(run)
+                made, report = _classifier(run) if isinstance(run.pipeline.task, LabelTask) else compress_language(run)
         except HalfpintError:
             if fresh and not (work.is_dir() and any((path / CARD).is_file() for path in work.iterdir())):
                 shutil.rmtree(work, ignore_errors=True)
@@ -79,7 +78,8 @@ def compress(request: Request, log: Log) -> dict[str, Any]:
 def _is_classifier(model: str) -> bool:
     """Whether a bundle, or what `fit` or `run` wrote, says of itself that it is a classifier."""
     card = next((folder / CARD for folder in (Path(model), Path(model) / "best") if (folder / CARD).is_file()), None)
-    return card is not None and read_json(card).get("task") == classify.NAME
+    name = read_json(card).get("task") if card else None
+    return name is not None and isinstance(open_task(str(name), f"{card}: task"), LabelTask)
 
 
 def _opened(request: Request, work: Path, log: Log) -> Run:
@@ -87,22 +87,25 @@ def _opened(request: Request, work: Path, log: Log) -> Run:
     given = Path(request.model)
     if _is_classifier(request.model):
         start = teacher_bundle(request.model)
-        kind = kind_of(start)
-        asked = Data(source=request.data, test=request.test, text=request.text, label=request.label, seed=request.seed)
-        prepared = prepare(asked, log)
-        _tell_of_split(given, prepared.key, log)
-        if kind not in ("classifier", "onnx"):
+        task = label_task(task_of(start), str(start.path))
+        asked = settings_of(
+            task, source=request.data, test=request.test, text=request.text, label=request.label, seed=request.seed
+        )
+        split = task.read(asked, work / "data", log)
+        _tell_of_split(given, split.key, log)
+        if start.kind not in (Kind.CLASSIFIER, Kind.ONNX):
             raise HalfpintError(
-                str(start.path), wanted="a fine-tuned encoder, or its export", got=f"a bundle of the kind {kind!r}"
+                str(start.path),
+                wanted="a fine-tuned encoder, or its export",
+                got=f"a bundle of the kind '{start.kind}'",
             )
-        pipeline = Pipeline(prepared, work, classify, classify.primary_metric(prepared.train), log)
-        return Run(request, pipeline, start, kind, log)
+        return Run(request, Pipeline(split, work, task, task.primary(split.train), log), start, log)
     start = base_bundle(request.model, work / "base", log)
-    kind = kind_of(start)
     refuse_test_split(request.data, below=True)
-    if kind != "language":
+    if start.kind != Kind.LANGUAGE:
         raise HalfpintError(
-            str(start.path), wanted="a model that is not quantised or exported yet", got=f"one of the kind {kind!r}",
+            str(start.path), wanted="a model that is not quantised or exported yet",
+            got=f"one of the kind '{start.kind}'",
             todo="Compress the model that it was made from.",
         )  # fmt: skip
     for name, value in (("--static", request.static), ("--test", request.test)):
@@ -115,8 +118,8 @@ def _opened(request: Request, work: Path, log: Log) -> Run:
     judged = corpus.validation
     if request.target_bytes or request.keep or request.heal:
         corpus, judged = choosing(corpus, _CHOOSING)
-    pipeline = Pipeline(RunningText(corpus), work, predict, predict.primary_metric(()), log)
-    return Run(request, pipeline, start, kind, log, held=corpus.validation, judged=judged)
+    pipeline = Pipeline(corpus, work, text_task(), text_task().primary(()), log)
+    return Run(request, pipeline, start, log, held=corpus.validation, judged=judged)
 
 
 def _tell_of_split(given: Path, key: str, log: Log) -> None:
@@ -140,18 +143,16 @@ def _classifier(run: Run) -> tuple[Made, dict[str, Any]]:
             "enough.",
         )  # fmt: skip
     stages = steps_of(run.request, str(run.start.path), is_classifier=True)
-    if run.kind == "onnx":
+    if run.start.kind == Kind.ONNX:
         stages = [stage for stage in stages if not isinstance(stage, Onnx)]
-    whole = run.start if run.kind == "onnx" else run.make([Onnx()]).bundle
+    whole = run.start if run.start.kind == Kind.ONNX else run.make([Onnx()]).bundle
     rows = {}
     made = run.make(stages)
     ways = {"before": Made(whole, "before", ()), "after": made}
-    if run.kind == "classifier":
+    if run.start.kind == Kind.CLASSIFIER:
         ways["8 bits alone"] = run.make([Onnx(), OnnxInt8()])
     for name, one in ways.items():
-        found = run.pipeline.assess(Made(one.bundle, one.key, ()))
-        found.pop("predicted")
-        rows[name] = found
+        found = rows[name] = run.pipeline.assess(Made(one.bundle, one.key, ())).figures
         primary = run.pipeline.primary
         run.log.say(
             f"  {name}: {primary} {found['metrics'][primary]:.4f}, {found['size_bytes'] / 1e6:.2f} MB", kind="step"
@@ -171,7 +172,7 @@ def _classifier(run: Run) -> tuple[Made, dict[str, Any]]:
         f"validation, {after / max(before, 1e-9):.1%} kept."
     )
     return made, {
-        "task": classify.NAME, "primary_metric": run.pipeline.primary, "models": rows, "verdict": said,
+        "task": run.pipeline.task.name, "primary_metric": run.pipeline.primary, "models": rows, "verdict": said,
         "data": {"source": run.request.data},
     }  # fmt: skip
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, Kind
 from halfpint.distil._zeros import hold_zeros
 from halfpint.distil.teachers import Taught, content_key, need_same_tokenizer
 from halfpint.distil.token_answers import need_causal
@@ -19,12 +19,13 @@ from halfpint.errors import need
 from halfpint.models.sizes import CAUSAL
 from halfpint.models.weights import as_held
 from halfpint.stage import Work
+from halfpint.task import text_task
 from halfpint.tokenizers.load import open_tokenizer
-from halfpint.train import _budget, _lora, checkpoint
-from halfpint.train._language_tokens import special_tokens
-from halfpint.train._rows import Batches, Judge, Part, part_rows
+from halfpint.train import budget, checkpoint, lora
 from halfpint.train.adapt import Adapt
 from halfpint.train.loop import device, train
+from halfpint.train.rows import Batches, Judge, Part, part_rows
+from halfpint.train.special import special_tokens
 
 _MOST_CONTEXT = 1024
 _COMPARED = 4  # documents that a merged model, and two tokenizers, are compared on
@@ -37,8 +38,8 @@ Loss = Callable[[dict[str, Any]], Any]
 class TokenTaught(Taught, Adapt):
     """A language model that learns beside its teacher; a subclass says from what."""
 
-    needs: ClassVar[tuple[str, ...]] = ("language",)
-    gives: ClassVar[str] = "language"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.LANGUAGE,)
+    gives: ClassVar[Kind] = Kind.LANGUAGE
 
     def check(self) -> None:
         """Refuse a teacher that is not there, and LoRA without `peft`."""
@@ -60,7 +61,7 @@ class TokenTaught(Taught, Adapt):
         started = time.monotonic()
         torch = need("torch", "distilling")
         from halfpint.models.quick_passes import quick_passes
-        from halfpint.train._language import Learner
+        from halfpint.train.learner import Learner
 
         corpus = self._corpus_for(bundle, work)
         first = [text[:_SHOWN] for text in islice(corpus.train, _COMPARED)]
@@ -92,7 +93,7 @@ class TokenTaught(Taught, Adapt):
             return loss(part.arrays) * part.share
 
         with quick_passes(model):
-            before = judge.before(work, _budget.seconds_left(self, work, began))
+            before = judge.before(work, budget.seconds_left(self, work, began))
             plan = rows.plan(batches, judge, batch_loss, learner, work, began)
             outcome = train(
                 model, plan, batch_loss, judge, rows.with_rate(rows.learning_rate), work, on_step=judge.count(plan),
@@ -105,15 +106,15 @@ class TokenTaught(Taught, Adapt):
             "train_tokens": len(learn.tokens), "teacher": teacher.fingerprint if teacher else None,
         }  # fmt: skip
         work.log.say(f"validation {before:.4f} {judge.of} before, {-outcome.best_score:.4f} after", kind="result")
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             if adapted is not None:
                 some = [held.document(number)[:context].tolist() for number in range(min(_COMPARED, len(held)))]
-                model, figures["merge_difference"] = _lora.merge(adapted, some, self.use)
+                model, figures["merge_difference"] = lora.merge(adapted, some, self.use)
             for file in bundle.path.iterdir():
                 if file.is_file() and file.suffix != ".safetensors" and file.name != "card.json":
                     shutil.copyfile(file, folder / file.name)
             as_held(bundle, model.to("cpu").eval()).save_pretrained(folder)
-            card.update(task=card["task"] or "predict", engine="torch_lm")
+            card.update(task=card["task"] or text_task().name, engine="torch_lm")
             card["stages"].append(self.entry(started, **figures))
         shutil.rmtree(work.scratch, ignore_errors=True)
         return Bundle(work.target)
@@ -131,7 +132,7 @@ class TokenTaught(Taught, Adapt):
         if self.tokens or not self.minutes:
             return self.tokens or math.inf
         seconds = min(self.minutes * 60, work.seconds_left())
-        return _budget.tokens_in(model, self.context or _MOST_CONTEXT, self.precision, seconds)
+        return budget.tokens_in(model, self.context or _MOST_CONTEXT, self.precision, seconds)
 
     def _freeze(self, model: Any) -> None:
         """Leave as they are what is not to be trained; all is, if nothing is said."""

@@ -14,9 +14,10 @@ import numpy as np
 from halfpint.bundle import CARD, Bundle, file_sha256, need_task, open_bundle
 from halfpint.data.columns import find_text_column
 from halfpint.data.read import read_table
-from halfpint.engines import Probabilities, open_engine
+from halfpint.engines import open_engine
 from halfpint.errors import HalfpintError
 from halfpint.stage import Work
+from halfpint.task import Outputs, joined, per_text
 from halfpint.tokenizers.load import open_tokenizer
 
 _SMALLER = ("compress/", "distil/")  # stages after which a model is no longer what it was made from
@@ -115,13 +116,13 @@ class Ensemble:
         self._orders = [need_labels(bundle, labels, place) for bundle in bundles]
         self._engines = [open_engine(bundle) for bundle in bundles]
 
-    def probabilities(self, texts: Sequence[str]) -> Probabilities:
-        """float32 of shape (texts, labels)."""
-        answers = [
-            engine.probabilities(texts)[:, order] for engine, order in zip(self._engines, self._orders, strict=True)
-        ]
-        mean: Probabilities = np.stack(answers).mean(axis=0, dtype=np.float64).astype(np.float32)
-        return mean
+    def probabilities(self, texts: Sequence[str]) -> Outputs:
+        """As of engines."""
+        said = [engine.probabilities(texts) for engine in self._engines]
+        answers = [joined(one, len(order))[:, order] for one, order in zip(said, self._orders, strict=True)]
+        mean = np.stack(answers).mean(axis=0, dtype=np.float64).astype(np.float32)
+        whole = isinstance(said[0], np.ndarray)
+        return per_text(mean, None if whole else np.array([len(one) for one in said[0]], dtype=np.int64))
 
 
 def unlabelled_texts(source: str, work: Work) -> list[str]:
@@ -134,7 +135,7 @@ def unlabelled_texts(source: str, work: Work) -> list[str]:
         return []
     table = read_table(source)
     cells = table.columns[find_text_column(table)]
-    known = {example.text for examples in (work.train, work.validation) for example in examples}
+    known = {text for examples in (work.train, work.validation) for text in work.labelled.texts(examples)}
     found = [text for text in dict.fromkeys("" if cell is None else str(cell) for cell in cells) if text.strip()]
     kept = [text for text in found if text not in known]
     if not kept:

@@ -17,8 +17,8 @@ from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, need
 from halfpint.models.sizes import CAUSAL
 from halfpint.stage import Work
-from halfpint.train._rows import Judge
 from halfpint.train.loop import device
+from halfpint.train.rows import Judge
 
 _RELATION_BYTES = 4 * 3 * 3  # of a relation: queries', keys' and values', each as scores, student's and teacher's
 

@@ -20,8 +20,8 @@ from halfpint.errors import HalfpintError
 from halfpint.models.sizes import CAUSAL
 from halfpint.stage import Work
 from halfpint.train import ranks
-from halfpint.train._rows import Batches, Part
 from halfpint.train.loop import check_settings, device
+from halfpint.train.rows import Batches, Part
 
 _PASSES = 0.75  # of the text: asking once is longer than asking at these steps where training sees less
 

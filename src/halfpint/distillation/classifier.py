@@ -8,27 +8,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from halfpint.bundle import CARD, Bundle, open_bundle
-from halfpint.data.examples import Example
-from halfpint.data.prepare import Data, Prepared, prepare
+from halfpint.bundle import CARD, Bundle, Kind, open_bundle
+from halfpint.counts import Counts
 from halfpint.distil.hidden import Hidden
 from halfpint.distil.logits import Logits
 from halfpint.distil.pseudo_labels import PseudoLabels
-from halfpint.distillation.request import Request, check_methods, first_stages, kind_of
-from halfpint.engines import open_engine
+from halfpint.distil.teachers import Ensemble
+from halfpint.distillation.request import Request, check_methods, first_stages
 from halfpint.errors import HalfpintError, RefusedError
-from halfpint.evaluate import classification
-from halfpint.evaluate.intervals import bootstrap_interval, paired_difference
+from halfpint.evaluate.intervals import difference, interval
 from halfpint.evaluate.measure import figures, measure
 from halfpint.export.onnx import Onnx
 from halfpint.models.pull import Pull
 from halfpint.pipeline import Made, Pipeline, stage_class
 from halfpint.progress import Log
 from halfpint.stage import Stage
-from halfpint.tasks import classify
+from halfpint.task import Outputs, Split, label_task, settings_of, task_of
 
 METHODS = ("hidden", "logits", "sequence")
 _FRESH_RATE, _FRESH_HEAD_RATE = 5e-4, 1e-3  # of a student that begins with new weights
@@ -44,6 +39,7 @@ class Classifiers:
 
     def __init__(self, request: Request, teachers: list[Bundle], log: Log) -> None:
         self.request, self.teachers, self.log = request, teachers, log
+        self.task = label_task(task_of(teachers[0]), "TEACHER")
         self.methods = request.methods or ("hidden", "logits")
         check_methods(self.methods, METHODS, ("logits", "sequence"))
         for stage in (*self._first, *self._taught):
@@ -57,9 +53,11 @@ class Classifiers:
             HalfpintError: bad data, or a teacher with other labels.
         """
         asked = self.request
-        data = Data(source=asked.source, test=asked.test, text=asked.text, label=asked.label, seed=asked.seed)
-        prepared: Prepared = prepare(data, self.log, probe_labels=False)
-        labels = set(classify.labels_of(prepared.train))
+        data = settings_of(
+            self.task, source=asked.source, test=asked.test, text=asked.text, label=asked.label, seed=asked.seed
+        )
+        split: Split[Any] = self.task.read(data, work / "data", self.log)
+        labels = set(self.task.labels(split.train))
         for teacher in self.teachers:
             other = sorted(labels ^ set(teacher.labels))
             if other:
@@ -68,31 +66,30 @@ class Classifiers:
                     got=f"one with {len(teacher.labels)}; not in both: {', '.join(other[:5])}",
                     todo="Give a teacher of the same job, or the data that it was made for.",
                 )  # fmt: skip
-        start, kind = self._origin
-        if start is not None and kind == "classifier" and set(start.labels) != labels:
+        start = self._origin
+        if start is not None and start.kind == Kind.CLASSIFIER and set(start.labels) != labels:
             raise HalfpintError(
                 f"--student {start.path}", wanted=f"the labels of the data: {', '.join(sorted(labels)[:5])}",
                 got=", ".join(start.labels[:5]), todo="Give a student of the same job, or an encoder without a head.",
             )  # fmt: skip
-        self.prepared = prepared
-        self.primary = classify.primary_metric(prepared.train)
+        self.split = split
+        self.primary = self.task.primary(split.train)
         work.mkdir(parents=True, exist_ok=True)
-        self.pipeline = Pipeline(prepared, work, classify, self.primary, self.log)
+        self.pipeline = Pipeline(split, work, self.task, self.primary, self.log)
 
     @cached_property
-    def _origin(self) -> tuple[Bundle | None, str]:
-        """The bundle that the student's chain begins with, and its kind."""
+    def _origin(self) -> Bundle | None:
+        """The bundle that the student's chain begins with."""
         if not self.request.is_cut and not (Path(self.request.student) / CARD).is_file():
-            return None, "nothing"
+            return None
         start = self.teachers[0] if self.request.is_cut else open_bundle(self.request.student)
-        kind = kind_of(start)
-        if kind not in ("classifier", "encoder"):
+        if start.kind not in (Kind.CLASSIFIER, Kind.ENCODER):
             raise HalfpintError(
                 f"--student {self.request.student}", wanted="a trained encoder that was not exported",
                 got=f"one that runs with {start.card.get('engine')} ({start.path})",
                 todo="Give a base encoder as --student, such as all-minilm-l6-v2, or a trained bundle.",
             )  # fmt: skip
-        return start, kind
+        return start
 
     @cached_property
     def _first(self) -> tuple[Stage, ...]:
@@ -163,8 +160,7 @@ class Classifiers:
         return ()
 
     def _made(self, *taught: Stage) -> Made:
-        start, kind = self._origin
-        return self.pipeline.make([*self._first, *taught], start=start, kind=kind)
+        return self.pipeline.make([*self._first, *taught], start=self._origin)
 
     def _control(self) -> Made:
         """The same student by the labels alone: with the teacher's own layers it would have learned from it, too."""
@@ -196,9 +192,9 @@ class Classifiers:
             if name in answers
         }
         return {
-            "task": classify.NAME, "primary_metric": self.primary, "models": rows, "differences": compared,
+            "task": self.task.name, "primary_metric": self.primary, "models": rows, "differences": compared,
             **({"control_begins": self._begins} if self.request.control else {}),
-            "verdict": verdict(rows, compared, self.primary, self._begins), "data": self.prepared.summary(),
+            "verdict": verdict(rows, compared, self.primary, self._begins), "data": self.split.summary(),
         }  # fmt: skip
 
     @property
@@ -207,38 +203,37 @@ class Classifiers:
         return "as the teacher began" if self._untaught else "as the student"
 
     @property
-    def _sides(self) -> dict[str, list[Example]]:
-        return {"validation": self.prepared.validation, "test": self.prepared.test}
+    def _sides(self) -> dict[str, Sequence[Any]]:
+        return {"validation": self.split.validation, "test": self.split.test}
 
-    def _answers(self, bundles: Sequence[Bundle]) -> dict[str, npt.NDArray[np.float32]]:
-        """Probabilities on both sides, by the bundles' own engines; of several their mean."""
-        labels, found = self.pipeline.labels, {}
-        engines = [(open_engine(bundle), [bundle.labels.index(label) for label in labels]) for bundle in bundles]
-        for side, examples in self._sides.items():
-            texts = [example.text for example in examples]
-            parts = [engine.probabilities(texts)[:, order] for engine, order in engines]
-            found[side] = np.stack(parts).mean(axis=0).astype(np.float32)
-        return found
+    def _answers(self, bundles: Sequence[Bundle]) -> dict[str, Outputs]:
+        """What the bundles' own engines say on both sides; of several the mean."""
+        teachers = Ensemble(bundles, self.pipeline.labels, "halfpint distil")
+        return {side: teachers.probabilities(self.task.texts(examples)) for side, examples in self._sides.items()}
 
-    def _row(self, answers: dict[str, npt.NDArray[np.float32]]) -> dict[str, Any]:
+    def _counts(self, answers: dict[str, Outputs], side: str) -> Counts:
+        examples, labels = self._sides[side], self.pipeline.labels
+        return self.task.counts(examples, self.task.decode(self.task.texts(examples), answers[side], labels), labels)
+
+    def _row(self, answers: dict[str, Outputs]) -> dict[str, Any]:
         """The metrics on both sides, with intervals."""
         row: dict[str, Any] = {}
-        for side, probabilities in answers.items():
-            true = classify.targets(self._sides[side], self.pipeline.labels)
-            low, high = bootstrap_interval(
-                true, probabilities.argmax(1), self.primary, n_classes=len(self.pipeline.labels)
-            )
-            row[side] = {**classification.scores(true, probabilities), "interval": [low, high], "rows": len(true)}
+        for side, outputs in answers.items():
+            examples, counts = self._sides[side], self._counts(answers, side)
+            row[side] = {
+                **{name: metric(counts) for name, metric in self.task.metrics.items()},
+                **self.task.calibration(examples, outputs, self.pipeline.labels),
+                "interval": list(interval(counts, self.task.metrics[self.primary])), "rows": len(examples),
+            }  # fmt: skip
         return row
 
     def _difference(self, first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[float]]:
         """On both sides the difference of the primary metric, and the ends of its interval (paired)."""
-        found = {}
-        for side, examples in self._sides.items():
-            true = classify.targets(examples, self.pipeline.labels)
-            guesses = first[side].argmax(1), second[side].argmax(1)
-            found[side] = list(paired_difference(true, *guesses, self.primary, n_classes=len(self.pipeline.labels)))
-        return found
+        metric = self.task.metrics[self.primary]
+        return {
+            side: list(difference(self._counts(first, side), self._counts(second, side), metric))
+            for side in self._sides
+        }
 
     def _costs(self, name: str, bundle: Bundle | None) -> dict[str, Any]:
         """Bytes and speed as the model is deployed (a trained encoder as ONNX); the control's are the student's."""
@@ -255,10 +250,10 @@ class Classifiers:
 
     def _deployed(self, bundle: Bundle) -> Bundle:
         """The bundle as ONNX; as it is where it is exported already, or where the export answers otherwise."""
-        if bundle.card.get("engine") != "torch_classifier":
+        if bundle.kind != Kind.CLASSIFIER:
             return bundle
         try:
-            return self.pipeline.make([Onnx()], start=bundle, kind="classifier").bundle
+            return self.pipeline.make([Onnx()], start=bundle).bundle
         except RefusedError as error:
             self.log.say(f"  measured as it was trained: {error}", kind="refused")
             return bundle

@@ -26,12 +26,12 @@ from halfpint.engines import open_language_engine
 from halfpint.errors import HalfpintError
 from halfpint.evaluate.perplexity import BLOCK_TOKENS, FEWEST_UNITS, perplexity_of
 from halfpint.evaluate.writing import writing
-from halfpint.language import RunningText, base_bundle
+from halfpint.language import base_bundle
 from halfpint.models.sources import catalogue
 from halfpint.pipeline import Made, Pipeline
 from halfpint.progress import Log
 from halfpint.stage import Stage
-from halfpint.tasks import predict
+from halfpint.task import text_task
 from halfpint.train.adapt import Adapt
 
 METHODS = ("hidden", "logits", "sequence", "on_policy", "uld")
@@ -86,7 +86,7 @@ class Languages:
                 asked.source, wanted="documents enough to keep some to compare on", got=f"{len(corpus.train)}",
                 todo="Give more text, or --test with text of its own.",
             )  # fmt: skip
-        self.pipeline = Pipeline(RunningText(self.corpus), work, predict, predict.primary_metric(()), self.log)
+        self.pipeline = Pipeline(self.corpus, work, text_task(), text_task().primary(()), self.log)
 
     @cached_property
     def _first(self) -> tuple[Stage, ...]:
@@ -149,7 +149,7 @@ class Languages:
         return TokenLogits(**settings)
 
     def _made(self, *taught: Stage) -> Made:
-        return self.pipeline.make([*self._first, *taught], start=self._origin, kind="language")
+        return self.pipeline.make([*self._first, *taught], start=self._origin)
 
     @cached_property
     def student(self) -> Made:
@@ -180,7 +180,7 @@ class Languages:
             if name in scored
         }
         return {
-            "task": predict.NAME, "primary_metric": "bits_per_byte", "models": rows, "differences": compared,
+            "task": text_task().name, "primary_metric": "bits_per_byte", "models": rows, "differences": compared,
             "verdict": verdict(rows, compared), "data": self.corpus.summary(),
         }  # fmt: skip
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from halfpint.bundle import CARD, Bundle, open_bundle
+from halfpint.bundle import CARD, Bundle, Kind, open_bundle
 from halfpint.distil.hidden import Hidden
 from halfpint.distil.logits import Logits
 from halfpint.distil.student import Student
@@ -14,8 +14,6 @@ from halfpint.errors import HalfpintError, nearest
 from halfpint.models.pull import Pull
 from halfpint.models.sources import catalogue
 from halfpint.stage import Stage
-
-_KINDS = {"torch_classifier": "classifier", "torch_lm": "language", "linear": "linear"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +129,6 @@ def need_student(request: Request, known: Iterable[str]) -> None:
     )  # fmt: skip
 
 
-def kind_of(bundle: Bundle) -> str:
-    """The kind of a bundle, as the `needs` of stages name it."""
-    engine = bundle.card.get("engine")
-    if engine is None:
-        return "encoder"
-    return _KINDS.get(str(engine), "onnx" if str(engine).startswith("onnx") else "ready")
-
-
 def teacher_bundle(name: str) -> Bundle:
     """The bundle to learn from: a bundle's own folder, or of what `fit` or `run` wrote the model behind OUT/best.
 
@@ -153,7 +143,7 @@ def teacher_bundle(name: str) -> Bundle:
     if not (best / CARD).is_file():
         return open_bundle(folder)  # which says what is wrong
     found = open_bundle(best)
-    if best == folder or kind_of(found) in ("classifier", "language"):
+    if best == folder or found.kind in (Kind.CLASSIFIER, Kind.LANGUAGE):
         return found
     beside = {Bundle(one).fingerprint: one for one in (folder / "work").glob("*") if (one / CARD).is_file()}
     origin: Bundle | None = found

@@ -17,7 +17,7 @@ from halfpint.machine import describe
 from halfpint.models.sources import catalogue
 from halfpint.progress import Log
 from halfpint.search.output import copy_bundle, disk_errors, refuse_other_files
-from halfpint.tasks import classify
+from halfpint.task import LabelTask, open_task
 
 REPORT = "report.json"
 _UNFINISHED = ".unfinished"
@@ -67,9 +67,11 @@ def _opened(request: Request, work: Path, log: Log, *, fresh: bool) -> Classifie
         if not teachers:
             raise HalfpintError("TEACHER", wanted="the folder of a bundle", got="none")
         tasks = {str(one.card.get("task")) for one in teachers}
-        if len(tasks - {"chat"}) + ("chat" in tasks and classify.NAME in tasks) > 1:
+        known = [open_task(name, "TEACHER") for name in sorted(tasks)]
+        labelled = [task for task in known if isinstance(task, LabelTask)]
+        if labelled and len(known) > 1:
             raise HalfpintError("TEACHER", wanted="teachers of one task", got=f"of {', '.join(sorted(tasks))}")
-        kind = Classifiers if tasks == {classify.NAME} else Languages
+        kind = Classifiers if labelled else Languages
         run: Classifiers | Languages = kind(request, teachers, log)
         run.open(work)
     except HalfpintError:

@@ -13,6 +13,7 @@ from halfpint.bundle import Bundle
 from halfpint.engines._generation import Continuation, Generation, Piece, TokenScore
 from halfpint.engines._scored import ScoredText
 from halfpint.errors import HalfpintError
+from halfpint.task import Outputs
 
 __all__ = [
     "Continuation", "Engine", "Generation", "LanguageEngine", "Piece", "Probabilities", "ScoredText", "TokenScore",
@@ -23,12 +24,12 @@ Probabilities = npt.NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """A loaded classifier."""
+    """A loaded model that gives labels."""
 
     labels: tuple[str, ...]
 
-    def probabilities(self, texts: Sequence[str]) -> Probabilities:
-        """Class probabilities of `texts`: float32 of shape (texts, labels), rows summing to 1, in the order given."""
+    def probabilities(self, texts: Sequence[str]) -> Outputs:
+        """Probabilities of the labels, rows summing to 1, for each text in the order given (`task.Outputs`)."""
         ...
 
 
@@ -71,7 +72,7 @@ class LanguageEngine(Protocol):
 
 
 def open_engine(bundle: Bundle, *, threads: int | None = None) -> Engine:
-    """Load `bundle`, a classifier, with the engine that its card names.
+    """Load `bundle`, which gives labels, with the engine that its card names.
 
     Args:
         bundle: an opened bundle.

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from halfpint.bundle import CARD, REPORTS, Bundle, new_bundle, open_bundle, read_json
+from halfpint.bundle import CARD, REPORTS, Bundle, Kind, new_bundle, open_bundle, read_json
 from halfpint.errors import HalfpintError
 from halfpint.models.sources import cache_folder, catalogue, locate
 from halfpint.progress import Log
 from halfpint.stage import Stage, Work
+from halfpint.task import text_task
 
 _OWN = (CARD, "README.md", *REPORTS)  # what a bundle has of its own
 _WRITES = ("LM", "Generation")  # in the names of architectures with an output layer over the vocabulary
@@ -27,8 +28,8 @@ class PullLanguage(Stage):
         base: a name in the catalogue, a Hub name (owner/model), a folder in Hugging Face layout, or a bundle's folder.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("nothing",)
-    gives: ClassVar[str] = "language"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.NOTHING,)
+    gives: ClassVar[Kind] = Kind.LANGUAGE
     uses_data: ClassVar[bool] = False
 
     base: str = "smollm2-135m-instruct"
@@ -59,7 +60,7 @@ def pull_language(base: str, target: Path, log: Log) -> Bundle:
         for file in sorted(folder.iterdir()):
             if file.is_file() and file.name not in _OWN:
                 _linked(file, made / file.name)
-        card.update(task=card["task"] or "predict", engine="torch_lm")
+        card.update(task=card["task"] or text_task().name, engine="torch_lm")
         card["stages"].append(PullLanguage(base=base).entry(started))
     return Bundle(target)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from halfpint.bundle import REPORTS
-from halfpint.metrics import METRICS
 from halfpint.report.language import KIND, taught
 from halfpint.report.language_page import commands_of
 from halfpint.report.units import grams, size, watt_hours
@@ -66,9 +65,9 @@ def evaluation(result: Mapping[str, Any]) -> str:
     rows = [
         *(
             (name, f"{result[name]:.4f}", "95% interval {:.4f} to {:.4f}".format(*result["intervals"][name]))
-            for name in dict.fromkeys((primary, *METRICS))
+            for name in dict.fromkeys((primary, *result["intervals"]))
         ),
-        ("calibration error", f"{result['calibration_error']:.4f}", ""),
+        *([("calibration error", f"{result['calibration_error']:.4f}", "")] if "calibration_error" in result else []),
         ("size", size(result["size_bytes"]), ""),
         ("latency", f"{result['latency_p50_ms']:.2f} ms", f"p95 {result['latency_p95_ms']:.2f} ms"),
         ("throughput", f"{result['texts_per_s']:,.0f} texts/s", ""),

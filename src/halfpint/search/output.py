@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,16 +133,22 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 def write_figures(
-    bundle: Path, primary: str, validation: Mapping[str, Any], test: Mapping[str, Any], data: str
-) -> None:  # fmt: skip
+    bundle: Path,
+    primary: str,
+    validation: Mapping[str, Any],
+    test: Mapping[str, Any],
+    data: str,
+    metrics: Sequence[str],
+) -> None:
     """Tell in a bundle's card how it did.
 
     Args:
         validation: "metrics" and the "interval" of the primary one; test: what `evaluate` gives.
         data: the hash of what was learned from.
+        metrics: of the test that are written.
     """
     card = dict(open_bundle(bundle).card)
-    told = ("rows", "accuracy", "f1_macro", "interval", "latency_p50_ms", "texts_per_s")
+    told = ("rows", *metrics, "interval", "latency_p50_ms", "texts_per_s")
     card["figures"] = {
         "validation": {primary: validation["metrics"][primary], "interval": validation["interval"]},
         "test": {key: test[key] for key in told},

@@ -23,7 +23,7 @@ from halfpint.serve import _http, _metrics
 from halfpint.serve._docs import docs_page
 from halfpint.serve._pages import page_of, style
 from halfpint.serve._worker import EngineError, QueueFullError, Worker
-from halfpint.tasks.classify import outputs
+from halfpint.task import label_task, need_routes
 
 EngineLoader = Callable[[Bundle, int | None], Engine]
 
@@ -115,13 +115,11 @@ def build_app(
             raise HalfpintError(name, wanted="a number above 0", got=repr(value))
     key_needed = _http.key_needed(api_key)
     bundle = Bundle(bundle_path)
-    if bundle.card.get("task") != "classify":
-        open_bundle(bundle_path, task="classify")  # tells what is wrong
+    task = label_task(need_routes(bundle, __name__), str(bundle_path))
     model = _model_info(bundle)
 
     def load() -> Engine:
-        opened = open_bundle(bundle_path, task="classify")
-        return (engine_loader or _open_engine)(opened, threads)
+        return (engine_loader or _open_engine)(open_bundle(bundle_path), threads)
 
     worker = Worker(load, max_batch=max_batch, max_queue=max_queue, log=log, on_ready=on_ready)
     metrics = _metrics.ClassifyMetrics()
@@ -141,7 +139,7 @@ def build_app(
         lifespan=lifespan,
     )
     _http.install(app, metrics, _ROUTES)
-    page = page_of("classify")
+    page = page_of(task.routes)
 
     app.state.model = worker
 
@@ -183,7 +181,7 @@ def build_app(
         except EngineError:
             raise _http.ApiError(500, "internal", "The model failed on this request.") from None
         assert worker.model is not None
-        results = outputs(rows, worker.model.labels, top)
+        results = task.rows(texts, rows, worker.model.labels, top)
         seconds = time.perf_counter() - begun
         metrics.classified(len(texts), seconds)
         return JSONResponse({"model": model["model"], "results": results, "latency_ms": round(seconds * 1000, 3)})

@@ -8,20 +8,19 @@ import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
-from halfpint.data.conversations import Conversations
-from halfpint.data.corpus import Corpus
+from halfpint.bundle import Bundle, Kind
 from halfpint.data.token_store import TokenStore, write_tokens
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, need
 from halfpint.models.sizes import CAUSAL, resolve, shown_parameters
 from halfpint.stage import Stage, Work
+from halfpint.task import Split, text_task
 from halfpint.tokenizers.load import open_tokenizer
-from halfpint.train import _budget, _lora, checkpoint, ranks
-from halfpint.train._language_tokens import special_tokens
-from halfpint.train._rows import Batches, Judge, Part, part_rows
+from halfpint.train import budget, checkpoint, lora, ranks
 from halfpint.train.loop import Training, check_settings, device, train, use_bf16
 from halfpint.train.pretrain import Pretrain
+from halfpint.train.rows import Batches, Judge, Part, part_rows
+from halfpint.train.special import special_tokens
 
 _LORA_RATE, _FULL_RATE = 2e-4, 5e-5
 _MOST_CONTEXT = 1024
@@ -29,7 +28,7 @@ _COMPARED = 4  # documents that a merged model is compared on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapt(_lora.LoRA, Training, Stage):
+class Adapt(lora.LoRA, Training, Stage):
     """Train a language model further on a corpus, with the tokenizer that it has.
 
     Packing, loss and validation are those of `train/pretrain`; the card tells the loss before as well. Adapters are
@@ -47,8 +46,8 @@ class Adapt(_lora.LoRA, Training, Stage):
         learning_rate: peak rate of AdamW; 0 takes 2e-4 with LoRA, 5e-5 without.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("language",)
-    gives: ClassVar[str] = "language"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.LANGUAGE,)
+    gives: ClassVar[Kind] = Kind.LANGUAGE
 
     context: int = 0
     packing: str = "fit"
@@ -72,12 +71,12 @@ class Adapt(_lora.LoRA, Training, Stage):
         self._rows_of(self.context or _MOST_CONTEXT)  # refuses what they refuse
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
-        """Train on `work.corpus`; keep the best evaluation on its validation documents."""
+        """Train on the documents; keep the best evaluation on its validation documents."""
         assert bundle is not None
         started = time.monotonic()
         torch = need("torch", "training a language model")
         from halfpint.models.quick_passes import quick_passes
-        from halfpint.train._language import Learner
+        from halfpint.train.learner import Learner
 
         self.check()
         corpus = self._corpus_for(bundle, work)
@@ -106,7 +105,7 @@ class Adapt(_lora.LoRA, Training, Stage):
             return learner.loss(part.arrays, "sum") * part.share
 
         with quick_passes(model):
-            seconds = math.inf if self.tokens else _budget.seconds_left(self, work, started)
+            seconds = math.inf if self.tokens else budget.seconds_left(self, work, started)
             before = judge.before(work, seconds)
             plan = rows.plan(batches, judge, batch_loss, learner, work, started)
             outcome = train(
@@ -120,22 +119,22 @@ class Adapt(_lora.LoRA, Training, Stage):
             "train_tokens": len(learn.tokens),
         }  # fmt: skip
         work.log.say(f"validation {before:.4f} nats per token before, {-outcome.best_score:.4f} after", kind="result")
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             if adapted is not None:
                 some = [held.document(number)[:context].tolist() for number in range(min(_COMPARED, len(held)))]
-                model, figures["merge_difference"] = _lora.merge(adapted, some, self.use)
+                model, figures["merge_difference"] = lora.merge(adapted, some, self.use)
             shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=_without_weights)
             model.to("cpu").eval().save_pretrained(folder)
-            card.update(task=card["task"] or "predict", engine="torch_lm")
+            card.update(task=card["task"] or text_task().name, engine="torch_lm")
             card["stages"].append(self.entry(started, **figures))
         shutil.rmtree(work.scratch, ignore_errors=True)
         return Bundle(work.target)
 
-    def _corpus_for(self, bundle: Bundle, work: Work) -> Corpus:
-        corpus: Any = work.corpus
-        if corpus is None or isinstance(corpus, Conversations):
+    def _corpus_for(self, bundle: Bundle, work: Work) -> Split[str]:
+        corpus = work.documents
+        if not len(corpus.train):
             raise HalfpintError(
-                self.use, wanted="a corpus of documents", got="other data", todo="Give running text, or a folder of it."
+                self.use, wanted="a corpus of documents", got="none", todo="Give running text, or a folder of it."
             )
         model_type, objective = resolve(str(bundle.config.get("model_type")))
         if objective != CAUSAL:
@@ -144,11 +143,10 @@ class Adapt(_lora.LoRA, Training, Stage):
             )
         if ranks.join()[1] > 1:
             raise HalfpintError(self.use, wanted="one process", got="several", todo="Start it without torchrun.")
-        found: Corpus = corpus
-        return found
+        return corpus
 
     def _stores(
-        self, corpus: Corpus, tokenizer: Any, eos: Any, context: int, work: Work
+        self, corpus: Split[str], tokenizer: Any, eos: Any, context: int, work: Work
     ) -> tuple[TokenStore, TokenStore]:  # fmt: skip
         """The tokens of both sides, each document with the model's end token behind it."""
         end = int(eos[0] if isinstance(eos, list) else eos) if eos is not None else None
@@ -177,14 +175,14 @@ class Adapt(_lora.LoRA, Training, Stage):
     def _check_memory(self, model: Any, learner: Any, rows: Pretrain, work: Work, more: int = 0) -> None:
         """Tell about the memory that it takes, with `more` bytes besides, or refuse where there is less."""
         trained = sum(tensor.numel() for tensor in checkpoint.trainable(model).values())
-        needed = _budget.memory_needed(
+        needed = budget.memory_needed(
             model, part_rows(rows.rows(), rows.context), rows.context, chunked=learner.chunked,
             checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision),
         )  # fmt: skip
         needed += more
-        _budget.check_memory(needed, device(), self.use)
+        budget.check_memory(needed, device(), self.use)
         work.log.say(
-            f"{_budget.shown_shape(model)}; {shown_parameters(trained)} of them are trained; learning rate "
+            f"{budget.shown_shape(model)}; {shown_parameters(trained)} of them are trained; learning rate "
             f"{rows.learning_rate:.3g}; about {needed / 2**30:.1f} GiB of memory", kind="model", trained=trained,
         )  # fmt: skip
 

@@ -16,10 +16,10 @@ from halfpint.errors import HalfpintError
 from halfpint.models import sizes
 from halfpint.stage import Work
 from halfpint.train import ranks
-from halfpint.train._language_tokens import Special
 from halfpint.train._masking import counted, masked
 from halfpint.train.loop import device
 from halfpint.train.plan import Plan
+from halfpint.train.special import Special
 
 if TYPE_CHECKING:
     from halfpint.train.pretrain import Pretrain
@@ -163,7 +163,7 @@ class Judge(HeldOut):
         return on_step
 
     def __call__(self) -> tuple[float, dict[str, Any]]:
-        from halfpint.train._language import bits_per_byte
+        from halfpint.train.learner import bits_per_byte
 
         speed = self._done / max(time.monotonic() - self._since, 1e-9)
         nats, count = self.loss()

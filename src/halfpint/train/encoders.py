@@ -5,75 +5,63 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import Bundle
-from halfpint.data.examples import Example
+from halfpint.bundle import Bundle, Kind
+from halfpint.engines import softmax
 from halfpint.engines.torch_classifier import load_model
-from halfpint.metrics import metric
+from halfpint.errors import HalfpintError
+from halfpint.models.heads import head_of
+from halfpint.stage import Work
+from halfpint.task import Encoded, Ints, LabelTask, Task, per_text
 from halfpint.tokenizers.load import open_tokenizer
 
 _LONGEST = 256
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
-def new_classifier(encoder: Bundle, labels: Sequence[str], max_tokens: int, dropout: float) -> Any:
-    """A `PooledClassifier` with the encoder's weights and a head of zeros.
+def new_classifier(encoder: Bundle, task: Task[Any], labels: Sequence[str], max_tokens: int, dropout: float) -> Any:
+    """The encoder's weights with a new head of the task, whose last layer is zero.
 
     The weights file may name them with or without the encoder's own prefix ("bert.").
     """
-    import torch
     from safetensors.torch import load_file
 
-    from halfpint.models.pooled_classifier import PooledClassifier, PooledClassifierConfig
-
-    config = PooledClassifierConfig(
-        encoder=encoder.config,
-        classifier_dropout=dropout,
-        max_tokens=min(max_tokens, positions(encoder.config)),
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
-    )
-    model = PooledClassifier(config)
+    head = head_of(task, str(encoder.path))
+    model = head.build(encoder.config, labels, min(max_tokens, positions(encoder.config)), dropout)
     weights = load_file(encoder.path / "model.safetensors")
     prefix = encoder.config["model_type"] + "."
     weights = {name.removeprefix(prefix): tensor.float() for name, tensor in weights.items()}
     wanted = set(model.encoder.state_dict())
     missing = wanted - set(weights)
     if missing:
-        from halfpint.errors import HalfpintError
-
         raise HalfpintError(
             str(encoder.path), wanted=f"weights of a {encoder.config['model_type']} encoder",
             got=f"a file without {sorted(missing)[0]} and {len(missing) - 1} more", todo="Give another base model.",
         )  # fmt: skip
     model.encoder.load_state_dict({name: weights[name] for name in wanted})
-    with torch.no_grad():
-        model.classifier.weight.zero_()
-        model.classifier.bias.zero_()
     return model.eval()
 
 
-def classifier_from(bundle: Bundle, labels: Sequence[str], max_tokens: int, dropout: float) -> Any:
+def classifier_from(bundle: Bundle, task: Task[Any], labels: Sequence[str], max_tokens: int, dropout: float) -> Any:
     """The classifier in `bundle`, or a new one on the encoder in it, with `dropout` set throughout."""
-    if bundle.config.get("model_type") == "halfpint_pooled_classifier":
-        model = load_model(bundle.path)
-    else:
-        model = new_classifier(bundle, labels, max_tokens, dropout)
-    return model
+    if bundle.kind == Kind.CLASSIFIER:
+        return load_model(bundle.path)
+    return new_classifier(bundle, task, labels, max_tokens, dropout)
 
 
-def longest(tokenizer: Any, examples: Sequence[Example]) -> int:
+def longest(tokenizer: Any, texts: Sequence[str]) -> int:
     """The cut for texts, in tokens: the 99.5th percentile of the training texts, a multiple of 8, 256 at most."""
-    lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch_fast([e.text for e in examples[:20_000]])]
+    lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(list(texts[:20_000]))]
     return int(min(_LONGEST, max(16, -(-int(np.percentile(lengths, 99.5)) // 8) * 8)))
 
 
-def drawn(examples: Sequence[Example], texts: int, seed: int) -> Sequence[Example]:
+def drawn(examples: Sequence[Any], texts: int, seed: int) -> Sequence[Any]:
     """So many of the examples, drawn with `seed` and in their order; all of them for 0 or when there are no more."""
     if not 0 < texts < len(examples):
         return examples
@@ -89,16 +77,30 @@ def positions(config: Mapping[str, Any]) -> int:
     return int(inner.get("max_position_embeddings") or _LONGEST + skipped) - skipped
 
 
-def token_ids(folder: Path, examples: Sequence[Example], max_tokens: int) -> list[list[int]]:
-    """Token ids of the texts, cut at `max_tokens` and at what the encoder in `folder` has places for."""
-    most = positions(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    tokenizer = open_tokenizer(folder, max_tokens=min(max_tokens, most))
-    return [encoding.ids for encoding in tokenizer.encode_batch_fast([example.text for example in examples])]
+def encoded(folder: Path, task: LabelTask[Any], texts: Sequence[str], max_tokens: int) -> Encoded:
+    """Texts as the encoder in `folder` reads them, cut at `max_tokens` and at what it has places for."""
+    most = min(max_tokens, positions(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
+    return task.encode(texts, open_tokenizer(folder, max_tokens=most), most)
 
 
-def score(logits: npt.NDArray[Any], targets: npt.NDArray[np.int64], primary: str) -> float:
-    """The metric `primary` of the largest logits, for choices made during training."""
-    return metric(primary, targets, logits.argmax(axis=1), logits.shape[1])
+@dataclass(frozen=True)
+class Judge:
+    """Scores logits of the examples that choices are made on, by the metric that they are made by."""
+
+    task: LabelTask[Any]
+    examples: Sequence[Any]
+    labels: Sequence[str]
+    primary: str
+    units: Ints | None = None
+
+    @classmethod
+    def of(cls, work: Work, units: Ints | None = None) -> Judge:
+        """For the validation examples; `units` are `Encoded.per_text`."""
+        return cls(work.labelled, work.validation, work.labels, work.primary, units)
+
+    def __call__(self, logits: npt.NDArray[Any]) -> float:
+        """The score of logits or probabilities (units, labels)."""
+        return self.task.score(self.primary, self.examples, per_text(softmax(logits), self.units), self.labels)
 
 
 def write_classifier(folder: Path, model: Any, source: Path) -> None:

@@ -16,9 +16,9 @@ from halfpint.models.sizes import CAUSAL, MASKED, shown_parameters
 from halfpint.progress import Log
 from halfpint.stage import Work
 from halfpint.train import checkpoint, ranks
-from halfpint.train._rows import Part
 from halfpint.train.loop import device, use_bf16
 from halfpint.train.plan import Plan
+from halfpint.train.rows import Part
 
 _PROBE = 1024  # rows and columns of the matrices that the peak is measured with
 _PROBE_S = 0.3

@@ -31,6 +31,7 @@ from halfpint.serve._openai_fields import ChatRequest, CompletionRequest, OpenAI
 from halfpint.serve._openai_requests import Job, Reader, refused
 from halfpint.serve._pages import page_of, style
 from halfpint.serve._texts import LateError, Texts
+from halfpint.task import need_routes
 from halfpint.tokenizers.chat_template import ChatTemplate
 
 EngineLoader = Callable[[Bundle, int | None], LanguageEngine]
@@ -60,7 +61,6 @@ _STATUSES = {
 def build_app(
     bundle_path: Path,
     *,
-    task: str,
     api_key: str | None = None,
     max_batch: int = 256,
     max_body_bytes: int = 1_000_000,
@@ -76,8 +76,7 @@ def build_app(
     """The web application that writes with the language model at `bundle_path`; it loads it once it starts.
 
     Args:
-        bundle_path: a bundle of the task.
-        task: "predict" or "chat".
+        bundle_path: the bundle of a language model.
         api_key: asked of /v1/* and /metrics; None leaves them open.
         max_batch: texts (prompts times n) in one request, at most.
         max_body_bytes: a larger request body is refused while it is read.
@@ -106,15 +105,14 @@ def build_app(
             raise HalfpintError(name, wanted="a number above 0", got=repr(value))
     key_needed = _http.key_needed(api_key)
     bundle = Bundle(bundle_path)
-    if bundle.card.get("task") != task:
-        open_bundle(bundle_path, task=task)  # tells what is wrong
+    task = need_routes(bundle, __name__)
     model = {
         "model": bundle.path.resolve().name,
         "engine": str(bundle.card.get("engine")),
         "fingerprint": bundle.fingerprint[:12],
     }
     backend = _backend(
-        bundle, task, threads, engine_loader, slots=slots, context=context, log=log, on_ready=on_ready
+        bundle, threads, engine_loader, slots=slots, context=context, log=log, on_ready=on_ready
     )  # fmt: skip
     metrics = _metrics.LanguageMetrics()
     queue = Slots(slots, max_queue)
@@ -137,7 +135,7 @@ def build_app(
     )
     app.state.model = backend
     _http.install(app, metrics, _ROUTES, openai=True)
-    page = page_of("language")
+    page = page_of(task.routes)
     refusals: dict[int | str, dict[str, Any]] = {
         status: {"description": said, "model": OpenAIErrorAnswer}
         for status, said in _STATUSES.items()
@@ -264,7 +262,6 @@ def how_to_call(bundle_path: Path, address: str, api_key: str | None) -> str:
 
 def _backend(
     bundle: Bundle,
-    task: str,
     threads: int | None,
     engine_loader: EngineLoader | None,
     *,
@@ -275,12 +272,12 @@ def _backend(
 ) -> Backend:
     if bundle.card.get("engine") == "llama_cpp" and engine_loader is None:
         return LlamaBackend(
-            lambda: LlamaServer(open_bundle(bundle.path, task=task), threads, slots=slots, context=context),
+            lambda: LlamaServer(open_bundle(bundle.path), threads, slots=slots, context=context),
             slots=slots, log=log, on_ready=on_ready,
         )  # fmt: skip
 
     def load() -> LanguageEngine:
-        opened = open_bundle(bundle.path, task=task)
+        opened = open_bundle(bundle.path)
         return engine_loader(opened, threads) if engine_loader else open_language_engine(opened, threads=threads)
 
     return EngineBackend(load, slots=slots, context=context, log=log, on_ready=on_ready)
