@@ -13,6 +13,10 @@ from halfpint.errors import HalfpintError, nearest
 
 IntArray = npt.NDArray[np.integer[Any]]
 Float64Array = npt.NDArray[np.float64]
+LEVEL = 0.95
+"""The level of every interval that is printed or stored."""
+INTERVAL = f"{LEVEL:.0%} interval"
+"""How such an interval is called."""
 
 
 @dataclass(frozen=True)

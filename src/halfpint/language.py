@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
-import numpy as np
 
 from halfpint.bundle import CARD, Bundle, Kind, file_sha256, new_bundle, open_bundle, replace_folder, write_json
 from halfpint.compress.lossless import Lossless
@@ -19,33 +15,28 @@ from halfpint.compress.quantize import Quantize
 from halfpint.data.conversations import ChatData, prepare_chat
 from halfpint.data.corpus import CorpusData, prepare_corpus
 from halfpint.energy import metered
-from halfpint.engines import open_language_engine
 from halfpint.errors import HalfpintError, nearest
 from halfpint.evaluate.kept import kept
-from halfpint.evaluate.perplexity import perplexity_of
+from halfpint.evaluate.text import judge
 from halfpint.export.unpacked import Unpacked
 from halfpint.machine import describe
 from halfpint.models.ngram import NgramModel
 from halfpint.models.packed_gguf import PACKED_FILE
-from halfpint.models.pull_language import PullLanguage, pull_language
-from halfpint.models.sizes import MASKED
+from halfpint.models.pull_language import PullLanguage, base_bundle, can_start
 from halfpint.pipeline import Pipeline
 from halfpint.progress import Log
 from halfpint.recipe import Recipe
 from halfpint.report.mask import show_mask
 from halfpint.search.language_report import write_language_report
-from halfpint.search.output import disk_errors, refuse_other_files
 from halfpint.stage import Stage
-from halfpint.task import Split, Task, tasks, text_task
+from halfpint.task import Split, tasks, text_task
 from halfpint.tokenizers.train import KINDS, TokenizerReport, TokenizerSettings, train_tokenizer
 from halfpint.train import ranks
 from halfpint.train.chat import masked_tokens
 from halfpint.train.pretrain import Pretrain
+from halfpint.workspace import disk_errors, open_workspace, refuse_other_files
 
 TOKENIZER = "tokenizer.json"
-_UNFINISHED = ".unfinished"
-_NAMED_BY = 12  # characters of a hash that name a folder
-_MASKED_CHARS, _EXCERPT_CHARS = 10_000, 400  # of text that masked models are judged on: half a minute
 
 
 def make_tokenizer(
@@ -119,71 +110,33 @@ def _learn(
     if alone:
         raise HalfpintError(alone, wanted="one process", got=f"{processes}", todo="Run it without torchrun.")
     started = time.monotonic()
-    work = out.with_name(out.name + _UNFINISHED)
     figures: dict[str, Any] = {}
-    with disk_errors(out):
-        before = log.events
+    with open_workspace(out, log, force=force) as space:
         with ranks.after_first():
-            refuse_other_files(out, force=force)
             for stage in stages:
                 stage.check()
-            fresh = not work.exists()
-            try:
-                split = task.read(data, work / "corpus", log)
-                start = can_start(base_bundle(base, work / "base", log)) if base else None
-            except HalfpintError:
-                if fresh:
-                    shutil.rmtree(work, ignore_errors=True)
-                raise
-        try:
-            work.mkdir(parents=True, exist_ok=True)
-            log.events = work / "events.jsonl" if ranks.is_first() else None
-            with metered(log):
-                made = _pipeline(task, split, work, log).make(stages, start=start).bundle
-            ranks.wait()  # until all have opened it: it is moved now
-            with ranks.after_first() as first:
-                if first:
-                    held = split.validation if task.of_text else ()
-                    figures = judge(made, held, log) if len(held) else {}
-                    told = {"validation": figures, "data": split.summary(), "machine": describe()["cpu"]}
-                    write_json(made.path / CARD, {**made.card, "figures": told})
-                    again = Recipe(data, task, "", (PullLanguage(base=base), *stages) if base else tuple(stages))
-                    write_language_report(
-                        made, split, figures, out=out, into=made.path, events=work / "events.jsonl",
-                        recipe=again.toml(), command=command, seconds=time.monotonic() - started, log=log,
-                    )  # fmt: skip
-                    replace_folder(made.path, out)
-        except HalfpintError:
-            if fresh and not task.of_text and not any(work.rglob("checkpoint")):
-                shutil.rmtree(work, ignore_errors=True)  # nothing that took long: a corpus is kept
-            raise
-        finally:
-            log.events = before  # the folder goes
-        if ranks.is_first():
-            shutil.rmtree(work, ignore_errors=True)
+            split = task.read(data, space.folder / "corpus", log)
+            start = can_start(base_bundle(base, space.folder / "base", log)) if base else None
+        space.begin()
+        log.events = space.events if ranks.is_first() else None
+        with metered(log):
+            made = Pipeline(split, space.folder, task, task.primary(split.train), log).make(stages, start=start).bundle
+        ranks.wait()  # until all have opened it: it is moved now
+        with ranks.after_first() as first:
+            if first:
+                held = split.validation if task.of_text else ()
+                figures = judge(made, held, log) if len(held) else {}
+                told = {"validation": figures, "data": split.summary(), "machine": describe()["cpu"]}
+                write_json(made.path / CARD, {**made.card, "figures": told})
+                again = Recipe(data, task, "", (PullLanguage(base=base), *stages) if base else tuple(stages))
+                write_language_report(
+                    made, split, figures, out=out, into=made.path, events=space.events, recipe=again.toml(),
+                    command=command, seconds=time.monotonic() - started, log=log,
+                )  # fmt: skip
+                log.events = None  # the folder goes
+                replace_folder(made.path, out)
+                space.clear()
     return _done(out, started, data=split.summary(), validation=figures)
-
-
-def _pipeline(task: Task[Any], split: Split[Any], folder: Path, log: Log) -> Pipeline:
-    return Pipeline(split, folder, task, task.primary(split.train), log)
-
-
-def can_start(start: Bundle) -> Bundle:
-    """A bundle that stages of language models can start from.
-
-    Raises:
-        HalfpintError: it is no language model that can be trained or exported.
-    """
-    if start.card.get("engine") != "torch_lm":
-        raise HalfpintError(
-            str(start.path), wanted="a Transformer language model", got=f"one of {start.card.get('engine')}"
-        )
-    if start.kind == Kind.COMPRESSED_TENSORS:
-        raise HalfpintError(
-            str(start.path), wanted="a model that is not exported yet", got="one in compressed-tensors",
-            todo="Take the one that it was made from.",
-        )  # fmt: skip
-    return start
 
 
 def _done(out: Path, started: float, **figures: Any) -> dict[str, Any]:
@@ -208,22 +161,6 @@ def mask_shown(base: str, data: ChatData, template: str, log: Log, *, colour: bo
     return show_mask(pieces, counted, colour=colour)
 
 
-def base_bundle(name: str, folder: Path, log: Log) -> Bundle:
-    """The language model `name`: a bundle as it is, a base model as a bundle in `folder`, which may hold others.
-
-    Raises:
-        HalfpintError: there is no such model, or it cannot be had.
-    """
-    if (Path(name) / CARD).is_file():
-        return open_bundle(name)
-    files = sorted(one for one in Path(name).glob("[!.]*") if one.is_file() and one.suffix != ".md")
-    told = [name, *(f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}" for one in files)]
-    target = folder / sha256("\n".join(told).encode()).hexdigest()[:_NAMED_BY]
-    if not (target / CARD).is_file():
-        pull_language(name, target, log)
-    return open_bundle(target)
-
-
 def export(
     name: str, stages: Sequence[Stage], out: Path, log: Log, *, force: bool = False, rounded_to: str = ""
 ) -> dict[str, Any]:
@@ -237,31 +174,33 @@ def export(
         HalfpintError: no such model, a stage that does not fit it, or an `out` that holds something else.
         RefusedError: the export does not say what the model says.
     """
-    refuse_other_files(out, force=force)
     packed = (Path(name) / PACKED_FILE).is_file()
-    if packed and any(isinstance(stage, Lossless) for stage in stages):
-        raise HalfpintError(name, wanted="a model that is not packed yet", got="one that is", todo="Use it as it is.")
-    if packed and Kind.LANGUAGE not in stages[0].needs:
-        raise HalfpintError(
-            name, wanted="a quantised model for that format", got="a packed GGUF file",
-            todo="Export the bundle that it was made from, or this one with --to gguf.",
-        )  # fmt: skip
-    stages = [Unpacked()] if packed else stages
-    for stage in stages:
-        stage.check()
     started = time.monotonic()
-    work = out.with_name(out.name + _UNFINISHED)
-    with disk_errors(out):
+    with open_workspace(out, log, force=force) as space:
+        if packed and any(isinstance(stage, Lossless) for stage in stages):
+            raise HalfpintError(
+                name, wanted="a model that is not packed yet", got="one that is", todo="Use it as it is."
+            )
+        if packed and Kind.LANGUAGE not in stages[0].needs:
+            raise HalfpintError(
+                name, wanted="a quantised model for that format", got="a packed GGUF file",
+                todo="Export the bundle that it was made from, or this one with --to gguf.",
+            )  # fmt: skip
+        stages = [Unpacked()] if packed else stages
+        for stage in stages:
+            stage.check()
         try:
-            start = open_bundle(name) if packed else can_start(base_bundle(name, work / "base", log))
+            start = open_bundle(name) if packed else can_start(base_bundle(name, space.folder / "base", log))
             for stage in stages:
                 stage.fits(start)
             if Kind.LANGUAGE not in stages[0].needs:
                 stages = [*_rounding(start, rounded_to), *stages]
-            made = _pipeline(text_task(), Split(train=(), validation=()), work, log).make(stages, start=start)
+            task = text_task()
+            nothing: Split[str] = Split(train=(), validation=())
+            made = Pipeline(nothing, space.folder, task, task.primary(()), log).make(stages, start=start)
             replace_folder(made.bundle.path, out)
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            space.clear()
     return _done(out, started, validation=None)
 
 
@@ -338,38 +277,3 @@ def evaluate_text(bundle: Bundle, data: CorpusData, log: Log, reference: str = "
         figures = kept(base_bundle(reference, Path(folder) / "base", log), bundle, corpus.train, tokens=tokens, log=log)
     log.event("kept", bundle=bundle.path, reference=reference, **figures)
     return figures
-
-
-def judge(bundle: Bundle, documents: Sequence[str], log: Log) -> dict[str, Any]:
-    """How well a language model predicts documents: perplexity (which, the names say), bits per byte, intervals, speed.
-
-    "perplexity" is that per token of the model. A model of whole words (n-grams) counts the end of each line as a
-    token, as KenLM does, and "perplexity_without_unknown" leaves out the words it does not know.
-    """
-    engine = open_language_engine(bundle)
-    if getattr(engine, "objective", "") == MASKED and sum(map(len, documents)) > _MASKED_CHARS:
-        documents = _excerpts(documents)
-        chars = sum(map(len, documents))
-        log.say(f"  a masked model is read once a token: {chars:,} characters stand for the text", kind="excerpts")
-    started = time.monotonic()
-    scored = engine.score(documents)
-    seconds = time.monotonic() - started
-    found = perplexity_of(scored).figures()
-    figures = {"perplexity": found["perplexity_per_token"], "bits_per_byte": found["bits_per_byte"]}
-    if scored[0].unknown is not None:
-        logs = np.concatenate([one.log_probabilities for one in scored]).astype(np.float64)
-        unknown = np.concatenate([one.unknown for one in scored])
-        figures["perplexity_without_unknown"] = float(np.exp(-logs[~unknown].mean())) if not unknown.all() else None
-        figures["unknown_share"] = float(unknown.mean())
-    figures |= found
-    figures |= {"tokens_per_s": round(found["tokens"] / max(seconds, 1e-9), 1), "size_bytes": bundle.size_bytes}
-    log.event("evaluated", bundle=bundle.path, **figures)
-    return figures
-
-
-def _excerpts(documents: Sequence[str]) -> list[str]:
-    """Pieces from evenly spread documents, each from one's middle."""
-    number = _MASKED_CHARS // _EXCERPT_CHARS
-    chosen = [documents[place * len(documents) // number] for place in range(min(number, len(documents)))]
-    size = _MASKED_CHARS // len(chosen)
-    return [text[max(0, len(text) // 2 - size // 2) :][:size] for text in chosen]

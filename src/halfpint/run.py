@@ -15,7 +15,7 @@ from halfpint.bundle import Bundle, open_bundle, read_json, write_json
 from halfpint.energy import energy_spent, metered
 from halfpint.errors import HalfpintError
 from halfpint.evaluate.evaluate import evaluate
-from halfpint.language import judge
+from halfpint.evaluate.text import judge
 from halfpint.machine import describe
 from halfpint.pipeline import Made, Pipeline, kind_after
 from halfpint.progress import Log
@@ -24,8 +24,8 @@ from halfpint.report.html import write_report
 from halfpint.report.language import taught
 from halfpint.report.learning import trainings
 from halfpint.search.language_report import write_language_report
-from halfpint.search.output import copy_bundle, disk_errors, write_figures
 from halfpint.task import LabelTask, Split
+from halfpint.workspace import copy_bundle, disk_errors, write_figures
 
 RESULT, RECIPE, EVENTS = "result.json", "recipe.resolved.toml", "events.jsonl"
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-from halfpint.bundle import CARD, REPORTS, Kind, read_json, write_json
+from halfpint.bundle import CARD, REPORTS, Kind, read_json
 from halfpint.compress.onnx_int8 import OnnxInt8
 from halfpint.compression.language import compress_language
 from halfpint.compression.refusals import refuse_test_split
 from halfpint.compression.request import Request, Run, steps_of
 from halfpint.data.corpus import CorpusData, choosing, prepare_corpus
 from halfpint.distillation.request import teacher_bundle
-from halfpint.energy import energy_spent, metered
+from halfpint.energy import metered
 from halfpint.errors import HalfpintError, RefusedError
 from halfpint.export.onnx import Onnx
-from halfpint.language import base_bundle
-from halfpint.machine import describe
+from halfpint.models.pull_language import base_bundle
 from halfpint.pipeline import Made, Pipeline
 from halfpint.progress import Log
-from halfpint.search.output import copy_bundle, disk_errors, refuse_other_files
 from halfpint.task import LabelTask, label_task, open_task, settings_of, task_of, text_task
+from halfpint.workspace import open_workspace
 
-_UNFINISHED = ".unfinished"
 _HELD_SHARE = 0.2  # of the text, to judge by
 _CHOOSING = 0.1  # of the rest, where something is chosen
 
@@ -39,39 +36,22 @@ def compress(request: Request, log: Log) -> dict[str, Any]:
             else.
         RefusedError: a step that saves nothing, or an export that does not say what the model says.
     """
-    refuse_other_files(request.out, force=request.force)
-    refuse_test_split(request.data)
-    stages = steps_of(request, is_classifier=_is_classifier(request.model))  # refuses settings that cannot be
-    if all(isinstance(one, Onnx) for one in stages) and not request.target_bytes and not request.keep:
-        raise HalfpintError(
-            "halfpint compress", wanted="--prune, --low-rank, --vocab, --quantize, --target or --keep",
-            got="none of them",
-        )  # fmt: skip
-    work = request.out.with_name(request.out.name + _UNFINISHED)
-    fresh, before, events = not work.exists(), log.events, work / "events.jsonl"
-    with disk_errors(request.out):
-        try:
-            with metered(log):
-                run = _opened(request, work, log)
-                work.mkdir(parents=True, exist_ok=True)
-                log.events = events
-                made, report = _classifier(run) if isinstance(run.pipeline.task, LabelTask) else compress_language(run)
-        except HalfpintError:
-            if fresh and not (work.is_dir() and any((path / CARD).is_file() for path in work.iterdir())):
-                shutil.rmtree(work, ignore_errors=True)
-            raise
-        finally:
-            log.events = before
-        copy_bundle(made.bundle.path, request.out)
-        energy = energy_spent(events)
-        report |= {
-            "model": request.model, "bundle": str(request.out), "machine": describe(),
-            "stages": [{"use": stage.use, **stage.settings()} for stage in made.stages],
-            "seconds": round(energy["seconds"], 1),
-            "energy": {name: energy[name] for name in ("wh", "co2e_g", "source")},
-        }  # fmt: skip
-        write_json(request.out / REPORTS[0], report)
-        shutil.rmtree(work, ignore_errors=True)
+    with open_workspace(request.out, log, force=request.force) as space:
+        refuse_test_split(request.data)
+        stages = steps_of(request, is_classifier=_is_classifier(request.model))  # refuses settings that cannot be
+        if all(isinstance(one, Onnx) for one in stages) and not request.target_bytes and not request.keep:
+            raise HalfpintError(
+                "halfpint compress", wanted="--prune, --low-rank, --vocab, --quantize, --target or --keep",
+                got="none of them",
+            )  # fmt: skip
+        with metered(log):
+            run = _opened(request, space.folder, log)
+            space.begin()
+            is_labelled = isinstance(run.pipeline.task, LabelTask)
+            made, report = _classifier(run) if is_labelled else compress_language(run)
+        told = [{"use": stage.use, **stage.settings()} for stage in made.stages]
+        report = space.finish(made.bundle, {**report, "model": request.model, "stages": told})
+        space.clear()
     return report
 
 

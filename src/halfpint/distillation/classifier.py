@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from halfpint.bundle import CARD, Bundle, Kind, open_bundle
-from halfpint.counts import Counts
+from halfpint.counts import INTERVAL, Counts
 from halfpint.distil.hidden import Hidden
 from halfpint.distil.logits import Logits
 from halfpint.distil.pseudo_labels import PseudoLabels
@@ -277,7 +277,7 @@ def verdict(rows: dict[str, Any], compared: dict[str, Any], primary: str, begins
         return f"{small}. What the teacher was good for is not known: no student was trained without one."
     began = f" (it began {begins})" if begins else ""
     value, low, high = compared["student less control"]["test"]
-    told = f"{value:+.4f} (95% interval {low:+.4f} to {high:+.4f})"
+    told = f"{value:+.4f} ({INTERVAL} {low:+.4f} to {high:+.4f})"
     if low > 0:
         return (
             f"{small}, and the same student without a teacher{began} {of['control']:.4f}: the teacher is worth {told}."

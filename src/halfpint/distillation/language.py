@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from halfpint.bundle import CARD, Bundle, open_bundle
+from halfpint.counts import INTERVAL
 from halfpint.data.corpus import CorpusData, choosing, prepare_corpus
 from halfpint.distil.heal import TOKEN_BATCH, TOKEN_RATE, Heal
 from halfpint.distil.on_policy import OnPolicy
@@ -24,9 +22,10 @@ from halfpint.distil.universal import Universal
 from halfpint.distillation.request import Request, check_methods, need_student
 from halfpint.engines import open_language_engine
 from halfpint.errors import HalfpintError
-from halfpint.evaluate.perplexity import BLOCK_TOKENS, FEWEST_UNITS, perplexity_of
+from halfpint.evaluate.intervals import difference
+from halfpint.evaluate.perplexity import paired_counts, perplexity_of
 from halfpint.evaluate.writing import writing
-from halfpint.language import base_bundle
+from halfpint.models.pull_language import base_bundle
 from halfpint.models.sources import catalogue
 from halfpint.pipeline import Made, Pipeline
 from halfpint.progress import Log
@@ -36,7 +35,6 @@ from halfpint.train.adapt import Adapt
 
 METHODS = ("hidden", "logits", "sequence", "on_policy", "uld")
 _FRESH_RATE = 1e-3  # of a student that begins with new weights
-_RESAMPLES = 1000
 _CHOOSING = 0.05  # of the training text, to choose checkpoints by
 
 
@@ -186,35 +184,9 @@ class Languages:
 
 
 def bits_difference(first: Sequence[Any], second: Sequence[Any], seed: int = 0) -> tuple[float, float, float]:
-    """Bits a byte of the first model less those of the second on the same documents, and the ends of its interval.
-
-    Over documents, or over blocks of them where those are few; a block has its share of the document's bytes in both.
-    Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3.
-    """
-    few = sum(one.tokens > 0 for one in first) < FEWEST_UNITS
-    ours, theirs = (np.concatenate([_sums(one, few, other) for one, other in zip(a, b, strict=True)]) for a, b in (
-        (first, second), (second, first)))  # fmt: skip
-    sizes = np.concatenate([_sizes(one, few, other) for one, other in zip(first, second, strict=True)])
-    gaps = (ours - theirs) / math.log(2)
-    weights = np.random.default_rng(seed).multinomial(len(gaps), np.full(len(gaps), 1 / len(gaps)), size=_RESAMPLES)
-    drawn = (weights @ gaps) / np.maximum(weights @ sizes, 1e-9)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return float(gaps.sum() / sizes.sum()), float(low), float(high)
-
-
-def _blocks(one: Any, few: bool, other: Any) -> int:
-    """Into how many parts a document is divided: as many for both models."""
-    return max(1, min(one.tokens, other.tokens) // BLOCK_TOKENS) if few else 1
-
-
-def _sums(one: Any, few: bool, other: Any) -> npt.NDArray[np.float64]:
-    parts = np.array_split(np.asarray(one.log_probabilities, dtype=np.float64), _blocks(one, few, other))
-    return np.array([-part.sum() for part in parts])
-
-
-def _sizes(one: Any, few: bool, other: Any) -> npt.NDArray[np.float64]:
-    count = _blocks(one, few, other)
-    return np.full(count, one.bytes / count)
+    """Bits per byte of the first model less those of the second on the same documents, and the ends of its interval."""
+    metric = replace(text_task().metrics["bits_per_byte"], bounded=True)  # no token is impossible for either
+    return difference(*paired_counts(first, second), metric, seed=seed)
 
 
 def verdict(rows: dict[str, Any], compared: dict[str, Any]) -> str:
@@ -228,7 +200,7 @@ def verdict(rows: dict[str, Any], compared: dict[str, Any]) -> str:
     if "control" not in of:
         return f"{small}. What the teacher was good for is not known: no student was trained without one."
     value, low, high = compared["student less control"]["test"]
-    told = f"{value:+.4f} (95% interval {low:+.4f} to {high:+.4f})"
+    told = f"{value:+.4f} ({INTERVAL} {low:+.4f} to {high:+.4f})"
     if high < 0:
         return f"{small}, and the same student without a teacher {of['control']:.4f}: the teacher is worth {told}."
     return f"{small}; but the same student without a teacher takes {of['control']:.4f}: the difference of {told} " + (

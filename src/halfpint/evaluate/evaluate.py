@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from halfpint.bundle import Bundle
-from halfpint.counts import Counts, check_metric
+from halfpint.counts import LEVEL, Counts, check_metric
 from halfpint.errors import HalfpintError
-from halfpint.evaluate.intervals import LEVEL, interval, intervals
+from halfpint.evaluate.intervals import interval, intervals
 from halfpint.evaluate.measure import figures, measure
 from halfpint.progress import SILENT, Log
 from halfpint.task import LabelTask, Outputs, label_task, task_of

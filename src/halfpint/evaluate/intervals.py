@@ -7,12 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from halfpint.counts import Counts, Float64Array, Metric
+from halfpint.counts import LEVEL, Counts, Float64Array, Metric
 from halfpint.errors import HalfpintError
 
-LEVEL = 0.95
-"""The level of every interval that is printed or stored."""
-LEVEL_TEXT = f"{LEVEL:.0%}"
 _RESAMPLES = 1000
 _CELLS_AT_ONCE = 4_000_000
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.counts import Counts
+from halfpint.counts import LEVEL, Counts
 from halfpint.errors import HalfpintError
 from halfpint.evaluate.intervals import intervals
 from halfpint.task import text_task
@@ -101,7 +101,7 @@ def perplexity(
     documents: int | None = None,
     resamples: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
+    level: float = LEVEL,
 ) -> Perplexity:
     """Perplexity and its intervals from sums and counts, one entry a document (or block).
 
@@ -178,3 +178,22 @@ def perplexity_of(scored: Iterable[Scored], **settings: Any) -> Perplexity:
 def _columns(rows: Sequence[tuple[float, ...]]) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     table = np.array(rows, dtype=np.float64).reshape(-1, 4)
     return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
+
+
+def paired_counts(first: Sequence[Scored], second: Sequence[Scored]) -> tuple[Counts, Counts]:
+    """The counts of two models' scores of the same documents, whose tokens may differ.
+
+    A unit is a document; where there are fewer than 50, a block of it: each document is cut into as many blocks for
+    both models, which share its bytes.
+    """
+    few = sum(len(one.log_probabilities) > 0 for one in first) < FEWEST_UNITS
+    tables: tuple[list[FloatArray], list[FloatArray]] = ([], [])
+    for pair in zip(first, second, strict=True):
+        tokens = min(len(one.log_probabilities) for one in pair)
+        blocks = max(1, tokens // BLOCK_TOKENS) if few else 1
+        for table, one in zip(tables, pair, strict=True):
+            parts = np.array_split(np.asarray(one.log_probabilities, dtype=np.float64), blocks)
+            sums = [(-part.sum(), len(part), one.words / blocks, one.bytes / blocks) for part in parts]
+            table.append(np.array(sums, dtype=np.float64))
+    counts = [np.concatenate(table) for table in tables]
+    return Counts(np.arange(len(counts[0])), counts[0]), Counts(np.arange(len(counts[1])), counts[1])

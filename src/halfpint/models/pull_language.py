@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from halfpint.stage import Stage, Work
 from halfpint.task import text_task
 
 _OWN = (CARD, "README.md", *REPORTS)  # what a bundle has of its own
+_NAMED_BY = 12  # characters of a hash that name a folder
 _WRITES = ("LM", "Generation")  # in the names of architectures with an output layer over the vocabulary
 
 
@@ -63,6 +65,40 @@ def pull_language(base: str, target: Path, log: Log) -> Bundle:
         card.update(task=card["task"] or text_task().name, engine="torch_lm")
         card["stages"].append(PullLanguage(base=base).entry(started))
     return Bundle(target)
+
+
+def base_bundle(name: str, folder: Path, log: Log) -> Bundle:
+    """The language model `name`: a bundle as it is, a base model as a bundle in `folder`, which may hold others.
+
+    Raises:
+        HalfpintError: there is no such model, or it cannot be had.
+    """
+    if (Path(name) / CARD).is_file():
+        return open_bundle(name)
+    files = sorted(one for one in Path(name).glob("[!.]*") if one.is_file() and one.suffix != ".md")
+    told = [name, *(f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}" for one in files)]
+    target = folder / sha256("\n".join(told).encode()).hexdigest()[:_NAMED_BY]
+    if not (target / CARD).is_file():
+        pull_language(name, target, log)
+    return open_bundle(target)
+
+
+def can_start(start: Bundle) -> Bundle:
+    """A bundle that stages of language models can start from.
+
+    Raises:
+        HalfpintError: it is no language model that can be trained or exported.
+    """
+    if start.card.get("engine") != "torch_lm":
+        raise HalfpintError(
+            str(start.path), wanted="a Transformer language model", got=f"one of {start.card.get('engine')}"
+        )
+    if start.kind == Kind.COMPRESSED_TENSORS:
+        raise HalfpintError(
+            str(start.path), wanted="a model that is not exported yet", got="one in compressed-tensors",
+            todo="Take the one that it was made from.",
+        )  # fmt: skip
+    return start
 
 
 def find_bundle(name: Path | str, log: Log | None = None) -> Bundle:

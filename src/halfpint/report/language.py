@@ -10,6 +10,7 @@ from typing import Any
 
 from halfpint import __version__
 from halfpint.bundle import Bundle
+from halfpint.counts import INTERVAL
 from halfpint.energy import energy_spent
 from halfpint.machine import describe
 from halfpint.models.weights import WEIGHTS_FILE, header_of
@@ -145,7 +146,7 @@ def verdict(report: Mapping[str, Any]) -> str:
         return "No text was kept to judge it on."
     ends = units.pair(found.get("bits_per_byte_interval"))
     said = f"{bits:.3f} bits per byte on {units.count(found.get('documents'))} validation documents"
-    said += f" (95% interval {ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
+    said += f" ({INTERVAL} {ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
     counted = units.mapping(report.get("baseline"))
     perplexity = f"Perplexity {_shown(found, 'per_token')} per token, {_shown(found, 'per_word')} per word."
     if report.get("objective") == "masked":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from halfpint.bundle import REPORTS
+from halfpint.counts import INTERVAL
 from halfpint.report.language import KIND, taught
 from halfpint.report.language_page import commands_of
 from halfpint.report.units import grams, size, watt_hours
@@ -18,7 +19,7 @@ def summary(report: Mapping[str, Any]) -> str:
     if report.get("kind") == KIND:
         return _language_summary(report)
     primary = report["primary_metric"]
-    rows = [("", "candidate", primary, "95% interval", "size", "p50 ms", "texts/s", "Wh/1000", "train s", "")]
+    rows = [("", "candidate", primary, INTERVAL, "size", "p50 ms", "texts/s", "Wh/1000", "train s", "")]
     for one in report["candidates"]:
         if one["status"] != "measured":
             rows.append(("", one["name"], "", "", "", "", "", "", "", f"{one['status']}: {one['why']}"[:70]))
@@ -64,7 +65,7 @@ def evaluation(result: Mapping[str, Any]) -> str:
     primary = result["primary"]
     rows = [
         *(
-            (name, f"{result[name]:.4f}", "95% interval {:.4f} to {:.4f}".format(*result["intervals"][name]))
+            (name, f"{result[name]:.4f}", "{} {:.4f} to {:.4f}".format(INTERVAL, *result["intervals"][name]))
             for name in dict.fromkeys((primary, *result["intervals"]))
         ),
         *([("calibration error", f"{result['calibration_error']:.4f}", "")] if "calibration_error" in result else []),
@@ -150,7 +151,7 @@ def language(figures: Mapping[str, Any]) -> str:
         ("bits_per_byte", "bits a byte"),
     ):
         low, high = figures[f"{name}_interval"]
-        rows.append((words, f"{figures[name]:.4g}", f"95% interval {low:.4g} to {high:.4g}"))
+        rows.append((words, f"{figures[name]:.4g}", f"{INTERVAL} {low:.4g} to {high:.4g}"))
     if figures.get("perplexity_without_unknown") is not None:
         rows.append(
             (

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from halfpint.counts import Counts, Metric
-from halfpint.evaluate.intervals import LEVEL, LEVEL_TEXT, difference
+from halfpint.counts import INTERVAL, LEVEL, Counts, Metric
+from halfpint.evaluate.intervals import difference
 from halfpint.search.limits import Limits, bytes_text
 from halfpint.task import LabelTask
 
@@ -99,7 +99,7 @@ def _verdict(
     low, high = chosen["interval"]
     words = [
         f"{chosen['name']}: {primary} {chosen['metrics'][primary]:.4f} on validation "
-        f"({LEVEL_TEXT} interval {low:.4f} to {high:.4f}), "
+        f"({INTERVAL} {low:.4f} to {high:.4f}), "
         f"{bytes_text(chosen['size_bytes'])}, {chosen['latency_p50_ms']:.1f} ms a text."
     ]
     words.append(

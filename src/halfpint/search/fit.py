@@ -24,7 +24,6 @@ from halfpint.recipe import Recipe
 from halfpint.report.html import write_report
 from halfpint.search.choose import Choice, choose
 from halfpint.search.limits import Limits, bytes_text
-from halfpint.search.output import check_output, copy_bundle, disk_errors, open_output, write_figures
 from halfpint.search.space import (
     EXPORTS_S,
     Group,
@@ -40,6 +39,7 @@ from halfpint.search.speed import training_speed
 from halfpint.stage import Stage
 from halfpint.task import LabelTask, Split
 from halfpint.train.loop import Training
+from halfpint.workspace import check_output, copy_bundle, disk_errors, open_output, write_figures
 
 NO_BASE = "none"
 _RESERVE_S, _RESERVE_SHARE = 45.0, 0.2  # for the last evaluation and the report, the less of the two

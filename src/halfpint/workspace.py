@@ -1,4 +1,8 @@
-"""The folder that `fit` writes to: new, or the unfinished one of the same request, never somebody else's."""
+"""Where a command works and what it leaves: OUT, the unfinished work, errors of the disk, the energy that was spent.
+
+A command that makes one bundle works beside OUT, in the folder OUT.unfinished, and moves the bundle there once it is
+whole. A command that tries several (`fit`, `run`) works inside OUT and leaves the best one there.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,93 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from halfpint.bundle import CARD, open_bundle, write_json
+from halfpint.bundle import CARD, REPORTS, Bundle, open_bundle, write_json
+from halfpint.energy import energy_spent
 from halfpint.errors import DISK_FAULTS, HalfpintError
-from halfpint.machine import available_disk_bytes, cpu_model
+from halfpint.machine import available_disk_bytes, cpu_model, describe
+from halfpint.progress import Log
 
-REQUEST, REPORT = "request.json", "report.json"
-OURS = ("best", "work", "plan.json", "recipe.toml", REPORT, "report.html", "events.jsonl", REQUEST)
+REQUEST, REPORT, EVENTS = "request.json", "report.json", "events.jsonl"
+OURS = ("best", "work", "plan.json", "recipe.toml", REPORT, "report.html", EVENTS, REQUEST)
+UNFINISHED = ".unfinished"
+_TOOK_LONG = (CARD, "checkpoint", "corpus.json")  # what is worth going on from
 _LEAST_FREE = 200_000_000
+
+
+@dataclass
+class Workspace:
+    """The folders of one run of a command.
+
+    Attributes:
+        out: what it leaves.
+        folder: where it works.
+        log: where it says what it does; its events go to `events` once `begin` was called.
+    """
+
+    out: Path
+    folder: Path
+    log: Log
+
+    @property
+    def events(self) -> Path:
+        """The events of all parts of the run."""
+        return (self.out if self.folder.parent == self.out else self.folder) / EVENTS
+
+    def begin(self) -> None:
+        """Make the folder to work in and write events there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log.events = self.events
+
+    def spent(self) -> dict[str, Any]:
+        """ "seconds", "energy" and "machine" of all parts of the run, between interruptions, for its report."""
+        energy = energy_spent(self.events)
+        kept = {name: energy[name] for name in ("wh", "co2e_g", "source") if name in energy}
+        return {"machine": describe(), "seconds": round(energy.get("seconds", 0.0), 1), "energy": kept}
+
+    def finish(self, bundle: Bundle, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Put the bundle into OUT with its report beside it; gives the report, with what the run took."""
+        copy_bundle(bundle.path, self.out)
+        whole = {**report, "bundle": str(self.out), **self.spent()}
+        write_json(self.out / REPORTS[0], whole)
+        return whole
+
+    def clear(self) -> None:
+        """Remove the folder that it worked in."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _took_long(self) -> bool:
+        return any(any(self.folder.rglob(name)) for name in _TOOK_LONG)
+
+
+@contextmanager
+def open_workspace(out: Path, log: Log, *, force: bool, folder: Path | None = None) -> Iterator[Workspace]:
+    """A workspace for one bundle at `out`; what is unfinished stays, and the same command goes on from there.
+
+    What a failure leaves that took no time is removed again, if it was not there before.
+
+    Args:
+        force: replace a bundle that is there.
+        folder: where to work; None takes OUT.unfinished.
+
+    Raises:
+        HalfpintError: `out` holds something else, or the disk does not do.
+    """
+    refuse_other_files(out, force=force)
+    space = Workspace(out, folder or out.with_name(out.name + UNFINISHED), log)
+    fresh, before = not space.folder.exists(), log.events
+    with disk_errors(out):
+        try:
+            yield space
+        except HalfpintError:
+            if fresh and not space._took_long():
+                space.clear()
+            raise
+        finally:
+            log.events = before
 
 
 def check_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_bytes: int = _LEAST_FREE) -> bool:
