@@ -13,13 +13,14 @@ from halfpint.bundle import Bundle
 from halfpint.data.packing import IGNORED
 from halfpint.distil._divergence import FORWARD, Softened
 from halfpint.distil._sampled import sampled_loss
-from halfpint.distil._token_taught import Loss, TokenTaught
+from halfpint.distil._token_taught import TokenTaught
 from halfpint.distil.token_answers import TokenAnswers, draws_for
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError
 from halfpint.models.sizes import CAUSAL
 from halfpint.stage import Work
 from halfpint.train import ranks
+from halfpint.train.adapt import Loss
 from halfpint.train.loop import check_settings, device
 from halfpint.train.rows import Batches, Part
 
