@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -303,7 +304,7 @@ def learns_from(corpus: Corpus, conversations: Conversations) -> Callable[[str],
 
 
 @pytest.fixture(scope="session")
-def work(prepared: Prepared, corpus: Corpus) -> Callable[..., Work]:
+def work(prepared: Prepared) -> Callable[..., Work]:
     """Makes the `Work` of a stage that writes to `target`, on the labelled texts or on what is given.
 
     `learns` is running text or conversations to learn from instead.
@@ -321,6 +322,12 @@ def work(prepared: Prepared, corpus: Corpus) -> Callable[..., Work]:
         return Work(target=target, **{**settings, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def text_work(work: Callable[..., Work], corpus: Corpus) -> Callable[..., Work]:
+    """`work` on running text."""
+    return partial(work, learns=corpus)
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,8 @@ class Counts:
 
     def part(self, units: npt.ArrayLike) -> Counts:
         """The counts of some units, by their numbers or by a mask."""
-        return Counts(self.which[np.asarray(units)], self.rows)
+        chosen = np.asarray(units)
+        return Counts(self.which[chosen if chosen.size else slice(0)], self.rows)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pytest
 
 from halfpint.bundle import Bundle
 from halfpint.stage import Work
-from halfpint.tasks import predict
+from halfpint.task import Split, open_task
 from halfpint.train import budget
 from halfpint.train.chat import Chat
 from halfpint.train.loop import Training
@@ -53,7 +53,13 @@ class Learning:
 
 
 def work_in(folder: Path) -> Work:
-    return Work(target=folder / "made", scratch=folder, task=predict, train=(), validation=(), labels=())
+    return Work(
+        target=folder / "made",
+        scratch=folder,
+        task=open_task("predict"),
+        split=Split(train=(), validation=()),
+        labels=(),
+    )
 
 
 def test_slow_steps_are_measured_on_one_sequence() -> None:

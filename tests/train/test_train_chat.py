@@ -13,10 +13,11 @@ import pytest
 
 from halfpint.bundle import Bundle
 from halfpint.data.conversations import ChatData, Conversations, prepare_chat
+from halfpint.data.corpus import Corpus
 from halfpint.data.packing import IGNORED
 from halfpint.errors import HalfpintError, RefusedError
 from halfpint.progress import SILENT
-from halfpint.tasks import chat as chat_task
+from halfpint.task import Split
 from halfpint.tokenizers.train import CHAT_TEMPLATE
 from halfpint.train._chat_rows import ChatRows, within
 from halfpint.train._chat_tokens import ChatTokenizer, Rendered
@@ -58,7 +59,7 @@ def run(run_stage: Callable[..., Any], data: Conversations, base: Bundle) -> Cal
     """Runs a stage on the base and the conversations: gives the bundle and what was logged."""
 
     def go(stage: Chat, folder: Path | None = None, after: int = 0, **changes: Any) -> tuple[Bundle, Any]:
-        wanted = {"parent": base, "corpus": data, "task": chat_task, **changes}
+        wanted = {"parent": base, "learns": data, "task": "chat", **changes}
         return cast("tuple[Bundle, Any]", run_stage(stage, folder, after, **wanted))
 
     return go
@@ -310,10 +311,11 @@ def test_what_cannot_be_is_said(change: dict[str, Any], message: str, run: Calla
 
 
 def test_other_data_and_models_are_refused(
-    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    with pytest.raises(HalfpintError, match="wanted conversations, got other data"):
-        run(TINY, tmp_path, corpus=None)
+    run: Callable[..., Any], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in (Split(train=(), validation=()), corpus):
+        with pytest.raises(HalfpintError, match="wanted conversations, got other data"):
+            run(TINY, tmp_path, learns=other)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     with monkeypatch.context() as patch:
         patch.setattr("halfpint.train.learner.Learner._apart", lambda self: False)

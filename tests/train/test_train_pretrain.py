@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 
 from halfpint.bundle import Bundle
+from halfpint.data.conversations import Conversations
 from halfpint.data.prepare import Prepared
 from halfpint.errors import HalfpintError
 from halfpint.models import sizes
+from halfpint.task import Split
 from halfpint.tokenizers.train import CHAT_TEMPLATE
+from halfpint.train import budget
 from halfpint.train._masking import IGNORED, Masking, mask_tokens
 from halfpint.train.plan import Plan
 from halfpint.train.pretrain import Pretrain
@@ -36,7 +39,7 @@ ENCODER = replace(TINY, arch="bert", tokens=512 * 4, evaluations=1)
 def documents(prepared: Prepared) -> Any:
     """The tickets as documents."""
     texts = [f"{example.text} It is about {example.label}." for example in prepared.train]
-    return SimpleNamespace(train=texts[30:], validation=texts[:30], key="tickets")
+    return Split(train=texts[30:], validation=texts[:30], key="tickets")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def run(run_stage: Callable[..., Any], documents: Any) -> Callable[..., tuple[Bu
     """Runs a stage on the documents: gives the bundle and what was logged."""
 
     def go(stage: Pretrain, folder: Path | None = None, after: int = 0, **changes: Any) -> tuple[Bundle, Any]:
-        return cast("tuple[Bundle, Any]", run_stage(stage, folder, after, **{"corpus": documents, **changes}))
+        return cast("tuple[Bundle, Any]", run_stage(stage, folder, after, **{"learns": documents, **changes}))
 
     return go
 
@@ -380,12 +383,14 @@ def test_what_cannot_be_is_said(change: dict[str, Any], message: str, run: Calla
     assert not (tmp_path / "made").exists()
 
 
-def test_a_table_is_no_corpus(run: Callable[..., Any]) -> None:
-    with pytest.raises(HalfpintError, match="wanted a corpus of documents, got a table"):
-        run(TINY, corpus=None)
+def test_without_running_text(run: Callable[..., Any], conversations: Conversations) -> None:
+    with pytest.raises(HalfpintError, match="wanted running text, got conversations"):
+        run(TINY, learns=conversations, task="chat")
+    with pytest.raises(HalfpintError, match="wanted a corpus of documents, got none"):
+        run(TINY, learns=Split(train=(), validation=()))
 
 
 def test_too_little_memory_is_told_first(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_budget, "free_memory_bytes", lambda device: 100_000)
+    monkeypatch.setattr(budget, "free_memory_bytes", lambda device: 100_000)
     with pytest.raises(HalfpintError, match=r"memory: wanted about .* GiB.*Lower batch_tokens"):
         run(TINY)

@@ -71,7 +71,7 @@ def _export_encoder(bundle: Bundle, folder: Path) -> None:
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         torch.onnx.export(
             Logits().eval(),
-            (ids,) * len(inputs),
+            tuple(ids.clone() for _ in inputs),  # one tensor twice would be one input of the graph
             str(folder / "model.onnx"),
             input_names=list(inputs),
             output_names=["logits"],

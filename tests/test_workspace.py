@@ -1,4 +1,4 @@
-"""The folder that `fit` writes to: whose files are whose."""
+"""The folders that commands write to: whose files are whose."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from halfpint.errors import HalfpintError
-from halfpint.search.output import OURS, check_output, copy_bundle, open_output
+from halfpint.workspace import OURS, check_output, copy_bundle, open_output
 
 REQUEST: Mapping[str, Any] = {"data": {"source": "x.csv"}, "seed": 0, "limits": {"keep": None}}
 
