@@ -116,7 +116,7 @@ def _kind_before(bundle: Bundle) -> Kind:
     """The kind of a bundle whose card does not say it: version 0.1.0 wrote none at first."""
     engine = bundle.card.get("engine")
     if engine is None:
-        return Kind.ANSWERS if bundle.config.get("model_type") == "answers" else Kind.ENCODER
+        return Kind.ANSWERS if bundle.config.get("model_type") in ("answers", "token_answers") else Kind.ENCODER
     if engine == "torch_lm" and "quantization_config" in bundle.config:
         return Kind.COMPRESSED_TENSORS
     if engine == "torch_lm" and (bundle.path / "codes.safetensors").is_file():

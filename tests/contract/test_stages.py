@@ -132,6 +132,8 @@ def test_contract(
         assert open_bundle(parent.path).fingerprint == fingerprint == opened.card["parent"]
     else:
         assert opened.card["parent"] is None
+    # Sparse weights are still a model of the kind that they were made from.
+    assert opened.kind == (parent_kind if stage.gives in ("same", "sparse") else stage.gives) == opened.card["kind"]
     inherited = parent.card["stages"] if parent else []
     entry = opened.card["stages"][-1]
     assert opened.card["stages"][:-1] == inherited
@@ -150,6 +152,17 @@ def test_contract(
     if name in SUMMED:
         logits = [open_language_engine(bundle, threads=1).after([5, 6, 7]) for bundle in (made, first)]
         np.testing.assert_allclose(*logits, atol=0.02 * float(np.abs(logits[0]).max()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_kind_of_a_bundle_that_does_not_tell_it(name: str, bundles: Callable[[str], Bundle]) -> None:
+    """Version 0.1.0 wrote none into cards at first."""
+    if name == "compressed":
+        pytest.importorskip("compressed_tensors", reason="the extra compressed-tensors is not installed")
+    whole = bundles(name)
+    old = Bundle(whole.path)
+    vars(old)["card"] = {key: value for key, value in whole.card.items() if key != "kind"}
+    assert old.kind == whole.kind
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
@@ -132,7 +132,7 @@ def answers_for(stage: Answers, texts: Sequence[str], work: Work) -> npt.NDArray
         bundle = work.make([stage])
     else:
         target = work.scratch / "answers"
-        inner = Work(**{**vars(work), "target": target, "scratch": work.scratch / "asking"})
+        inner = replace(work, target=target, scratch=work.scratch / "asking")
         bundle = stage.run(None, inner)
     if bundle.config["texts"] != texts_key(texts):
         raise HalfpintError(

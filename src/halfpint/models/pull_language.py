@@ -58,7 +58,7 @@ def pull_language(base: str, target: Path, log: Log) -> Bundle:
             got=f"a bundle of the engine {engine}" if engine != "torch_lm" else ", ".join(kinds),
             todo="Give one with an output layer, such as a LlamaForCausalLM.",
         )  # fmt: skip
-    with new_bundle(target, parent) as (made, card):
+    with new_bundle(target, parent, Kind.SAME if parent else Kind.LANGUAGE) as (made, card):
         for file in sorted(folder.iterdir()):
             if file.is_file() and file.name not in _OWN:
                 _linked(file, made / file.name)
