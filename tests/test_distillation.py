@@ -144,7 +144,7 @@ def test_several_language_models_teach(bundles: Get, tmp_path: Path, monkeypatch
     make = Pipeline.make
 
     def watched(self: Any, *given: Any, **settings: Any) -> Any:
-        chosen.append(list(self.prepared.corpus.validation))
+        chosen.append(list(self.split.validation))
         return make(self, *given, **settings)
 
     monkeypatch.setattr(Pipeline, "make", watched)

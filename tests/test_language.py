@@ -14,7 +14,9 @@ import pytest
 from halfpint.bundle import Bundle, open_bundle
 from halfpint.data.corpus import Corpus, CorpusData
 from halfpint.errors import HalfpintError
-from halfpint.language import base_bundle, evaluate_text, judge, make_tokenizer, pretrain
+from halfpint.evaluate.text import judge
+from halfpint.language import evaluate_text, make_tokenizer, pretrain
+from halfpint.models.pull_language import base_bundle
 from halfpint.progress import SILENT, Log
 from halfpint.recipe import read_recipe
 from halfpint.run import run_recipe

@@ -28,6 +28,7 @@ from halfpint.run import run_recipe
 from halfpint.search.fit import Request, best_bundle, fit
 from halfpint.search.limits import Limits
 from halfpint.serve.batch import predict_texts
+from halfpint.tasks.classify import TASK
 
 pytest.importorskip("torch", reason="a life with an encoder needs torch")
 
@@ -46,7 +47,7 @@ def test_a_whole_life(tiny_encoder: Path, few_rows: Callable[[int], Path], tmp_p
 
     # The fp32 variant of the encoder is over the limit before it is made.
     limits = Limits(max_size_bytes=MOST_BYTES, max_latency_ms=1000.0, minutes=2.6)
-    request = Request(data=Data(source=str(source)), limits=limits, out=out, base=str(tiny_encoder))
+    request = Request(task=TASK, data=Data(source=str(source)), limits=limits, out=out, base=str(tiny_encoder))
     report = fit(request, Log(quiet=True))
 
     by_name = in_the_report(report, out)
@@ -61,7 +62,7 @@ def test_a_whole_life(tiny_encoder: Path, few_rows: Callable[[int], Path], tmp_p
     assert best.path == out / "best"
     assert best.size_bytes <= MOST_BYTES
     assert best.card["figures"]["validation"]["accuracy"] == chosen["metrics"]["accuracy"]
-    answers = predict_texts(open_engine(best, threads=1), ["I want my money back", ""], 2)
+    answers = predict_texts(open_engine(best, threads=1), TASK, ["I want my money back", ""], 2)
     assert len(answers) == 2
     assert all(answer["label"] in best.labels and len(answer["scores"]) == 2 for answer in answers)
 

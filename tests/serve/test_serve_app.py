@@ -19,9 +19,10 @@ import pytest
 from fastapi import FastAPI
 
 from halfpint.bundle import Bundle, new_bundle
-from halfpint.engines import Engine, Probabilities
+from halfpint.engines import Engine
 from halfpint.errors import HalfpintError
 from halfpint.serve.classify import build_app
+from halfpint.task import Floats
 
 Use = Callable[[httpx.AsyncClient], Awaitable[None]]
 
@@ -35,7 +36,7 @@ class GatedEngine:
         self.gate = threading.Event()
         self.calls: list[list[str]] = []
 
-    def probabilities(self, texts: Sequence[str]) -> Probabilities:
+    def probabilities(self, texts: Sequence[str]) -> Floats:
         self.calls.append(list(texts))
         assert self.gate.wait(20)
         if "poison" in texts:

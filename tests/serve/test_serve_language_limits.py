@@ -23,7 +23,7 @@ import pytest
 from halfpint.bundle import Bundle
 from halfpint.engines import Generation, LanguageEngine, Piece, open_language_engine
 from halfpint.errors import HalfpintError
-from halfpint.serve import predict
+from halfpint.serve import language
 from halfpint.serve.run import serve
 
 PATIENCE_S = 60.0
@@ -78,7 +78,7 @@ def use(
     what: Callable[[httpx.AsyncClient], Awaitable[None]],
     **settings: Any,
 ) -> None:
-    app = predict.build_app(bundles("ngram").path, engine_loader=lambda bundle, threads: engine, **settings)
+    app = language.build_app(bundles("ngram").path, engine_loader=lambda bundle, threads: engine, **settings)
 
     async def run() -> None:
         async with client_of(app) as client:
@@ -209,7 +209,7 @@ def test_before_the_model_is_there_and_when_it_fails(bundles: Any) -> None:
         raise HalfpintError("model.safetensors", wanted="a model", got="nothing")
 
     async def run() -> None:
-        app = predict.build_app(bundles("ngram").path, engine_loader=load)
+        app = language.build_app(bundles("ngram").path, engine_loader=load)
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
         async with app.router.lifespan_context(app), client:
             assert (await client.get("/health")).status_code == 503
@@ -225,7 +225,7 @@ def test_before_the_model_is_there_and_when_it_fails(bundles: Any) -> None:
 
 def test_docs_tell_every_route_and_their_examples_work(bundles: Any) -> None:
     async def run() -> None:
-        async with client_of(predict.build_app(bundles("ngram").path)) as client:
+        async with client_of(language.build_app(bundles("ngram").path)) as client:
             api = (await client.get("/openapi.json")).json()
             page = (await client.get("/docs")).text
             routes = {"/v1/chat/completions", COMPLETIONS, "/v1/models", "/v1/models/{name}", "/health", "/metrics"}
@@ -244,7 +244,7 @@ def test_docs_tell_every_route_and_their_examples_work(bundles: Any) -> None:
 def test_settings_out_of_range_are_refused(bundles: Any, setting: str) -> None:
     wrong: dict[str, Any] = {setting: 0}
     with pytest.raises(HalfpintError, match=setting):
-        predict.build_app(bundles("ngram").path, **wrong)
+        language.build_app(bundles("ngram").path, **wrong)
 
 
 def test_settings_of_language_models_are_refused_elsewhere(bundle_path: Path) -> None:

@@ -124,10 +124,11 @@ def findings_told(
     return {
         "notes": list(notes),
         "dropped": [
-            {"kind": f.kind, "count": len(f.rows), "rows": f.rows[:_SHOWN_ROWS], "message": f.message} for f in dropped
+            {"kind": f.kind, "count": len(f.rows), "rows": list(f.rows[:_SHOWN_ROWS]), "message": f.message}
+            for f in dropped
         ],
         "findings": [
-            {"kind": f.kind, "severity": f.severity, "message": f.message, "rows": f.rows[:_SHOWN_ROWS]}
+            {"kind": f.kind, "severity": f.severity, "message": f.message, "rows": list(f.rows[:_SHOWN_ROWS])}
             for f in findings
         ],
     }
