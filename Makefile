@@ -19,7 +19,7 @@ help:
 	@echo "make demo    fit a sentiment classifier on 38,158 tweets (MINUTES=$(MINUTES)) and try it"
 	@echo "make test    the tests"
 	@echo "make check   style, types, generated pages"
-	@echo "make docs    write docs/cli.md and docs/stages.md anew"
+	@echo "make docs    write docs/cli.md, docs/stages.md and the type stub"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

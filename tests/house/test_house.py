@@ -7,6 +7,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from halfpint import registry
+from halfpint.command import Result, command_class, command_names, settings_of
 from halfpint.data.conversations import ChatData
 from halfpint.data.corpus import CorpusData
 from halfpint.data.prepare import Data
@@ -34,7 +36,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("progress", "registry", "machine", "metrics"),
-    ("energy",),
+    ("energy", "command"),
     ("bundle",),
     ("data", "tokenizers"),
     ("stage",),
@@ -48,12 +50,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("language", "generation", "chat"),
     ("run", "init", "distillation"),
     ("compression",),
-    ("cli_chat", "cli_compress"),
-    ("cli_language",),
-    ("cli",),
+    ("model",),
+    ("commands",),
+    ("functions", "cli"),
     ("__main__",),
 )
-GROUND = ("errors", "progress", "registry", "machine", "energy")
+LIGHT = ("errors", "progress", "registry", "machine", "energy", "command", "commands", "functions", "cli")
+"""What every command line loads: no NumPy either."""
 
 # A file called _name belongs to its room alone. Exceptions, each with its reason:
 SHARED_INSIDES = {
@@ -151,7 +154,8 @@ def stages() -> Iterator[type[Stage]]:
 
 
 STAGES = list(stages())
-SETTINGS: list[type[Any]] = [*STAGES, Data, CorpusData, ChatData, TokenizerSettings, Limits, Request]
+COMMANDS = [command_class(name) for name in command_names()]
+SETTINGS: list[type[Any]] = [*STAGES, *COMMANDS, Data, CorpusData, ChatData, TokenizerSettings, Limits, Request]
 
 
 def test_every_file_has_its_floor() -> None:
@@ -161,7 +165,7 @@ def test_every_file_has_its_floor() -> None:
 
 
 def test_imports_run_downwards() -> None:
-    height = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+    height = {room: number for number, floor in enumerate(FLOORS) for room in floor} | {"__init__": len(FLOORS)}
     wrong = []
     for path in FILES:
         room = name_of(path).split(".")[0]
@@ -188,7 +192,7 @@ def test_heavy_packages_are_imported_inside_functions() -> None:
     wrong = []
     for path in FILES:
         banned = HEAVY - HEAVY_FILES.get(name_of(path), set())
-        if name_of(path) in ("cli", "cli_language", "cli_chat", "cli_compress", *GROUND):
+        if name_of(path).split(".")[0] in LIGHT:
             banned = banned | {"numpy"}
         wrong += [
             f"{name_of(path)} imports {name}"
@@ -224,10 +228,12 @@ def test_no_file_is_longer_than_400_lines(folder: str) -> None:
 
 @pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__module__.removeprefix("halfpint."))
 def test_every_setting_is_read(kind: type[Any]) -> None:
-    """A stage's settings are read in the room of the class that declares them, the others anywhere."""
+    """Settings of stages and commands are read in the room of the class that declares them, the others anywhere."""
     for item in dataclasses.fields(kind):
         holder = next(one for one in reversed(kind.__mro__) if item.name in vars(one).get("__annotations__", {}))
-        folder = SOURCE / holder.__module__.split(".")[1] if kind in STAGES else SOURCE
+        if item.name in ("quiet", "json", "given") and kind in COMMANDS:
+            continue  # they are read by the base class and by `cli`
+        folder = SOURCE / holder.__module__.split(".")[1] if kind in [*STAGES, *COMMANDS] else SOURCE
         read = (
             isinstance(node, ast.Attribute) and node.attr == item.name and isinstance(node.ctx, ast.Load)
             for path in sorted(folder.rglob("*.py"))
@@ -258,6 +264,18 @@ def test_every_setting_of_a_stage_is_explained() -> None:
         assert {item.name for item in dataclasses.fields(kind)} <= named, kind
 
 
+@pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.word())
+def test_a_command_is_one_dataclass_that_explains_itself(kind: type[Any]) -> None:
+    """One frozen class in a file, its result too; each flag has its help, and no word that is not plain."""
+    assert dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    told = [kind.__doc__ or "", *(one.help for one in settings_of(kind))]
+    assert all(text.endswith(".") for text in told[1:]), kind
+    assert not re.search(r"\b(told|held|foretell|whatever|drawn|anew|beside)\b", " ".join(told))
+    results = typing.get_type_hints(kind.run)["return"]
+    for result in typing.get_args(results) or (results,):
+        assert issubclass(result, Result) and result.__dataclass_params__.frozen and "__str__" in vars(result)
+
+
 def test_nothing_runs_what_a_file_says() -> None:
     """No pickle in any form, no eval or exec, no code from the Hub."""
     wrong = []
@@ -278,7 +296,7 @@ def test_nothing_runs_what_a_file_says() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("room", ["tasks", "engines", "train", "compress", "distil", "export"])
+@pytest.mark.parametrize("room", ["tasks", "engines", "train", "compress", "distil", "export", "commands"])
 def test_every_variant_can_be_loaded_by_its_name(room: str) -> None:
     files = {path.stem for path in (SOURCE / room).glob("*.py") if not path.stem.startswith("_")}
     assert files and files <= set(registry.variants(room))

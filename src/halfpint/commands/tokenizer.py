@@ -1,0 +1,80 @@
+"""`halfpint tokenizer`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from halfpint.command import Command, Group, Result, option, positional
+from halfpint.progress import Log
+
+if TYPE_CHECKING:
+    from halfpint.tokenizers.train import TokenizerReport
+
+
+@dataclass(frozen=True)
+class Trained(Result):
+    """A tokenizer that was trained.
+
+    Attributes:
+        folder: where it is.
+        report: its size, and how many tokens texts become.
+    """
+
+    folder: Path
+    report: TokenizerReport
+
+    def as_json(self) -> str:
+        """The report in one object."""
+        return json.dumps(self.report.as_dict(), ensure_ascii=False)
+
+    def __str__(self) -> str:
+        one = self.report
+        lossless = "any text comes back exactly" if one.lossless else "spaces and unknown words do not come back"
+        line = (
+            f"{self.folder}: {one.kind}, {one.vocab_size:,} tokens; {one.bytes_per_token:.2f} bytes a token, "
+            f"{one.tokens_per_word:.2f} tokens a word on {one.measured_on}; {lossless}"
+        )
+        return "\n".join([line, *(f"  {note}" for note in one.notes)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer(Command):
+    """Train a tokenizer on text and measure how many bytes a token covers.
+
+    Args:
+        texts: Text files, JSONL, Parquet or CSV, each also .gz; folders; Hub names; or python-stdlib.
+        out: Output folder.
+        kind: bpe, unigram, wordpiece, word or char.
+        vocab: Vocabulary size.
+        masked: Add [CLS], [SEP] and [MASK], for masked language models.
+        lowercase: Convert to lower case (wordpiece and word).
+        text: Column with the texts, in tables (default: guessed).
+        force: Replace an earlier tokenizer in the output folder.
+        json: Print JSON and nothing else.
+    """
+
+    group: ClassVar[Group] = Group.LANGUAGE
+
+    texts: tuple[str, ...] = positional(metavar="TEXT...")
+    out: Path = option(metavar="FOLDER")
+    kind: str = "bpe"
+    vocab: int = 8192
+    masked: bool = False
+    lowercase: bool = False
+    text: str = option("", metavar="COLUMN")
+    force: bool = False
+    json: bool = False
+
+    def run(self, log: Log) -> Trained:
+        """Train it and write it."""
+        from halfpint.language import make_tokenizer
+        from halfpint.tokenizers.train import TokenizerSettings
+
+        settings = TokenizerSettings(
+            kind=self.kind, vocab_size=self.vocab, purpose="masked" if self.masked else "causal",
+            lowercase=self.lowercase,
+        )  # fmt: skip
+        return Trained(self.out, make_tokenizer(self.texts, self.text, settings, self.out, log, force=self.force))
