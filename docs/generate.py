@@ -42,14 +42,14 @@ PATHS = ("BASE", "BUNDLE", "DATA", "FILE", "FOLDER", "MODEL", "OUT", "STUDENT", 
 ROOMS = ("models", "train", "compress", "distil", "export")
 NOTE = "<!-- Made by docs/generate.py from the code: change the code, then run it again. -->"
 
-RESUMES = " or ".join(f"`{name}`" for name in command_names() if command_class(name).resumes)
+RESUMES = ", ".join(f"`{name}`" for name in command_names() if command_class(name).resumes)
 CODES = {
     0: "done",
     1: "`check`: the data has errors",
     errors.EXIT_BAD_INPUT: "bad input: one message that starts with `error:`; nothing was written",
     errors.EXIT_INFEASIBLE: "`fit`: no candidate meets the limits; everything that was tried is kept. `compress`: the "
     "result is larger than `--target`, or keeps less than `--keep`",
-    errors.EXIT_INTERRUPTED: f"interrupted (Ctrl-C); the same {RESUMES} again goes on where it stopped",
+    errors.EXIT_INTERRUPTED: f"interrupted (Ctrl-C); these go on where they stopped when typed again: {RESUMES}",
 }
 
 
