@@ -13,11 +13,12 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo test check docs
+.PHONY: help demo test test-random check docs
 
 help:
 	@echo "make demo    fit a sentiment classifier on 38,158 tweets (MINUTES=$(MINUTES)) and try it"
 	@echo "make test    the tests"
+	@echo "make test-random   the tests of properties, on other examples each time"
 	@echo "make check   style, types, generated pages"
 	@echo "make docs    write docs/cli.md and docs/stages.md anew"
 
@@ -40,6 +41,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest --durations=10 --numprocesses=auto --dist=loadfile
+
+test-random: $(READY)
+	HALFPINT_EXAMPLES=random $(BIN)/python -m pytest -m hypothesis --numprocesses=auto --dist=loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

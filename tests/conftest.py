@@ -31,8 +31,11 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-settings.register_profile("halfpint", deadline=None)  # a busy machine is no fault of the code
-settings.load_profile("halfpint")
+# Tests of properties take the same examples each time, `make test-random` others each time. A busy machine is no fault
+# of the code, hence no deadline.
+settings.register_profile("halfpint", deadline=None, derandomize=True, database=None)
+settings.register_profile("random", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HALFPINT_EXAMPLES", "halfpint"))
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "tickets.csv"
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

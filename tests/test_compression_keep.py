@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from halfpint.compress.quantize import Quantize
@@ -14,6 +15,9 @@ from halfpint.compression import keep
 from halfpint.compression.points import BITS
 from halfpint.compression.request import Request
 from halfpint.errors import HalfpintError
+
+
+ALLOWED = -math.log(0.98)
 
 
 class Curve:
@@ -42,9 +46,10 @@ def found(curve: Curve, monkeypatch: pytest.MonkeyPatch) -> float:
     return stage.bits
 
 
+@example(level=21.91796875, slope=4.6)  # 4.58 bits lose 0.0202008: of what is allowed, 0.0202027, nearly all
 @given(level=st.floats(0.05, 60.0), slope=st.floats(2.5, 6.0))
 def test_packed(level: float, slope: float) -> None:
-    curve, allowed = Curve(level, slope, plain=False), 0.0202
+    curve, allowed = Curve(level, slope, plain=False), ALLOWED
     with pytest.MonkeyPatch.context() as monkeypatch:
         if curve.lost(8.0) > allowed:
             with pytest.raises(HalfpintError, match="--keep: wanted ln"):
@@ -58,10 +63,11 @@ def test_packed(level: float, slope: float) -> None:
         assert bits == 1.5 or curve.lost(bits - 0.8) > allowed
 
 
+@example(level=3.322265625, slope=3.3222008813338206)
 @given(level=st.floats(0.05, 60.0), slope=st.floats(2.5, 6.0))
 def test_plain(level: float, slope: float) -> None:
     """Of the types that there are, the least that keeps enough."""
-    curve, allowed = Curve(level, slope, plain=True), 0.0202
+    curve, allowed = Curve(level, slope, plain=True), ALLOWED
     enough = [one for one in BITS if curve.lost(one) <= allowed]
     with pytest.MonkeyPatch.context() as monkeypatch:
         if not enough:
