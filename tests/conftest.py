@@ -7,6 +7,7 @@ import io
 import json
 import os
 import string
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from halfpint.tasks import classify
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # llama.cpp's threads, two a process, wait without spinning
 
 # Tests of properties take the same examples each time, `make test-random` others each time. A busy machine is no fault
 # of the code, hence no deadline.
@@ -37,8 +39,22 @@ settings.register_profile("halfpint", deadline=None, derandomize=True, database=
 settings.register_profile("random", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HALFPINT_EXAMPLES", "halfpint"))
 
+sys.path.insert(0, str(Path(__file__).parent))
+from ready import Ready  # noqa: E402
+
+READY = Ready()
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "tickets.csv"
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def pytest_configure() -> None:
+    """What halfpint runs in processes of their own need not import PyTorch anew each time."""
+    subprocess.run = READY  # type: ignore[assignment]
+
+
+@pytest.fixture(autouse=True)
+def _from_scratch(request: pytest.FixtureRequest) -> None:
+    READY.from_scratch = request.node.get_closest_marker("from_scratch") is not None
 
 
 class Row(NamedTuple):

@@ -16,7 +16,6 @@ from halfpint.compression.points import BITS
 from halfpint.compression.request import Request
 from halfpint.errors import HalfpintError
 
-
 ALLOWED = -math.log(0.98)
 
 
