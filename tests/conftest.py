@@ -52,9 +52,10 @@ def pytest_configure() -> None:
     subprocess.run = READY  # type: ignore[assignment]
 
 
-@pytest.fixture(autouse=True)
-def _from_scratch(request: pytest.FixtureRequest) -> None:
-    READY.from_scratch = request.node.get_closest_marker("from_scratch") is not None
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before the test's fixtures are made."""
+    READY.from_scratch = item.get_closest_marker("from_scratch") is not None
 
 
 class Row(NamedTuple):

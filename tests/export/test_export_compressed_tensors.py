@@ -146,6 +146,7 @@ def test_the_package_reads_what_is_packed(rows: int, bits: int, zeros: bool) -> 
         assert again[name].equal(stored[name]), name
 
 
+@pytest.mark.from_scratch
 def test_an_export_is_tried_in_a_fresh_process_and_says_the_same(
     bundles: Callable[[str], Bundle], tmp_path: Path
 ) -> None:

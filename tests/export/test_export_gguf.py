@@ -118,6 +118,7 @@ def quick_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("halfpint.export.gguf._gate", check)
 
 
+@pytest.mark.from_scratch
 def test_a_file_is_tried_in_a_fresh_process_before_it_is_kept(
     trained: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path
 ) -> None:

@@ -261,7 +261,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
             writer.writerow(["id", "text"])
             writer.writerows([index, f"text number {index},\n" + "word " * 80] for index in range(rows))
     line = [sys.executable, "-c", _MEMORY, str(Path(__file__).parent)]
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     (few, before), (many, after) = (map(int, told.split()) for told in done.stdout.splitlines())
     assert (few, many) == (1500, 50_000)
     assert (tmp_path / "long.csv").stat().st_size > 20_000_000
@@ -298,7 +298,7 @@ def command(*arguments: str | Path, given: str = "", out: str | None = None) -> 
     line = [sys.executable, "-c", _COMMAND, *map(str, arguments)]
     with tempfile.TemporaryFile("w+") if out is None else Path(out).open("w") as file:
         done = subprocess.run(
-            line, input=given, stdout=file, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+            line, input=given, stdout=file, stderr=subprocess.PIPE, text=True, timeout=300, check=False
         )
         if out is None:
             file.seek(0)

@@ -23,7 +23,7 @@ from halfpint import registry
 from halfpint.bundle import CARD, Bundle, new_bundle, open_bundle
 from halfpint.engines import Generation, open_language_engine
 
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 LONG = 12_000  # tokens
 HELLO = [{"role": "user", "content": "Where is my card?"}]
 SCHEMA = {

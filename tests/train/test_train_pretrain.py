@@ -317,12 +317,12 @@ def test_resume_is_exact(stops: list[int], run: Callable[..., Any], causal: tupl
 
 
 def test_a_plan_by_time_is_kept(run: Callable[..., Any], tmp_path: Path) -> None:
-    stage = replace(TINY, tokens=0, minutes=0.5)
+    stage = replace(TINY, tokens=0, minutes=2.0)
     with pytest.raises(KeyboardInterrupt):
         run(stage, tmp_path, after=1)
     path = tmp_path / "unfinished" / "plan.json"
     plan = json.loads(path.read_text(encoding="utf-8"))
-    assert plan["total"] > 1 and 0 < plan["seconds"] <= 30
+    assert plan["total"] > 1 and 0 < plan["seconds"] <= 120
     path.write_text(json.dumps({"total": 5, "seconds": 0.01, "evaluations": 1}), encoding="utf-8")
     _, log = run(stage, tmp_path)
     assert (log.plan["total"], log.plan["seconds"]) == (5, 0.01)

@@ -285,7 +285,7 @@ def test_two_processes_make_the_same(tmp_path: Path) -> None:
         )
         for seed in ("1", "2")
     ]
-    told = [process.communicate(timeout=120)[0] for process in running]
+    told = [process.communicate(timeout=300)[0] for process in running]
     assert told[0]
     assert told[0] == told[1]
 
