@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import random
 import string
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -54,7 +56,11 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before the test's fixtures are made."""
+    """Before the fixtures of a test are made. What is drawn without a seed is the same whatever ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
     READY.from_scratch = item.get_closest_marker("from_scratch") is not None
 
 

@@ -147,6 +147,7 @@ def test_a_server_whose_model_cannot_be_read_ends(tmp_path: Path, bundles: Calla
     assert done.stderr.splitlines()[-1].startswith("error: ") and "model.gguf" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on(tmp_path: Path, typed: Typed) -> None:
     """SIGKILL in the middle of `pretrain`; the same command goes on, and another one in between says what to do."""
     out = tmp_path / "out"

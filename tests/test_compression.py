@@ -58,6 +58,7 @@ def test_a_language_model(
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
+@pytest.mark.slow
 def test_an_importance_matrix_is_taken(bundles: Callable[[str], Bundle], tmp_path: Path, typed: Typed) -> None:
     """What another run wrote beside its weights goes in."""
     pytest.importorskip("xllamacpp")
@@ -186,6 +187,7 @@ def test_a_cut_that_lost_is_not_made_larger(monkeypatch: pytest.MonkeyPatch) -> 
     assert [one["name"] for one in run.points if "skipped" in one] == ["compress/depth {'share': 0.3}"]
 
 
+@pytest.mark.slow
 def test_a_target_is_met_by_a_packed_file(
     bundles: Callable[[str], Bundle],
     tmp_path: Path,
@@ -213,6 +215,7 @@ def test_a_target_is_met_by_a_packed_file(
     assert code == 0 and json.loads(said)["kl"] == pytest.approx(0.0, abs=1e-6), errors
 
 
+@pytest.mark.slow
 def test_healing_that_loses_is_left_out(
     bundles: Callable[[str], Bundle],
     tmp_path: Path,
@@ -276,6 +279,7 @@ def test_a_classifier_with_static_ranges(
     assert open_bundle(out, task="classify").card["stages"][-1]["matrices_8_bits"] == 12
 
 
+@pytest.mark.slow
 def test_text_in_few_documents(
     bundles: Callable[[str], Bundle], tmp_path: Path, typed: Typed,
 ) -> None:  # fmt: skip
@@ -291,7 +295,7 @@ def test_text_in_few_documents(
     assert code == 0 and json.loads(said)["data"]["choosing"] == "by the validation documents", errors
 
 
-@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("plain", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_fewest_bits_that_keep_enough(
     plain: bool,
     bundles: Callable[[str], Bundle],

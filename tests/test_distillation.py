@@ -80,7 +80,13 @@ def test_the_control_knows_nothing_of_the_teacher(bundles: Get, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "first",
-    [{"settings": {"base": "/nowhere"}}, {"settings": {"old": 1}}, {"use": "models/gone"}, {"use": "compress/vocab"}],
+    [
+        {"settings": {"base": "/nowhere"}},
+        *(
+            pytest.param(first, marks=pytest.mark.slow)
+            for first in ({"settings": {"old": 1}}, {"use": "models/gone"}, {"use": "compress/vocab"})
+        ),
+    ],
 )
 def test_where_the_teacher_does_not_tell_the_control_begins_as_the_student(
     first: dict[str, Any], bundles: Get, tmp_path: Path
@@ -111,6 +117,7 @@ def test_a_language_model(bundles: Get, tmp_path: Path) -> None:
     assert report["energy"]["wh"] > 0 and report["models"]["student"]["written_tokens_per_s"] > 0
 
 
+@pytest.mark.slow
 def test_a_language_model_learns_inside_first(bundles: Get, tmp_path: Path) -> None:
     request = Request(
         teachers=(str(bundles("language").path),), source=TICKETS, text="text", student="size=90k",
@@ -126,6 +133,7 @@ def test_a_language_model_learns_inside_first(bundles: Get, tmp_path: Path) -> N
     assert inside["settings"]["train_embeddings"] and inside["relations"] < inside["relations_before"]
 
 
+@pytest.mark.slow
 def test_several_language_models_teach(bundles: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is itself, also where none is a bundle; all are scored, on text that no checkpoint was chosen by."""
     names = []

@@ -83,6 +83,7 @@ def test_an_assistant(work: Callable[..., Work], tmp_path: Path, monkeypatch: py
     assert report["taught"] == found and report["asked"] and report["data"]["form"] == "OpenAI"
 
 
+@pytest.mark.slow
 def test_masked_then_classify(few_rows: Callable[[int], Path], tmp_path: Path) -> None:
     changes = (
         f"data.source={few_rows(120)}", "data.test=", "data.text=text", "data.label=category",

@@ -35,6 +35,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_adapt, "STEP_TOKENS", 192)
 
 
+@pytest.mark.slow
 def test_it_comes_nearer_than_codes_alone(loud: Bundle, work: Make, tmp_path: Path) -> None:
     far, size = {}, {}
     for share in (0.0, 0.6):
@@ -48,6 +49,7 @@ def test_it_comes_nearer_than_codes_alone(loud: Bundle, work: Make, tmp_path: Pa
     assert size[0.6] == pytest.approx(size[0.0], rel=0.02)
 
 
+@pytest.mark.slow
 def test_what_does_harm_is_taken_back(
     loud: Bundle, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +63,7 @@ def test_what_does_harm_is_taken_back(
         assert (read_blocks(made.path, name) == read_blocks(plain.path, name)).mean() > 0.97, name
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_is_harm(
     loud: Bundle, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +101,7 @@ def test_no_more_steps_than_there_is_time_for(loud: Bundle, work: Make, tmp_path
     assert made.card["stages"][-1]["adapting"]["steps"] == 1
 
 
-@pytest.mark.parametrize("when", ["behind the embeddings", "before tuning"])
+@pytest.mark.parametrize("when", [pytest.param("behind the embeddings", marks=pytest.mark.slow), "before tuning"])
 def test_a_stopped_run_goes_on_with_what_was_learned(
     when: str, loud: Bundle, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
