@@ -1,4 +1,4 @@
-# make test, make check, make demo: each sets up .venv by itself, and again only when what it depends on has changed.
+# make test, make test-all, make check, make demo: each sets up .venv by itself, and again only when what it depends on has changed.
 #
 # PyTorch on Linux brings gigabytes for GPUs. Where there is none, let pip find its CPU build, for example with
 # PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS; every setting of pip in the environment is heeded.
@@ -13,13 +13,15 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo test check docs
+.PHONY: help demo test test-all test-random check docs
 
 help:
 	@echo "make demo    fit a sentiment classifier on 38,158 tweets (MINUTES=$(MINUTES)) and try it"
-	@echo "make test    the tests"
+	@echo "make test    the tests, without those that take long"
+	@echo "make test-all       all tests"
+	@echo "make test-random    the tests of properties, on other examples each time"
 	@echo "make check   style, types, generated pages"
-	@echo "make docs    write docs/cli.md and docs/stages.md anew"
+	@echo "make docs    write docs/cli.md, docs/stages.md and the type stub"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -38,8 +40,16 @@ demo: $(READY)
 		"third time the delivery is late and nobody answers" \
 		"the store opens at nine on Monday"
 
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+
 test: $(READY)
-	$(BIN)/python -m pytest --durations=10 --numprocesses=auto --dist=loadfile
+	$(PYTEST) --durations=10 -m "not slow"
+
+test-all: $(READY)
+	$(PYTEST) --durations=10
+
+test-random: $(READY)
+	HALFPINT_EXAMPLES=random $(PYTEST) -m hypothesis
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -17,9 +17,10 @@ from pathlib import Path
 from harness import DATA, write
 
 from halfpint.bundle import open_bundle
+from halfpint.commands.export import export
 from halfpint.evaluate.kept import kept
 from halfpint.export.gguf import Gguf
-from halfpint.language import base_bundle, export
+from halfpint.models.pull_language import base_bundle
 from halfpint.progress import Log
 
 TAKEN = (

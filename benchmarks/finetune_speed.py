@@ -25,7 +25,8 @@ from halfpint.data.examples import Example
 from halfpint.models.pull import Pull
 from halfpint.progress import SILENT
 from halfpint.stage import Work
-from halfpint.tasks import classify
+from halfpint.task import Split
+from halfpint.tasks.classify import TASK
 from halfpint.train.finetune import Finetune
 
 
@@ -37,7 +38,7 @@ def main() -> None:
     given = parser.parse_args()
     with (DATA / "banking77" / "train.csv").open(encoding="utf-8") as file:
         rows = [Example(row["text"], row["category"], number) for number, row in enumerate(csv.DictReader(file), 2)]
-    labels = classify.labels_of(rows)
+    labels = TASK.labels(rows)
     train = rows[:: max(1, len(rows) // given.texts)][: given.texts]
     held = rows[1:200:3]
     with tempfile.TemporaryDirectory() as name:
@@ -45,8 +46,8 @@ def main() -> None:
 
         def work(target: str) -> Work:
             return Work(
-                target=folder / target, scratch=folder / f"scratch-{target}", task=classify, train=train,
-                validation=held, labels=labels, log=SILENT,
+                target=folder / target, scratch=folder / f"scratch-{target}", task=TASK,
+                split=Split(train=train, validation=held), labels=labels, log=SILENT,
             )  # fmt: skip
 
         base = Pull().run(None, work("base"))
@@ -79,7 +80,7 @@ def trainer_speed(base: Bundle, train: list[Example], labels: tuple[str, ...], f
 
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     model = AutoModelForSequenceClassification.from_pretrained(base.path, num_labels=len(labels))
-    targets = classify.targets(train, labels)
+    targets = TASK.targets(train, labels)
     data = [
         {**tokenizer(example.text, truncation=True, max_length=128), "labels": int(target)}
         for example, target in zip(train, targets, strict=True)

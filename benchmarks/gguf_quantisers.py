@@ -31,11 +31,11 @@ from halfpint.engines._llama_library import library
 from halfpint.errors import need
 from halfpint.evaluate.kept import kept
 from halfpint.export.gguf import CODES, Gguf
-from halfpint.language import RunningText, base_bundle
+from halfpint.lookup import text_task
 from halfpint.models.packed_gguf import GGUF_FILE
+from halfpint.models.pull_language import base_bundle
 from halfpint.pipeline import Pipeline
 from halfpint.progress import Log
-from halfpint.tasks import predict
 
 TAKEN = ("file_bytes", "ln_ppl_ratio", "ln_ppl_ratio_error", "kl", "kl_interval", "same_top1", "tokens_per_s")
 PLAIN = ("F32", "F16", "BF16")
@@ -71,8 +71,8 @@ def compared(reference: str, text: str, work: Path, given: argparse.Namespace) -
     log = Log()
     base = base_bundle(reference, work / "base", log)
     corpus = prepare_corpus(CorpusData(sources=(given.data,), validation_share=0.2, clean=False), work / "corpus", log)
-    pipeline = Pipeline(RunningText(corpus), work / "work", predict, predict.primary_metric(()), log)
-    half = pipeline.make([Gguf(type="f16")], start=base, kind="language").bundle
+    pipeline = Pipeline(corpus, work / "work", text_task(), text_task().primary(()), log)
+    half = pipeline.make([Gguf(type="f16")], start=base).bundle
 
     def judged(bundle: Bundle) -> dict[str, Any]:
         figures = kept(base, bundle, [text], tokens=given.tokens, log=log)
@@ -83,8 +83,8 @@ def compared(reference: str, text: str, work: Path, given: argparse.Namespace) -
         rows: dict[str, Any] = {}
         for method in given.methods:
             stage = Quantize(types=types, method=method, minutes=given.minutes)
-            coded = pipeline.make([stage], start=base, kind="language").bundle
-            ours = pipeline.make([stage, Gguf(type=CODES)], start=base, kind="language").bundle
+            coded = pipeline.make([stage], start=base).bundle
+            ours = pipeline.make([stage, Gguf(type=CODES)], start=base).bundle
             rows[f"halfpint, {method}"] = judged(ours)
         importance = squares(coded.path / IMATRIX_FILE)
         for label, weights in (("llama.cpp", {}), ("llama.cpp, imatrix", importance)):

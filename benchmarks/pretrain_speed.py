@@ -155,11 +155,12 @@ def halfpint(model: Any, tokens: Any) -> tuple[list[float], list[float]]:
     from halfpint.data.packing import IGNORED
     from halfpint.models.quick_passes import quick_passes
     from halfpint.stage import Work
-    from halfpint.tasks import classify
-    from halfpint.train._language import Learner
-    from halfpint.train._rows import Part, part_rows
+    from halfpint.task import Split
+    from halfpint.tasks.predict import TASK
+    from halfpint.train.learner import Learner
     from halfpint.train.loop import Training, train
     from halfpint.train.plan import Plan
+    from halfpint.train.rows import Part, part_rows
 
     learner = Learner(model, "causal", torch.device("cpu"))
     rows, context = tokens.shape[1:]
@@ -186,14 +187,10 @@ def halfpint(model: Any, tokens: Any) -> tuple[list[float], list[float]]:
         size=lambda part: (len(part.arrays["input_ids"]), part.arrays["input_ids"].size),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as name, quick_passes(model):
+        nothing: Split[str] = Split(train=(), validation=())
         work = Work(
-            target=Path(name) / "made",
-            scratch=Path(name) / "scratch",
-            task=classify,
-            train=[],
-            validation=[],
-            labels=(),
-        )
+            target=Path(name) / "made", scratch=Path(name) / "scratch", task=TASK, split=nothing, labels=()
+        )  # fmt: skip
         train(
             model, plan, lambda part: learner.loss(part.arrays, "sum") * part.share, lambda: 0.0, settings, work,
             on_step=on_step, checkpoint_every_s=1e9,

@@ -29,10 +29,10 @@ from halfpint.distil.logits import Logits
 from halfpint.distil.student import Student
 from halfpint.engines import open_engine
 from halfpint.export.onnx import Onnx
+from halfpint.lookup import default_task
 from halfpint.pipeline import Made, Pipeline
 from halfpint.progress import Log
 from halfpint.stage import Stage
-from halfpint.tasks import classify
 
 FINISHES: dict[str, tuple[Stage, ...]] = {
     "fp32": (Onnx(),),
@@ -70,7 +70,7 @@ def judged(given: argparse.Namespace, work: Path) -> dict[str, Any]:
     prepared = prepare(
         Data(source=str(DATA / "sst2" / "train.tsv.gz"), test=str(SIDES["dev"])), log, probe_labels=False
     )
-    pipeline = Pipeline(prepared, work, classify, "accuracy", log)
+    pipeline = Pipeline(prepared, work, default_task(), "accuracy", log)
     teacher = open_bundle(given.teacher)
     path = str(teacher.path.resolve())
     students: dict[int, tuple[Stage, ...]] = {0: ()}
@@ -84,8 +84,8 @@ def judged(given: argparse.Namespace, work: Path) -> dict[str, Any]:
             if layers and label == "int8":
                 continue
             name = f"{layers or 'all'} layers, {label}"
-            one = pipeline.make([*taught, *finish], start=teacher, kind="classifier")
-            found = pipeline.assess(Made(one.bundle, one.key, ()))
+            one = pipeline.make([*taught, *finish], start=teacher)
+            found = pipeline.assess(Made(one.bundle, one.key, ())).figures
             made[name] = one.bundle
             rows[name] = {
                 "size_bytes": one.bundle.size_bytes, "validation": found["metrics"]["accuracy"],

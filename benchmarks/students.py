@@ -24,8 +24,8 @@ import numpy.typing as npt
 from harness import DATA, write
 
 from halfpint.bundle import open_bundle
-from halfpint.distillation.request import Request, teacher_bundle
-from halfpint.distillation.run import distil
+from halfpint.commands.distil import Distil
+from halfpint.distil.teachers import teacher_bundle
 from halfpint.engines import open_engine
 from halfpint.progress import Log
 
@@ -57,12 +57,12 @@ def main() -> None:
         teacher = right(teacher_bundle(given.teacher).path, sides)
         for seed in range(given.seeds):
             out = work / f"seed-{seed}"
-            request = Request(
-                teachers=(given.teacher,), source=str(SST2 / "train.tsv.gz"), test=str(SST2 / "dev.tsv"),
-                student=f"layers={given.layers}", methods=tuple(given.methods.split(",")), out=out, seed=seed,
+            asked = Distil(
+                teacher=given.teacher, data=str(SST2 / "train.tsv.gz"), test=str(SST2 / "dev.tsv"),
+                student=f"layers={given.layers}", method=given.methods, out=out, seed=seed,
                 epochs=given.epochs, unlabelled=unlabelled, work=work / "work", force=True,
             )  # fmt: skip
-            report = distil(request, log)
+            report = asked.run(log).report
             cards = [json.loads(one.read_text()) | {"at": one.parent} for one in (work / "work").glob("*/card.json")]
             last = [(card, card["stages"][-1]["settings"]) for card in cards]
             control = next(

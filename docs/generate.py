@@ -1,38 +1,54 @@
-"""Write docs/cli.md and docs/stages.md from the code; with --check say whether they are what the code gives.
+"""Write docs/cli.md, docs/stages.md and the type stub src/halfpint/__init__.pyi from the code; --check compares them.
 
-The command line and the settings of the stages are declared once, in src/halfpint: these pages can therefore not drift.
+Commands and settings of stages are declared once, in src/halfpint: what is made from them cannot drift.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
-import re
 import sys
 import textwrap
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from halfpint import cli, errors, registry
-from halfpint.data.corpus import CorpusData
-from halfpint.data.prepare import Data
+from halfpint.command import (
+    Command,
+    Group,
+    Setting,
+    about,
+    arguments,
+    command_class,
+    command_names,
+    settings_of,
+    summary,
+)
 from halfpint.errors import HalfpintError
+from halfpint.functions import document, in_python
+from halfpint.lookup import tasks
 from halfpint.pipeline import stage_class
 
 HERE = Path(__file__).resolve().parent
+STUB = HERE.parent / "src" / "halfpint" / "__init__.pyi"
+PUBLIC = (
+    ("halfpint.errors", "HalfpintError"), ("halfpint.model", "Answer"), ("halfpint.model", "Model"),
+    ("halfpint.model", "Score"), ("halfpint.model", "load"),
+)  # fmt: skip
+PATHS = ("BASE", "BUNDLE", "DATA", "FILE", "FOLDER", "MODEL", "OUT", "STUDENT", "TEACHER")
 ROOMS = ("models", "train", "compress", "distil", "export")
 NOTE = "<!-- Made by docs/generate.py from the code: change the code, then run it again. -->"
 
+RESUMES = ", ".join(f"`{name}`" for name in command_names() if command_class(name).resumes)
 CODES = {
     0: "done",
-    1: "`check` found errors in the data",
-    errors.EXIT_BAD_INPUT: "bad input: one message that starts with `error:`, nothing written",
-    errors.EXIT_INFEASIBLE: "`fit` found no candidate that meets the limits; everything tried is kept. Or what "
-    "`compress` wrote has more bytes than `--target`, or keeps less than `--keep`",
-    errors.EXIT_INTERRUPTED: "interrupted (Ctrl-C); the same `fit` or `run` again goes on where it stopped",
+    1: "`check`: the data has errors",
+    errors.EXIT_BAD_INPUT: "bad input: one message that starts with `error:`; nothing was written",
+    errors.EXIT_INFEASIBLE: "`fit`: no candidate meets the limits; everything that was tried is kept. `compress`: the "
+    "result is larger than `--target`, or keeps less than `--keep`",
+    errors.EXIT_INTERRUPTED: f"interrupted (Ctrl-C); these go on where they stopped when typed again: {RESUMES}",
 }
 
 
@@ -42,59 +58,95 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
-def shown_default(value: Any) -> str:
+def shown_default(one: Setting) -> str:
     """A default as a person types it; nothing for what is empty or not set."""
-    if value is None or value is False or value == "" or value is inspect.Parameter.empty:
-        return ""
-    return f"`{value}`"
+    if one.required:
+        return "*required*"
+    empty = one.default is None or one.default is False or one.default in ("", ())
+    return "" if empty else f"`{one.default}`"
 
 
 def cli_page() -> str:
     """docs/cli.md."""
-    lines = [NOTE, "", "# The command line", "", str(cli.app.info.help), ""]
+    lines = [NOTE, "", "# The command line", "", cli.ABOUT, ""]
     lines += table(("exit code", "meaning"), [(str(code), meaning) for code, meaning in CODES.items()])
-    for command in cli.app.registered_commands:
-        assert command.callback is not None
-        lines += ["", *command_section(command.callback)]
+    kinds = [command_class(name) for name in command_names()]
+    for group in Group:
+        lines += ["", f"## {group.value}", ""]
+        lines += [
+            f"- [`halfpint {kind.word()}`](#halfpint-{kind.word()}): {summary(kind)}"
+            for kind in kinds
+            if kind.group == group
+        ]
+        for kind in kinds:
+            lines += ["", *command_section(kind)] if kind.group == group else []
     return "\n".join(lines) + "\n"
 
 
-def command_section(function: Callable[..., Any]) -> Iterator[str]:
+def command_section(kind: type[Command]) -> Iterator[str]:
     """The part of cli.md on one command."""
-    name = function.__name__.rstrip("_")
-    hints = typing.get_type_hints(function, include_extras=True)
-    arguments, options = [], []
-    for parameter in inspect.signature(function).parameters.values():
-        kind, info = typing.get_args(hints[parameter.name])[:2]
-        required = parameter.default is inspect.Parameter.empty
-        if type(info).__name__ == "ArgumentInfo":
-            metavar = info.metavar or parameter.name.upper()
-            arguments.append((metavar if required else f"[{metavar}]", info.help))
-            continue
-        flags = [word for word in (info.default, *info.param_decls) if isinstance(word, str)]
-        flag = ", ".join(f"`{word}`" for word in flags or [f"--{parameter.name.replace('_', '-')}"])
-        told = info.help + (f" The environment's {info.envvar} gives it too." if info.envvar else "")
-        options.append((flag, type_name(kind), shown_default(parameter.default), told))
-    words = " ".join(["halfpint", name, *(metavar for metavar, _ in arguments), *(["[OPTIONS]"] if options else [])])
-    yield from (f"## halfpint {name}", "", inspect.getdoc(function) or "", "", "```sh", words, "```", "")
-    yield from (f"- `{metavar.strip('[]')}`: {told}" for metavar, told in arguments)
-    if options:
-        yield from ("", *table(("option", "type", "default", "meaning"), options))
+    places = [one for one in settings_of(kind) if one.positional]
+    options = [one for one in settings_of(kind) if not one.positional]
+    words = ["halfpint", kind.word(), *(one.metavar if one.required else f"[{one.metavar}]" for one in places)]
+    words += [f"{one.flag} {one.metavar}" for one in options if one.required]
+    words += ["[OPTIONS]"] if any(not one.required for one in options) else []
+    yield from (f"### halfpint {kind.word()}", "", about(kind), "", "```sh", " ".join(words), "```", "")
+    yield from (f"- `{one.metavar}`: {one.help}" for one in places)
+    rows = []
+    for one in options:
+        by_env = f" The environment variable {one.env} sets it too." if one.env else ""
+        kinds = f"{type_name(one.kind)}, repeatable" if one.many else type_name(one.kind)
+        rows.append((f"`{one.flags}`", kinds, shown_default(one), one.help + by_env))
+    if rows:
+        yield from ("", *table(("option", "type", "default", "meaning"), rows))
+
+
+def stub() -> str:
+    """src/halfpint/__init__.pyi: every command as a typed function."""
+    functions, sources = [], dict[str, set[str]]()
+    for name in registry.variants("commands"):
+        kind = command_class(name.rstrip("_"))
+        given = typing.get_type_hints(kind.run)["return"]
+        results = typing.get_args(given) or (given,)
+        for result in results:
+            sources.setdefault(result.__module__, set()).add(result.__name__)
+        lines = [f"def {name}("]
+        for number, one in enumerate(in_python(kind)):
+            lines += (
+                ["    *,"] if not one.positional and (number == 0 or in_python(kind)[number - 1].positional) else []
+            )
+            default = one.default.as_posix() if isinstance(one.default, Path) else one.default
+            lines.append(f"    {one.name}: {stub_type(one)}{'' if one.required else f' = {python(default)}'},")
+        lines += [] if any(not one.positional for one in in_python(kind)) else ["    *,"]
+        lines += ["    quiet: bool = False,", f") -> {' | '.join(result.__name__ for result in results)}:"]
+        lines += textwrap.indent(f'"""{document(kind)}\n"""', "    ").splitlines()
+        functions.append("\n".join(lines))
+    lines = [f"# {NOTE[5:-4]}", "", "from collections.abc import Mapping, Sequence", "from os import PathLike", ""]
+    lines += [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(sources.items())]
+    lines += [f"from {module} import {name} as {name}" for module, name in PUBLIC]
+    lines += ["", "_Path = str | PathLike[str]", "_Texts = str | Sequence[str]", "", "__version__: str", ""]
+    return "\n".join(lines) + "\n" + "\n\n".join(functions) + "\n"
+
+
+def stub_type(one: Setting) -> str:
+    """The type of an argument in Python, which takes more than the field has."""
+    if one.many:
+        return "_Texts | Mapping[str, object]" if "=" in one.metavar else "_Texts"
+    is_path = one.kind is Path or (one.kind is str and one.metavar in PATHS)
+    name = "_Path" if is_path else one.kind.__name__
+    return f"{name} | None" if one.optional else name
+
+
+def python(value: Any) -> str:
+    """A value as ruff writes it."""
+    return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
 def type_name(kind: Any) -> str:
     """A type in words: "text", "number", "flag"."""
-    parts = [part for part in typing.get_args(kind) if part is not type(None)] if _is_optional(kind) else [kind]
-    plain = parts[0]
-    if typing.get_origin(plain) is tuple:
+    if typing.get_origin(kind) is tuple:
         return "list of texts"
-    if typing.get_origin(plain) is list:
-        return f"{type_name(typing.get_args(plain)[0])}, repeatable"
-    return {str: "text", int: "whole number", float: "number", bool: "flag", Path: "path"}[plain]
-
-
-def _is_optional(kind: Any) -> bool:
-    return type(None) in typing.get_args(kind)
+    return {str: "text", int: "whole number", float: "number", bool: "flag", Path: "path"}[kind]
 
 
 def stages_page() -> str:
@@ -107,11 +159,12 @@ def stages_page() -> str:
         "work. Each stage takes a bundle of a kind that it *needs* and *gives* a new one; `same` leaves the kind as it",
         "was.",
     ]  # fmt: skip
-    lines += ["", "## `[data]`: labelled texts", "", *settings_section(Data)]
-    lines += ["", '## `[data]`: running text (with `name = "predict"` in `[task]`)', "", *settings_section(CorpusData)]
-    tasks = ", ".join(f"`{name}`" for name in registry.variants("tasks"))
+    for task in sorted(tasks(), key=lambda one: (not one.default, one.name)):
+        lines += ["", f'## `[data]` with `name = "{task.name}"` in `[task]`: {task.about}', ""]
+        lines += settings_section(task.data)
+    names = ", ".join(f"`{name}`" for name in registry.variants("tasks"))
     metric = "what choices are made on; empty lets the data choose"
-    rows = [("`name`", "text", "`classify`", f"the task: {tasks}"), ("`metric`", "text", "empty", metric)]
+    rows = [("`name`", "text", "`classify`", f"the task: {names}"), ("`metric`", "text", "empty", metric)]
     lines += ["", "## `[task]`", "", *table(("setting", "type", "default", "meaning"), rows)]
     for room in ROOMS:
         for name in registry.variants(room):
@@ -128,13 +181,13 @@ def stages_page() -> str:
 def settings_section(kind: type[Any]) -> Iterator[str]:
     """What a settings dataclass is, and its fields."""
     yield about(kind)
-    told: dict[str, str] = {}
+    help_texts: dict[str, str] = {}
     for one in reversed(kind.__mro__):
-        told |= explained(inspect.cleandoc(one.__dict__.get("__doc__") or ""))
+        help_texts |= arguments(one.__dict__.get("__doc__") or "")
     hints = typing.get_type_hints(kind)
     rows = [
         (f"`{item.name}`", "true or false" if hints[item.name] is bool else type_name(hints[item.name]),
-         toml_default(item.default), told[item.name])
+         toml_default(item.default), help_texts[item.name])
         for item in dataclasses.fields(kind)
     ]  # fmt: skip
     if rows:
@@ -150,29 +203,7 @@ def toml_default(value: Any) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`" if value != "" else "empty"
 
 
-def about(kind: type[Any]) -> str:
-    """A docstring without its section Args, one paragraph a line."""
-    text = re.sub(r"\nArgs:\n(?: .*\n?|\n(?= ))*", "\n", inspect.cleandoc(kind.__doc__ or ""))
-    paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text))
-    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
-
-
-def explained(doc: str) -> dict[str, str]:
-    """Setting -> its text in the section Args of a docstring; "a, b: text" explains both."""
-    found = re.search(r"(?:^|\n)Args:\n((?: .*(?:\n|$)|\n(?= ))*)", doc)
-    entries: dict[str, str] = {}
-    names: list[str] = []
-    for line in textwrap.dedent(found[1]).splitlines() if found else ():
-        start = re.match(r"(\w+(?:, \w+)*): (.*)", line)
-        if start:
-            names = start[1].split(", ")
-            entries |= dict.fromkeys(names, start[2])
-        else:
-            entries |= {name: f"{entries[name]} {line.strip()}".strip() for name in names}
-    return entries
-
-
-PAGES = {"cli.md": cli_page, "stages.md": stages_page}
+PAGES = {HERE / "cli.md": cli_page, HERE / "stages.md": stages_page, STUB: stub}
 
 
 def main() -> int:
@@ -181,8 +212,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when a page is not up to date")
     check = parser.parse_args().check
     stale = []
-    for name, make in PAGES.items():
-        path, text = HERE / name, make()
+    for path, make in PAGES.items():
+        name, text = path.name, make()
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         stale.append(name)

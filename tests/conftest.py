@@ -6,13 +6,18 @@ import csv
 import io
 import json
 import os
+import random
 import string
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -22,131 +27,45 @@ from halfpint.data.conversations import ChatData, Conversations, prepare_chat
 from halfpint.data.corpus import Corpus, CorpusData, prepare_corpus
 from halfpint.data.examples import Example
 from halfpint.data.prepare import Data, Prepared, prepare
+from halfpint.lookup import open_task
 from halfpint.progress import SILENT
 from halfpint.stage import Stage, Work
-from halfpint.tasks import classify
 
 # Before any numerical package starts its threads: small models gain nothing from a second one.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # llama.cpp's threads, two a process, wait without spinning
 
-settings.register_profile("halfpint", deadline=None)  # a busy machine is no fault of the code
-settings.load_profile("halfpint")
+# Tests of properties take the same examples each time, `make test-random` others each time. A busy machine is no fault
+# of the code, hence no deadline.
+settings.register_profile("halfpint", deadline=None, derandomize=True, database=None)
+settings.register_profile("random", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HALFPINT_EXAMPLES", "halfpint"))
 
+sys.path.insert(0, str(Path(__file__).parent))
+from ready import Ready  # noqa: E402
+from rows import NEEDS, ROWS, Learns, Row  # noqa: E402
+from rows import learns_from as own_data  # noqa: E402
+
+READY = Ready()
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "tickets.csv"
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-class Row(NamedTuple):
-    """How a bundle of the tests is made: a stage, on the bundle with the name `parent` (None: on nothing)."""
-
-    use: str
-    settings: dict[str, Any]
-    parent: str | None
-    kind: str
+def pytest_configure() -> None:
+    """What halfpint runs in processes of their own need not import PyTorch anew each time."""
+    subprocess.run = READY  # type: ignore[assignment]
 
 
-# The smallest of each kind. Settings that name a folder are filled in when it is there.
-ROWS = {
-    "encoder": Row("models/pull", {"base": "TINY"}, None, "encoder"),
-    "majority": Row("train/majority", {}, None, "ready"),
-    "linear": Row("train/tfidf_linear", {"features": 300}, None, "linear"),
-    "classifier": Row("train/frozen_linear", {"penalty": 1e-2}, "encoder", "classifier"),
-    "finetuned": Row(
-        "train/finetune", {"epochs": 2, "learning_rate": 3e-3, "start_share": 0.0}, "encoder", "classifier"
-    ),
-    "one-layer": Row("compress/layers", {"keep": 1}, "encoder", "encoder"),
-    "few-tokens": Row("compress/vocab", {"size": 1}, "classifier", "classifier"),
-    "onnx": Row("export/onnx", {}, "classifier", "onnx"),
-    "onnx-few-tokens": Row("compress/vocab", {"size": 1}, "onnx", "onnx"),
-    "onnx-linear": Row("export/onnx", {}, "linear", "onnx"),
-    "int8": Row("compress/onnx_int8", {}, "onnx", "onnx"),
-    "int8-static": Row("compress/onnx_static", {"samples": 40}, "onnx", "onnx"),
-    "int4": Row("compress/onnx_int4", {"samples": 40}, "onnx", "onnx"),
-    "blend": Row("train/blend", {"features": 500, "share": 0.3}, "int8", "ready"),
-    "int8-linear": Row("compress/onnx_int8", {}, "onnx-linear", "onnx"),
-    "ngram": Row("train/ngram", {"order": 3}, None, "ngram"),
-    "language": Row(
-        "train/pretrain",
-        {
-            "size": "125K",
-            "vocabulary": 400,
-            "context": 64,
-            "tokens": 4096,
-            "batch_tokens": 256,
-            "evaluations": 2,
-            "precision": "fp32",
-        },
-        None,
-        "language",
-    ),
-    "masked": Row(
-        "train/pretrain",
-        {
-            "arch": "bert",
-            "size": "125K",
-            "vocabulary": 400,
-            "context": 64,
-            "tokens": 2048,
-            "batch_tokens": 256,
-            "evaluations": 1,
-            "precision": "fp32",
-        },
-        None,
-        "language",
-    ),
-    "masked-encoder": Row("models/encoder", {}, "masked", "encoder"),
-    "pulled": Row("models/pull_language", {"base": "TINY-LANGUAGE"}, None, "language"),
-    "gguf": Row("export/gguf", {"type": "f16"}, "language", "gguf"),
-    "quantized": Row(
-        "compress/quantize", {"types": "q4_0", "method": "gptq", "samples": 4, "tokens": 32}, "language", "quantized"
-    ),
-    "codes": Row("export/gguf", {"type": "codes"}, "quantized", "gguf"),
-    "packed": Row("compress/lossless", {}, "gguf", "packed"),
-    "unpacked": Row("export/unpacked", {}, "packed", "gguf"),
-    "compressed": Row("export/compressed_tensors", {}, "quantized", "compressed_tensors"),
-    "chat": Row("train/chat", {"template": "chatml", "epochs": 1, "precision": "fp32"}, "language", "language"),
-    "mixed": Row("train/mix", {"order": 3}, "language", "mixed"),
-    "student": Row("distil/student", {"layers": "1"}, "finetuned", "classifier"),
-    "answers": Row("distil/answers", {}, "finetuned", "answers"),
-    "hidden": Row("distil/hidden", {"epochs": 1}, "student", "classifier"),
-    "distilled": Row("distil/logits", {"epochs": 1}, "student", "classifier"),
-    "static": Row("distil/static", {"epochs": 2, "width": 16, "pairs": 50}, "finetuned", "ready"),
-    "small-language": Row("distil/student", {"layers": "1"}, "language", "language"),
-    "token-answers": Row("distil/token_answers", {"draws": 8}, "language", "answers"),
-    "taught": Row(
-        "distil/token_logits", {"tokens": 1024, "batch_tokens": 256, "precision": "fp32"}, "small-language", "language"
-    ),
-    "inward": Row(
-        "distil/token_hidden", {"tokens": 1024, "batch_tokens": 256, "precision": "fp32"}, "small-language", "language"
-    ),
-    "pseudo": Row("distil/pseudo_labels", {"epochs": 1}, "student", "classifier"),
-    "written": Row(
-        "distil/sequence",
-        {"texts": 20, "new_tokens": 8, "tokens": 512, "batch_tokens": 256, "precision": "fp32"},
-        "small-language",
-        "language",
-    ),
-    "on-policy": Row(
-        "distil/on_policy",
-        {"new_tokens": 8, "tokens": 512, "batch_tokens": 256, "precision": "fp32"},
-        "small-language",
-        "language",
-    ),
-    "ranked": Row("distil/ranked_answers", {"draws": 8}, "language", "answers"),
-    "universal": Row(
-        "distil/universal", {"tokens": 512, "batch_tokens": 256, "precision": "fp32"}, "small-language", "language"
-    ),
-    "shallow": Row("compress/depth", {"keep": 1, "samples": 16, "tokens": 32}, "language", "language"),
-    "narrow": Row("compress/width", {"multiple": 8, "samples": 16, "tokens": 32}, "language", "language"),
-    "narrow-classifier": Row("compress/width", {"multiple": 8}, "classifier", "classifier"),
-    "slim": Row("compress/hidden", {"multiple": 16, "samples": 16, "tokens": 32}, "language", "language"),
-    "sparse": Row("compress/sparse", {"samples": 16, "tokens": 32}, "language", "sparse"),
-    "thin": Row("compress/low_rank", {"multiple": 2, "samples": 16, "tokens": 32}, "classifier", "classifier"),
-    "healed": Row("distil/heal", {}, "student", "classifier"),
-    "adapted": Row("train/adapt", {"tokens": 1024, "batch_tokens": 256, "precision": "fp32"}, "language", "language"),
-}
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before the fixtures of a test are made. What is drawn without a seed is the same whatever ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+    READY.from_scratch = item.get_closest_marker("from_scratch") is not None
 
 
 def write_tokenizer(folder: Path, texts: list[str], size: int = 700) -> int:
@@ -288,26 +207,51 @@ def conversations(tmp_path_factory: pytest.TempPathFactory) -> Conversations:
 
 @pytest.fixture(scope="session")
 def learns_from(corpus: Corpus, conversations: Conversations) -> Callable[[str], Any]:
-    """What the stage of a name in `rows` finds in `Work.corpus`."""
-    return lambda name: conversations if ROWS[name].use == "train/chat" else corpus
+    """The split that the stage of a name in `rows` learns from; None is the labelled texts."""
+
+    def find(name: str) -> Any:
+        if (found := own_data(name)) is not None:
+            return found
+        root = ROWS[name]
+        while root.parent:
+            root = ROWS[root.parent]
+        if root.use in ("models/pull", "train/majority", "train/tfidf_linear"):
+            return None
+        return conversations if ROWS[name].use == "train/chat" else corpus
+
+    return find
 
 
 @pytest.fixture(scope="session")
-def work(prepared: Prepared, corpus: Corpus) -> Callable[..., Work]:
-    """Makes the `Work` of a stage that writes to `target`, on all of the prepared data or on what is given."""
+def work(prepared: Prepared) -> Callable[..., Work]:
+    """Makes the `Work` of a stage that writes to `target`, on the labelled texts or on what is given.
 
-    def make(target: Path, **changes: Any) -> Work:
+    `learns` is running text, conversations, or data of another task to learn from instead.
+    """
+
+    def make(target: Path, *, learns: Any = None, **changes: Any) -> Work:
+        sides = {side: changes.pop(side, getattr(prepared, side)) for side in ("train", "validation")}
+        split, task = replace(prepared, **sides), open_task("classify")
+        labels = task.labels(prepared.train)
+        if isinstance(learns, Learns):
+            split, task = learns.split, open_task(learns.task)
+            labels = task.labels(split.train)
+            changes.setdefault("primary", task.primary(split.train))
+        elif learns is not None:
+            split, task = learns, open_task("predict" if isinstance(learns, Corpus) else "chat")
         settings: dict[str, Any] = {
-            "scratch": target.with_name(f"unfinished-{target.name}"),
-            "task": classify,
-            "train": prepared.train,
-            "validation": prepared.validation,
-            "labels": classify.labels_of(prepared.train),
-            "corpus": corpus,
-        }
+            "scratch": target.with_name(f"unfinished-{target.name}"), "task": task, "split": split,
+            "labels": labels,
+        }  # fmt: skip
         return Work(target=target, **{**settings, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def text_work(work: Callable[..., Work], corpus: Corpus) -> Callable[..., Work]:
+    """`work` on running text."""
+    return partial(work, learns=corpus)
 
 
 @pytest.fixture(scope="session")
@@ -343,9 +287,11 @@ def bundles(
 
     def get(name: str) -> Bundle:
         target = folder / name
+        if name in NEEDS:
+            pytest.importorskip(NEEDS[name], reason="a row of the contract needs it")
         if not target.exists():
             parent = ROWS[name].parent
-            stage_of(name).run(get(parent) if parent else None, work(target, train=few, corpus=learns_from(name)))
+            stage_of(name).run(get(parent) if parent else None, work(target, train=few, learns=learns_from(name)))
         return open_bundle(target)
 
     return get

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from halfpint.bundle import Bundle
-from halfpint.chat import COMMANDS, Talk, Terminal
+from halfpint.commands._conversation import COMMANDS, Talk, Terminal
+from halfpint.commands._writing import read_schema
 from halfpint.data.conversations import conversations_of, form_of
 from halfpint.data.read import read_table
 from halfpint.engines import Generation, open_language_engine
 from halfpint.errors import HalfpintError
-from halfpint.generation import read_schema
 from halfpint.tokenizers.chat_template import ChatTemplate
 
 pytest.importorskip("transformers")

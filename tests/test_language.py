@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 
 from halfpint.bundle import Bundle, open_bundle
+from halfpint.commands._learning import pretrain
+from halfpint.commands.evaluate import evaluate_text
+from halfpint.commands.run import run_recipe
+from halfpint.commands.tokenizer import make_tokenizer
 from halfpint.data.corpus import Corpus, CorpusData
 from halfpint.errors import HalfpintError
-from halfpint.language import base_bundle, evaluate_text, judge, make_tokenizer, pretrain
+from halfpint.evaluate.text import judge
+from halfpint.models.pull_language import base_bundle
 from halfpint.progress import SILENT, Log
 from halfpint.recipe import read_recipe
-from halfpint.run import run_recipe
 from halfpint.tokenizers.train import TokenizerSettings
 from halfpint.train.ngram import Ngram
 
@@ -157,13 +161,13 @@ def conversations(folder: Path) -> Path:
 def test_what_was_interrupted_goes_on_and_nothing_else(
     bundles: Callable[[str], Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from halfpint import language
+    from halfpint.commands import _learning
     from halfpint.data.conversations import ChatData
     from halfpint.train.chat import Chat
 
     data, base, out = ChatData(source=str(conversations(tmp_path))), str(bundles("language").path), tmp_path / "out"
     short, longer = (Chat(template="chatml", epochs=epochs, precision="fp32") for epochs in (1, 2))
-    put, trained, run = language.replace_folder, [], Chat.run
+    put, trained, run = _learning.replace_folder, [], Chat.run
 
     def counted(stage: Chat, *given: Any) -> Bundle:
         trained.append(stage.epochs)
@@ -173,18 +177,18 @@ def test_what_was_interrupted_goes_on_and_nothing_else(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Chat, "run", counted)
-    monkeypatch.setattr(language, "replace_folder", killed)
+    monkeypatch.setattr(_learning, "replace_folder", killed)
     with pytest.raises(KeyboardInterrupt):
-        language.finetune(base, data, short, out, SILENT)
+        _learning.finetune(base, data, short, out, SILENT)
     assert trained == [1] and not out.exists()
-    monkeypatch.setattr(language, "replace_folder", put)
-    found = language.finetune(base, data, short, out, SILENT)
+    monkeypatch.setattr(_learning, "replace_folder", put)
+    found = _learning.finetune(base, data, short, out, SILENT)
     assert trained == [1] and found["stages"][-1]["settings"]["epochs"] == 1  # not trained again
-    monkeypatch.setattr(language, "replace_folder", killed)
+    monkeypatch.setattr(_learning, "replace_folder", killed)
     with pytest.raises(KeyboardInterrupt):
-        language.finetune(base, data, short, tmp_path / "other", SILENT)
-    monkeypatch.setattr(language, "replace_folder", put)
-    found = language.finetune(base, data, longer, tmp_path / "other", SILENT)
+        _learning.finetune(base, data, short, tmp_path / "other", SILENT)
+    monkeypatch.setattr(_learning, "replace_folder", put)
+    found = _learning.finetune(base, data, longer, tmp_path / "other", SILENT)
     assert trained == [1, 1, 2] and found["stages"][-1]["settings"]["epochs"] == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out", "talks.json"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -11,15 +11,15 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, Kind
 from halfpint.data.examples import Example
 from halfpint.data.prepare import Prepared, data_key
 from halfpint.engines import open_engine
 from halfpint.errors import HalfpintError
-from halfpint.pipeline import Pipeline, faults_in_order, stage_class
+from halfpint.pipeline import Assessment, Pipeline, faults_in_order, stage_class
 from halfpint.progress import Log
 from halfpint.stage import Stage, Work
-from halfpint.tasks import classify
+from halfpint.tasks.classify import TASK
 from halfpint.train.majority import Majority
 from halfpint.train.tfidf_linear import TfidfLinear
 
@@ -28,11 +28,11 @@ from halfpint.train.tfidf_linear import TfidfLinear
 def pipeline(prepared: Prepared, tmp_path: Path) -> Callable[..., Pipeline]:
     """Makes a pipeline that tells its events in `tmp_path`; the training data can be changed."""
 
-    def make(train: list[Example] | None = None, primary: str = "accuracy") -> Pipeline:
+    def make(train: Sequence[Example] | None = None, primary: str = "accuracy") -> Pipeline:
         data = prepared
         if train is not None:
             data = replace(prepared, train=train, key=data_key(train, prepared.validation))
-        return Pipeline(data, tmp_path / "work", classify, primary, Log(tmp_path / "events.jsonl", quiet=True))
+        return Pipeline(data, tmp_path / "work", TASK, primary, Log(tmp_path / "events.jsonl", quiet=True))
 
     return make
 
@@ -101,13 +101,13 @@ def test_a_damaged_bundle_is_told(pipeline: Callable[..., Pipeline]) -> None:
 class Interrupted(Stage):
     """Counts how often it was begun, in its scratch folder, and ends only the third time."""
 
-    gives: ClassVar[str] = "ready"
+    gives: ClassVar[Kind] = Kind.READY
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         work.scratch.mkdir(parents=True, exist_ok=True)
         count = len(list(work.scratch.iterdir())) + 1
         (work.scratch / str(count)).touch()
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             (folder / "config.json").write_text("{}", encoding="utf-8")
             if count < 3:
                 raise KeyboardInterrupt
@@ -155,20 +155,33 @@ def test_stages_by_name() -> None:
         stage_class("train/majorit", "here")
 
 
+def told(assessment: Assessment) -> list[list[float]]:
+    """The counts of each example."""
+    rows: list[list[float]] = assessment.counts.rows[assessment.counts.which].tolist()
+    return rows
+
+
 def test_an_assessment_is_made_once(pipeline: Callable[..., Pipeline], prepared: Prepared) -> None:
     first = pipeline()
     made = first.make([Majority()])
-    found = first.assess(made)
-    probabilities = open_engine(made.bundle).probabilities([example.text for example in prepared.validation])
-    assert found["predicted"] == probabilities.argmax(axis=1).tolist()
-    assert found["metrics"]["accuracy"] == pytest.approx((probabilities.argmax(axis=1) == first.held_targets).mean())
+    assessment = first.assess(made)
+    found, held = assessment.figures, prepared.validation
+    probabilities = np.asarray(open_engine(made.bundle).probabilities(TASK.texts(held)))
+    predicted, targets = probabilities.argmax(axis=1), TASK.targets(held, first.labels)
+    assert found["metrics"]["accuracy"] == pytest.approx((predicted == targets).mean())
+    assert len(assessment.counts) == len(held)  # a row for each text, by which candidates are told apart
+    for row, guess, true in zip(told(assessment), predicted, targets, strict=True):
+        hits, support, guesses = np.split(np.array(row), 3)
+        assert (support.argmax(), guesses.argmax(), hits[true]) == (true, guess, guess == true)
+        assert (support.sum(), guesses.sum(), hits.sum()) == (1, 1, guess == true)
     low, high = found["interval"]
     assert low <= found["metrics"]["accuracy"] <= high
     assert found["parity"] is None
     cached = made.bundle.path.with_name(made.bundle.path.name + ".assessment.json")
     before = cached.stat().st_mtime_ns
-    assert pipeline().assess(made) == found
+    again = pipeline().assess(made)
+    assert (again.figures, told(again)) == (found, told(assessment))
     assert cached.stat().st_mtime_ns == before
-    other = pipeline(primary="f1_macro").assess(made)
+    other = pipeline(primary="f1_macro").assess(made).figures
     assert (other["primary"], cached.stat().st_mtime_ns != before) == ("f1_macro", True)
     assert np.allclose(other["metrics"]["accuracy"], found["metrics"]["accuracy"])

@@ -7,7 +7,6 @@ import typing
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,17 +15,18 @@ from hypothesis import strategies as st
 
 from halfpint import registry
 from halfpint.bundle import read_json
+from halfpint.commands.init import init_recipe
+from halfpint.commands.run import run_recipe
 from halfpint.data.prepare import Data
 from halfpint.errors import HalfpintError
 from halfpint.export.onnx import Onnx
-from halfpint.init import init_recipe
+from halfpint.lookup import open_task
 from halfpint.models.pull import Pull
 from halfpint.pipeline import faults_in_order, stage_class
 from halfpint.progress import Log
 from halfpint.recipe import Recipe, check_recipe, read_recipe
-from halfpint.run import run_recipe
 from halfpint.stage import Stage
-from halfpint.tasks import classify, predict
+from halfpint.task import Task
 from halfpint.train.adapt import Adapt
 from halfpint.train.chat import Chat
 from halfpint.train.finetune import Finetune
@@ -37,6 +37,7 @@ from halfpint.train.ngram import Ngram
 from halfpint.train.pretrain import Pretrain
 from halfpint.train.tfidf_linear import TfidfLinear
 
+CLASSIFY, PREDICT = open_task("classify"), open_task("predict")
 GOOD = """
 [data]
 source = "tickets.csv"
@@ -61,7 +62,7 @@ def faults_of(text: str) -> str:
 
 def test_a_good_recipe() -> None:
     recipe = check_recipe(tomllib.loads(GOOD), "recipe.toml")
-    assert recipe.task is classify
+    assert recipe.task is CLASSIFY
     assert recipe.metric == "f1_macro"
     assert recipe.data == Data(source="tickets.csv")
     assert recipe.stages == (Pull(), FrozenLinear(), Finetune(epochs=2, learning_rate=1.0))
@@ -281,12 +282,12 @@ def orders(kinds: dict[str, type[Stage]]) -> list[tuple[str, ...]]:
 ORDERS = orders(all_stages())
 
 
-@given(drawn=st.data(), order=st.sampled_from(ORDERS), task=st.sampled_from([classify, predict]))
-def test_what_is_written_reads_back(drawn: Any, order: tuple[str, ...], task: ModuleType) -> None:
+@given(drawn=st.data(), order=st.sampled_from(ORDERS), task=st.sampled_from([CLASSIFY, PREDICT]))
+def test_what_is_written_reads_back(drawn: Any, order: tuple[str, ...], task: Task[Any]) -> None:
     kinds = all_stages()
-    metrics = ["", *registry.load("evaluate", task.METRICS).METRICS]
+    metrics = ["", *task.metrics]
     stages = tuple(drawn.draw(instances(kinds[use])) for use in order)
-    recipe = Recipe(drawn.draw(instances(task.DATA)), task, drawn.draw(st.sampled_from(metrics)), stages)
+    recipe = Recipe(drawn.draw(instances(task.data)), task, drawn.draw(st.sampled_from(metrics)), stages)
     assert check_recipe(tomllib.loads(recipe.toml()), "recipe.toml") == recipe
 
 
@@ -311,7 +312,7 @@ def test_init_writes_a_recipe_that_reads(tmp_path: Path) -> None:
 
 
 def test_a_run_is_proven_and_then_cached(tmp_path: Path, few_rows: Callable[[int], Path]) -> None:
-    recipe = Recipe(Data(source=str(few_rows(120))), classify, "", (Majority(),))
+    recipe = Recipe(Data(source=str(few_rows(120))), CLASSIFY, "", (Majority(),))
     out = tmp_path / "out"
     result = run_recipe(recipe, out, Log(quiet=True))
     assert result == read_json(out / "result.json")
@@ -326,7 +327,7 @@ def test_a_run_is_proven_and_then_cached(tmp_path: Path, few_rows: Callable[[int
 
 
 def test_a_run_leaves_the_files_of_others_alone(tmp_path: Path, few_rows: Callable[[int], Path]) -> None:
-    recipe = Recipe(Data(source=str(few_rows(120))), classify, "", (TfidfLinear(features=50),))
+    recipe = Recipe(Data(source=str(few_rows(120))), CLASSIFY, "", (TfidfLinear(features=50),))
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(HalfpintError, match="wanted an empty folder, or one that `halfpint run` wrote"):

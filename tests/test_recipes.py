@@ -12,12 +12,12 @@ import pytest
 
 from halfpint import cli
 from halfpint.bundle import Bundle, open_bundle
+from halfpint.commands.run import run_recipe
 from halfpint.errors import HalfpintError
+from halfpint.lookup import open_task
 from halfpint.progress import SILENT, Log
 from halfpint.recipe import Recipe, read_recipe
-from halfpint.run import run_recipe
 from halfpint.stage import Work
-from halfpint.tasks import chat, classify
 from halfpint.train.pretrain import Pretrain
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,16 +64,16 @@ def test_shakespeare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert ended.value.code == 0 and report["verdict"] in capsys.readouterr().out
 
 
-def test_an_assistant(work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_assistant(text_work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("peft")
     monkeypatch.chdir(ROOT)
     base = Pretrain(size="125K", vocabulary=400, context=256, tokens=512, batch_tokens=512, evaluations=1)
-    base.run(None, work(tmp_path / "base"))
+    base.run(None, text_work(tmp_path / "base"))
     recipe = shipped(
         "assistant", f"stage.1.base={tmp_path / 'base'}", "stage.2.template=chatml", "stage.2.epochs=1",
         "stage.2.learning_rate=5e-3", "stage.2.precision=fp32",
     )  # fmt: skip
-    assert recipe.task is chat and recipe.stages[1].settings()["lora"]
+    assert recipe.task is open_task("chat") and recipe.stages[1].settings()["lora"]
     result, report = ran_twice(recipe, tmp_path / "out")
     found = result["validation"]
     assert found["nats_per_assistant_token"] < found["nats_per_assistant_token_before"]
@@ -83,6 +83,7 @@ def test_an_assistant(work: Callable[..., Work], tmp_path: Path, monkeypatch: py
     assert report["taught"] == found and report["asked"] and report["data"]["form"] == "OpenAI"
 
 
+@pytest.mark.slow
 def test_masked_then_classify(few_rows: Callable[[int], Path], tmp_path: Path) -> None:
     changes = (
         f"data.source={few_rows(120)}", "data.test=", "data.text=text", "data.label=category",
@@ -93,7 +94,7 @@ def test_masked_then_classify(few_rows: Callable[[int], Path], tmp_path: Path) -
     assert [stage.use for stage in recipe.stages[3:]] == ["export/onnx", "compress/onnx_int8"]
     recipe = replace(recipe, stages=recipe.stages[:3])  # the exports are those of recipes/tickets.toml
     result, report = ran_twice(recipe, tmp_path / "out")
-    assert recipe.task is classify and 0 <= result["test"]["accuracy"] <= 1
+    assert recipe.task is open_task("classify") and 0 <= result["test"]["accuracy"] <= 1
     assert [one["use"] for one in report["training"]] == ["train/pretrain"]
     assert report["training"][0]["unit"] == "nats per masked token"
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
@@ -101,12 +102,12 @@ def test_masked_then_classify(few_rows: Callable[[int], Path], tmp_path: Path) -
 
 
 def test_an_encoder_comes_from_a_masked_model_alone(
-    bundles: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path
+    bundles: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path
 ) -> None:
     from halfpint.models.encoder import Encoder
 
     with pytest.raises(HalfpintError, match="wanted a masked language model, got a llama"):
-        Encoder().run(bundles("language"), work(tmp_path / "made"))
+        Encoder().run(bundles("language"), text_work(tmp_path / "made"))
     assert not list(tmp_path.iterdir())
 
 

@@ -10,12 +10,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum, auto
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from halfpint import __version__
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, nearest
 from halfpint.progress import plain
 
 CARD = "card.json"
@@ -24,12 +25,33 @@ REPORTS = ("report.json", "report.html")
 _PREFIX = ".halfpint-"
 
 
+class Kind(StrEnum):
+    """What a bundle is to the stages that take it; each stage says what it needs and what it gives."""
+
+    NOTHING = auto()
+    SAME = auto()  # as it was: given by stages that take several kinds
+    ENCODER = auto()
+    CLASSIFIER = auto()  # an encoder with the head of a task, trained
+    LINEAR = auto()
+    ONNX = auto()
+    READY = auto()  # nothing goes on from it
+    NGRAM = auto()
+    LANGUAGE = auto()
+    MIXED = auto()
+    SPARSE = auto()
+    QUANTIZED = auto()
+    GGUF = auto()
+    PACKED = auto()
+    COMPRESSED_TENSORS = auto()
+    ANSWERS = auto()
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A folder that holds a model: config.json, weights, tokenizer, and card.json with its lineage.
 
-    `card["task"]` names the task, `card["engine"]` the engine that runs it, `card["stages"]` what made it
-    (one entry a stage), `card["files"]` the sha256 of each file.
+    `card["task"]` names the task, `card["kind"]` what it is to stages, `card["engine"]` the engine that runs it,
+    `card["stages"]` what made it (one entry per stage), `card["files"]` the sha256 of each file.
     """
 
     path: Path
@@ -43,6 +65,19 @@ class Bundle:
     def config(self) -> dict[str, Any]:
         """The parsed config.json."""
         return read_json(self.path / "config.json")
+
+    @property
+    def kind(self) -> Kind:
+        """What it is to the stages that take it."""
+        if "kind" not in self.card:
+            return _kind_before(self)
+        try:
+            return Kind(self.card["kind"])
+        except ValueError:
+            raise HalfpintError(
+                str(self.path / CARD), wanted="a kind of bundle", got=repr(self.card["kind"])[:60],
+                todo=nearest(str(self.card["kind"]), [kind.value for kind in Kind]),
+            ) from None  # fmt: skip
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -69,6 +104,26 @@ class Bundle:
         for name, file_hash in sorted(self.card.get("files", {}).items()):
             digest.update(f"{name}\0{file_hash}\n".encode())
         return digest.hexdigest()
+
+
+_KINDS_BEFORE = {
+    "torch_classifier": Kind.CLASSIFIER, "linear": Kind.LINEAR, "onnx_encoder": Kind.ONNX, "onnx_linear": Kind.ONNX,
+    "ngram": Kind.NGRAM, "mixed": Kind.MIXED, "torch_lm": Kind.LANGUAGE, "llama_cpp": Kind.GGUF,
+}  # fmt: skip
+
+
+def _kind_before(bundle: Bundle) -> Kind:
+    """The kind of a bundle whose card does not say it: version 0.1.0 wrote none at first."""
+    engine = bundle.card.get("engine")
+    if engine is None:
+        return Kind.ANSWERS if bundle.config.get("model_type") in ("answers", "token_answers") else Kind.ENCODER
+    if engine == "torch_lm" and "quantization_config" in bundle.config:
+        return Kind.COMPRESSED_TENSORS
+    if engine == "torch_lm" and (bundle.path / "codes.safetensors").is_file():
+        return Kind.QUANTIZED
+    if engine == "llama_cpp" and not (bundle.path / "model.gguf").is_file():
+        return Kind.PACKED
+    return _KINDS_BEFORE.get(str(engine), Kind.READY)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -157,11 +212,16 @@ def copy_files(bundle: Bundle, folder: Path, *without: str) -> None:
 
 
 @contextmanager
-def new_bundle(target: Path, parent: Bundle | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
+def new_bundle(
+    target: Path, parent: Bundle | None = None, kind: Kind = Kind.SAME
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Write a bundle: gives a temporary folder and its card to fill; on leaving it is moved to `target` whole.
 
     The card starts as the parent's lineage; the caller adds its entry to `card["stages"]`. Nothing is left behind when
     the body raises; an older bundle at `target` stays until the new one is whole.
+
+    Args:
+        kind: what the bundle is to the stages that take it; SAME as its parent.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent))
@@ -169,6 +229,7 @@ def new_bundle(target: Path, parent: Bundle | None = None) -> Iterator[tuple[Pat
     card: dict[str, Any] = {
         "halfpint": __version__,
         "task": old.get("task"),
+        "kind": parent.kind if parent and kind == Kind.SAME else kind,
         "engine": old.get("engine"),
         "parent": parent.fingerprint if parent else None,
         "stages": list(old.get("stages", [])),

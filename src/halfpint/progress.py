@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,10 +93,13 @@ class Log:
     Args:
         events: the events.jsonl to append to; None keeps no file. Set it later and the last events come first in it.
         quiet: say nothing on the terminal (events are still written).
+        pieces: takes parts of the result as they come, such as words of a text that is generated; None waits for all.
     """
 
-    def __init__(self, events: Path | None = None, *, quiet: bool = False) -> None:
-        self.events, self.quiet = events, quiet
+    def __init__(
+        self, events: Path | None = None, *, quiet: bool = False, pieces: Callable[[str], None] | None = None
+    ) -> None:
+        self.events, self.quiet, self.pieces = events, quiet, pieces
         self.terminal = sys.stderr.isatty()
         self._console: Any = None
         self._held: deque[str] = deque(maxlen=_MOST_HELD)

@@ -8,38 +8,39 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 from halfpint import registry
 from halfpint.bundle import write_text
-from halfpint.data.conversations import ChatData
-from halfpint.data.corpus import CorpusData
-from halfpint.data.prepare import Data
 from halfpint.errors import HalfpintError, nearest
+from halfpint.lookup import default_task, open_task
 from halfpint.pipeline import faults_in_order, stage_class
 from halfpint.stage import Stage
+from halfpint.task import Task
 
 _PARTS: dict[str, type] = {"data": dict, "task": dict, "stage": list}
 _TASK_KEYS = ("name", "metric")
-_TASK = "classify"
 _Settings = TypeVar("_Settings")
 _Stage = TypeVar("_Stage", bound=Stage)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe file says, checked: data, the task's module, the metric ("" lets the data choose), stages."""
+    """What a recipe file says, checked: data, the task, the metric ("" lets the data choose), stages.
 
-    data: Data | CorpusData | ChatData
-    task: ModuleType
+    Attributes:
+        data: of the type that the task names.
+    """
+
+    data: Any
+    task: Task[Any]
     metric: str
     stages: tuple[Stage, ...]
 
     def toml(self) -> str:
         """The recipe with every setting spelled out."""
         lines = ["[data]", *_assignments({item.name: getattr(self.data, item.name) for item in fields(self.data)})]
-        lines += ["", "[task]", *_assignments({"name": self.task.NAME, "metric": self.metric})]
+        lines += ["", "[task]", *_assignments({"name": self.task.name, "metric": self.metric})]
         for stage in self.stages:
             lines += ["", "[[stage]]", f'use = "{stage.use}"', *_assignments(stage.settings())]
         return "\n".join(lines) + "\n"
@@ -79,16 +80,16 @@ def check_recipe(content: Mapping[str, Any], place: str) -> Recipe:
     faults = [f"[{key}]: no such part. {nearest(key, _PARTS)}" for key in content if key not in _PARTS]
     given, task_part, written_stages = (_part(content, name, kind, faults) for name, kind in _PARTS.items())
     faults += [f"task.{key}: no such key. {nearest(key, _TASK_KEYS)}" for key in task_part if key not in _TASK_KEYS]
-    name, metric = task_part.get("name", _TASK), task_part.get("metric", "")
+    name, metric = task_part.get("name", default_task().name), task_part.get("metric", "")
     tasks = registry.variants("tasks")
     if not isinstance(name, str) or name not in tasks:
         faults.append(f"task.name: wanted a task, got {name!r}. {nearest(str(name), tasks)}")
-        name = _TASK
-    task = registry.load("tasks", name)
-    metrics = registry.load("evaluate", task.METRICS).METRICS
+        name = default_task().name
+    task = open_task(name)
+    metrics = task.metrics
     if not isinstance(metric, str) or (metric and metric not in metrics):
         faults.append(f"task.metric: wanted a metric, got {metric!r}. {nearest(str(metric), metrics)}")
-    data = _build(task.DATA, given, "data", faults) if isinstance(content.get("data", {}), dict) else None
+    data = _build(task.data, given, "data", faults) if isinstance(content.get("data", {}), dict) else None
     stages, places = [], []
     for number, written in enumerate(written_stages, start=1):
         here = f"stage {number}"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 from halfpint import __version__
-from halfpint.bundle import Bundle
-from halfpint.data.examples import Example
+from halfpint.bundle import Bundle, Kind, new_bundle
 from halfpint.progress import SILENT, Log
+from halfpint.task import LabelTask, Split, Task, label_task
 
 
 @dataclass
@@ -24,27 +25,49 @@ class Work:
     Args:
         target: the folder the new bundle goes to.
         scratch: a folder for checkpoints; it outlives an interruption and goes when the stage is done.
-        task: the task's module (such as `halfpint.tasks.classify`).
-        train, validation: the examples to learn from and to choose by.
+        task: the task.
+        split: the examples to learn from and to choose by.
         labels: label names in the order of the model's outputs.
+        primary: the metric that choices are made on.
         deadline: `time.monotonic()` at which the stage should be done; None has no limit.
         bar_to_beat: a validation score; training that cannot reach it any more may stop.
-        corpus: a `Corpus` or `Conversations` to learn from, where the data is no labelled texts.
         make: makes another chain of stages on the same data, each stage once; None where there is no pipeline.
     """
 
     target: Path
     scratch: Path
-    task: ModuleType
-    train: Sequence[Example]
-    validation: Sequence[Example]
+    task: Task[Any]
+    split: Split[Any]
     labels: tuple[str, ...]
     primary: str = "accuracy"
     log: Log = field(default=SILENT)
     deadline: float | None = None
     bar_to_beat: float | None = None
-    corpus: Any = None
     make: Callable[[Sequence[Stage]], Bundle] | None = None
+
+    @property
+    def train(self) -> Sequence[Any]:
+        """The examples to learn from."""
+        return self.split.train
+
+    @property
+    def validation(self) -> Sequence[Any]:
+        """The examples to choose by."""
+        return self.split.validation
+
+    @cached_property
+    def documents(self) -> Split[str]:
+        """The same data as running text."""
+        return self.task.documents(self.split)
+
+    @property
+    def labelled(self) -> LabelTask[Any]:
+        """The task, for stages that learn labels.
+
+        Raises:
+            HalfpintError: its data has none.
+        """
+        return label_task(self.task, "a stage that learns labels")
 
     def seconds_left(self) -> float:
         """Seconds until the deadline (infinite without one)."""
@@ -60,8 +83,8 @@ class Stage:
     result depends on.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("nothing",)
-    gives: ClassVar[str] = "same"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.NOTHING,)
+    gives: ClassVar[Kind] = Kind.SAME
     uses_data: ClassVar[bool] = True
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
@@ -100,6 +123,14 @@ class Stage:
         """The hash that names this stage's result: its fields, its parent's key and, if it uses it, the data."""
         parts = [__version__, self.use, self.settings(), parent, data if self.uses_data else ""]
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def new_bundle(
+        self, work: Work, parent: Bundle | None = None
+    ) -> AbstractContextManager[tuple[Path, dict[str, Any]]]:
+        """The folder and the card of the bundle that it makes, as `bundle.new_bundle` gives them."""
+        # Sparse weights are still a language model or a classifier to who opens them: only in a chain of stages must
+        # nothing follow that would fill their zeros.
+        return new_bundle(work.target, parent, Kind.SAME if self.gives == Kind.SPARSE else self.gives)
 
     def entry(self, started: float, **figures: Any) -> dict[str, Any]:
         """The card's entry of this stage; `started` is a `time.monotonic()`."""

@@ -35,11 +35,12 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_adapt, "STEP_TOKENS", 192)
 
 
-def test_it_comes_nearer_than_codes_alone(loud: Bundle, work: Make, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_it_comes_nearer_than_codes_alone(loud: Bundle, text_work: Make, tmp_path: Path) -> None:
     far, size = {}, {}
     for share in (0.0, 0.6):
         stage = few(adapting=share, tuning_tokens=60_000, tuning_samples=400)  # of few rows it learns them by heart
-        made = stage.run(loud, work(tmp_path / str(share)))
+        made = stage.run(loud, text_work(tmp_path / str(share)))
         entry = made.card["stages"][-1]
         far[share], size[share] = entry["tuning"]["kl_before"], entry["packed_bytes"]
     facts = entry["adapting"]
@@ -48,33 +49,35 @@ def test_it_comes_nearer_than_codes_alone(loud: Bundle, work: Make, tmp_path: Pa
     assert size[0.6] == pytest.approx(size[0.0], rel=0.02)
 
 
+@pytest.mark.slow
 def test_what_does_harm_is_taken_back(
-    loud: Bundle, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loud: Bundle, text_work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = few(adapting=0.0).run(loud, work(tmp_path / "plain"))
+    plain = few(adapting=0.0).run(loud, text_work(tmp_path / "plain"))
     monkeypatch.setattr(_adapt, "RATE", 1.0)
     monkeypatch.setattr(quantize, "as_made_up_for", lambda _, sensitivity: sensitivity)
-    made = few().run(loud, work(tmp_path / "made"))
+    made = few().run(loud, text_work(tmp_path / "made"))
     facts = made.card["stages"][-1]["adapting"]
     assert not facts["kept"] and facts["kl_after"] > facts["kl_before"]
     for name in read_types(plain.path):
         assert (read_blocks(made.path, name) == read_blocks(plain.path, name)).mean() > 0.97, name
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_is_harm(
-    loud: Bundle, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loud: Bundle, text_work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_adapt, "RATE", 1e30)
-    made = few().run(loud, work(tmp_path / "made"))
+    made = few().run(loud, text_work(tmp_path / "made"))
     entry = made.card["stages"][-1]
     json.dumps(entry, allow_nan=False)
     assert not entry["adapting"]["kept"] and entry["tuning"]["kl_after"] < 1.0
 
 
 def test_without_room_it_goes_on_without(
-    loud: Bundle, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loud: Bundle, text_work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, given = load_model(loud.path, "causal"), work(tmp_path / "made")
+    model, given = load_model(loud.path, "causal"), text_work(tmp_path / "made")
     matrices = matrices_of(model)
     alone, adapts = few(adapting=0.0)._check_memory(model, matrices, given.log)
     with_it, wanted = few()._check_memory(model, matrices, given.log)
@@ -87,23 +90,23 @@ def test_without_room_it_goes_on_without(
         few()._check_memory(model, matrices, given.log)
 
 
-def test_where_little_was_lost_nothing_is_trained(loud: Bundle, work: Make, tmp_path: Path) -> None:
-    given = work(tmp_path / "made")
+def test_where_little_was_lost_nothing_is_trained(loud: Bundle, text_work: Make, tmp_path: Path) -> None:
+    given = text_work(tmp_path / "made")
     entry = few(bits=5.0).run(loud, given).card["stages"][-1]
     assert "adapting" not in entry and entry["tuning"]["kl_before"] < _adapt.WORTH
 
 
-def test_no_more_steps_than_there_is_time_for(loud: Bundle, work: Make, tmp_path: Path) -> None:
-    made = few(tuning_tokens=0, minutes=1e-6).run(loud, work(tmp_path / "made"))
+def test_no_more_steps_than_there_is_time_for(loud: Bundle, text_work: Make, tmp_path: Path) -> None:
+    made = few(tuning_tokens=0, minutes=1e-6).run(loud, text_work(tmp_path / "made"))
     assert made.card["stages"][-1]["adapting"]["steps"] == 1
 
 
-@pytest.mark.parametrize("when", ["behind the embeddings", "before tuning"])
+@pytest.mark.parametrize("when", [pytest.param("behind the embeddings", marks=pytest.mark.slow), "before tuning"])
 def test_a_stopped_run_goes_on_with_what_was_learned(
-    when: str, loud: Bundle, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    when: str, loud: Bundle, text_work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each part is learned once; where all of it was, norms and codes are those of a run that nobody stopped."""
-    given, real, seen = work(tmp_path / "made"), Adaptation._train, list[int]()
+    given, real, seen = text_work(tmp_path / "made"), Adaptation._train, list[int]()
 
     def train(self: Adaptation, rest: Any, done: int) -> None:
         if stops and done:
@@ -123,7 +126,7 @@ def test_a_stopped_run_goes_on_with_what_was_learned(
     assert len(list(given.scratch.glob("rest-*.safetensors"))) == 1
     stops = False
     made = few().run(loud, given)
-    whole = few().run(loud, work(tmp_path / "whole"))
+    whole = few().run(loud, text_work(tmp_path / "whole"))
     assert seen == [0, 1, 0, 1] and not given.scratch.exists()
     assert made.card["stages"][-1]["adapting"]["steps"] == whole.card["stages"][-1]["adapting"]["steps"]
     if when == "behind the embeddings":  # what is learned afterwards is drawn anew

@@ -86,21 +86,21 @@ def test_a_block_can_be_learnt_in(tmp_path: Path) -> None:
 
 
 def test_rows_of_a_corpus_are_one_stream(
-    bundles: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path
+    bundles: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path
 ) -> None:
-    bundle, given = bundles("language"), work(tmp_path / "made")
+    bundle, given = bundles("language"), text_work(tmp_path / "made")
     rows = calibration_rows(bundle, given, 5, 32, 0)
     assert [len(row) for row in rows] == [32] * 5 and rows[0].dtype == np.int64
     again, others = calibration_rows(bundle, given, 5, 32, 0), calibration_rows(bundle, given, 5, 32, 1)
     assert np.array_equal(rows, again) and not np.array_equal(rows, others)
     text = open_tokenizer(bundle.path).decode(rows[1].tolist(), skip_special_tokens=True)
-    assert any(text in document for document in given.corpus.train)
+    assert any(text in document for document in given.documents.train)
 
 
 def test_rows_of_a_table_are_its_texts(
     bundles: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path
 ) -> None:
-    bundle, given = bundles("classifier"), work(tmp_path / "made", corpus=None)
+    bundle, given = bundles("classifier"), work(tmp_path / "made")
     rows = calibration_rows(bundle, given, 40, 12, 0)
     assert len(rows) == 40 and max(map(len, rows)) == 12 and len({len(row) for row in rows}) > 1
     tokenizer = open_tokenizer(bundle.path, max_tokens=12)
@@ -109,12 +109,16 @@ def test_rows_of_a_table_are_its_texts(
 
 
 def test_without_text_there_is_nothing_to_calibrate_on(
-    bundles: Callable[[str], Bundle], work: Callable[..., Work], conversations: Any, tmp_path: Path
+    bundles: Callable[[str], Bundle],
+    work: Callable[..., Work],
+    text_work: Callable[..., Work],
+    conversations: Any,
+    tmp_path: Path,
 ) -> None:
     bundle = bundles("language")
     with pytest.raises(HalfpintError, match="text to calibrate on"):
-        calibration_rows(bundle, work(tmp_path / "made", corpus=None, train=[]), 8, 32, 0)
+        calibration_rows(bundle, work(tmp_path / "made", train=[]), 8, 32, 0)
     with pytest.raises(HalfpintError, match="conversations"):
-        calibration_rows(bundle, work(tmp_path / "made", corpus=conversations), 8, 32, 0)
+        calibration_rows(bundle, work(tmp_path / "made", learns=conversations), 8, 32, 0)
     with pytest.raises(HalfpintError, match="1 row or more"):
-        calibration_rows(bundle, work(tmp_path / "made"), 0, 32, 0)
+        calibration_rows(bundle, text_work(tmp_path / "made"), 0, 32, 0)

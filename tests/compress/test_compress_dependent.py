@@ -223,11 +223,11 @@ def test_tokens_that_were_never_seen_are_as_likely_as_those_seen_once_say() -> N
     assert shares_of(torch.tensor([3.0, 1.0])).tolist() == [0.75, 0.25]
 
 
-def test_what_is_often_counts_more(bundles: Callable[[str], Bundle], work: Make, tmp_path: Path) -> None:
+def test_what_is_often_counts_more(bundles: Callable[[str], Bundle], text_work: Make, tmp_path: Path) -> None:
     """Tokens that the rows have not, but the text has."""
     model = load_model(bundles("language").path, "causal")
     matrices = matrices_of(model)
-    rows = calibration_rows(bundles("language"), work(tmp_path), 4, 48, 0)
+    rows = calibration_rows(bundles("language"), text_work(tmp_path), 4, 48, 0)
     often = torch.zeros(matrices[0].rows, dtype=torch.float64)
     for row in rows:
         often += torch.bincount(torch.from_numpy(row), minlength=len(often))
@@ -241,11 +241,11 @@ def test_what_is_often_counts_more(bundles: Callable[[str], Bundle], work: Make,
     assert all(torch.equal(few[one.name], many[one.name]) for one in matrices[1:])
 
 
-def test_what_embeddings_count_is_measured(bundles: Callable[[str], Bundle], work: Make, tmp_path: Path) -> None:
+def test_what_embeddings_count_is_measured(bundles: Callable[[str], Bundle], text_work: Make, tmp_path: Path) -> None:
     """However wrong it is to begin with, the measured ratio makes up for it; and the model is left as it was."""
     model = load_model(bundles("language").path, "causal")
     matrices = matrices_of(model)
-    rows = calibration_rows(bundles("language"), work(tmp_path), 12, 48, 0)
+    rows = calibration_rows(bundles("language"), text_work(tmp_path), 12, 48, 0)
     first, left = sensitivity_of(model, matrices, rows[:6], 0, 0.01, SILENT)
     before = {one.name: one.read() for one in matrices}
     limit = sum(one.size for one in matrices) * 3 // 16
@@ -264,16 +264,16 @@ def test_what_embeddings_count_is_measured(bundles: Callable[[str], Bundle], wor
 
 
 def test_a_packed_model_has_them(
-    bundles: Callable[[str], Bundle], work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundles: Callable[[str], Bundle], text_work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All matrices of a language model, through llama.cpp's file; rounded ones stand alone."""
     monkeypatch.setattr("halfpint.export.gguf._gate", lambda *_: {})
     counts = {}
     for method, bits in (("gptq", 2.0), ("round", 3.0)):
         stage = Quantize(method=method, packed=True, bits=bits, samples=6, tokens=48)
-        made = stage.run(bundles("language"), work(tmp_path / method))
-        plain = Gguf(type="codes").run(made, work(tmp_path / f"{method}-file"))
-        packed = Lossless().run(plain, work(tmp_path / f"{method}-packed"))
+        made = stage.run(bundles("language"), text_work(tmp_path / method))
+        plain = Gguf(type="codes").run(made, text_work(tmp_path / f"{method}-file"))
+        packed = Lossless().run(plain, text_work(tmp_path / f"{method}-packed"))
         with (packed.path / PACKED_FILE).open("rb") as held:
             parts = packed_gguf._header(held)["parts"]
         counts[method] = sum("heads" in part for part in parts), sum("Q" in part.get("type", "") for part in parts)

@@ -74,10 +74,10 @@ def logits(model: Any) -> Any:
 
 @pytest.mark.parametrize(("arch", "idle"), [("llama", 2), ("llama", 1), ("gpt2", 3)])
 def test_the_layer_that_does_nothing_goes(
-    arch: str, idle: int, five_layers: Callable[[str, int], Bundle], work: Make, tmp_path: Path
+    arch: str, idle: int, five_layers: Callable[[str, int], Bundle], text_work: Make, tmp_path: Path
 ) -> None:
     parent = five_layers(arch, idle)
-    made = Depth(samples=4, tokens=32).run(parent, work(tmp_path / "made"))  # 0.2 of five is one
+    made = Depth(samples=4, tokens=32).run(parent, text_work(tmp_path / "made"))  # 0.2 of five is one
     entry = made.card["stages"][-1]
     assert entry["kept"] == [number for number in range(5) if number != idle]
     assert entry["influence"][idle] == pytest.approx(0, abs=1e-6) and min(entry["influence"]) >= -1e-6
@@ -87,12 +87,12 @@ def test_the_layer_that_does_nothing_goes(
 
 
 def test_influence_is_one_less_the_cosine(
-    five_layers: Callable[[str, int], Bundle], work: Make, bundles: Get, tmp_path: Path
+    five_layers: Callable[[str, int], Bundle], text_work: Make, bundles: Get, tmp_path: Path
 ) -> None:
     parent = five_layers("llama", -1)
     stage = Depth(keep=3, samples=3, tokens=16, seed=5)
-    entry = stage.run(parent, work(tmp_path / "made")).card["stages"][-1]
-    rows, others = _models.rows_for(stage, parent, work(tmp_path / "rows"))
+    entry = stage.run(parent, text_work(tmp_path / "made")).card["stages"][-1]
+    rows, others = _models.rows_for(stage, parent, text_work(tmp_path / "rows"))
     assert (len(rows), len(others)) == (3, 1)
     model = opened(parent)
     states: list[list[Any]] = [[] for _ in range(6)]
@@ -119,19 +119,19 @@ def test_ends_stay_or_not() -> None:
 
 
 def test_what_is_listed_by_layer_goes_too(
-    five_layers: Callable[[str, int], Bundle], work: Make, tmp_path: Path
+    five_layers: Callable[[str, int], Bundle], text_work: Make, tmp_path: Path
 ) -> None:
     parent = five_layers("gemma3_text", 1)
     kinds = parent.config["layer_types"]
     assert kinds == ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"]
-    made = Depth(samples=4, tokens=32).run(parent, work(tmp_path / "made"))
+    made = Depth(samples=4, tokens=32).run(parent, text_work(tmp_path / "made"))
     assert made.card["stages"][-1]["kept"] == [0, 2, 3, 4]
     assert made.config["layer_types"] == [kinds[number] for number in (0, 2, 3, 4)]
     torch.testing.assert_close(logits(opened(made)), logits(opened(parent)))
 
 
 def test_kinds_of_layers_that_only_a_rule_tells_are_written_down(
-    five_layers: Callable[[str, int], Bundle], work: Make, tmp_path: Path
+    five_layers: Callable[[str, int], Bundle], text_work: Make, tmp_path: Path
 ) -> None:
     """Old configurations say that each second layer is another: true no more once one is gone."""
     whole = five_layers("gemma3_text", 1)
@@ -141,7 +141,7 @@ def test_kinds_of_layers_that_only_a_rule_tells_are_written_down(
                 (folder / file.name).write_bytes(file.read_bytes())
         config = {name: value for name, value in whole.config.items() if name != "layer_types"}
         (folder / "config.json").write_text(json.dumps({**config, "sliding_window_pattern": 2}), encoding="utf-8")
-    made = Depth(samples=4, tokens=32).run(open_bundle(tmp_path / "old"), work(tmp_path / "made"))
+    made = Depth(samples=4, tokens=32).run(open_bundle(tmp_path / "old"), text_work(tmp_path / "made"))
     torch.testing.assert_close(logits(opened(made)), logits(opened(whole)))
 
 
@@ -154,22 +154,22 @@ def test_no_list_of_another_kind_is_cut() -> None:
 
 def test_a_classifier_by_influence(bundles: Get, work: Make, few: list[Any], tmp_path: Path) -> None:
     parent = bundles("classifier")
-    made = Depth(keep=1, keep_ends=False).run(parent, work(tmp_path / "made", train=few, corpus=None))
+    made = Depth(keep=1, keep_ends=False).run(parent, work(tmp_path / "made", train=few))
     entry = made.card["stages"][-1]
     assert entry["kept"] == [max((0, 1), key=lambda number: entry["influence"][number])]
     assert entry["loss_after"] > entry["loss_before"]
     assert open_engine(made, threads=1).probabilities(["where is it"]).shape == (1, len(parent.labels))
 
 
-def test_a_size_is_reached(five_layers: Callable[[str, int], Bundle], work: Make, tmp_path: Path) -> None:
+def test_a_size_is_reached(five_layers: Callable[[str, int], Bundle], text_work: Make, tmp_path: Path) -> None:
     parent = five_layers("llama", 2)
     model = opened(parent)
     layer = sum(tensor.numel() for tensor in model.model.layers[0].parameters())
     whole = sum(tensor.numel() for tensor in model.parameters())
-    made = Depth(size=str(whole - layer - 1), measure="even").run(parent, work(tmp_path / "made"))
+    made = Depth(size=str(whole - layer - 1), measure="even").run(parent, text_work(tmp_path / "made"))
     assert made.config["num_hidden_layers"] == 3
     with pytest.raises(HalfpintError, match="less than the embeddings and what stays with them"):
-        Depth(size=str(max(10_000, whole - 5 * layer - 100))).run(parent, work(tmp_path / "small"))
+        Depth(size=str(max(10_000, whole - 5 * layer - 100))).run(parent, text_work(tmp_path / "small"))
 
 
 @pytest.mark.parametrize(
@@ -188,18 +188,18 @@ def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
 
 
 def test_what_cannot_be_is_said_before(
-    five_layers: Callable[[str, int], Bundle], work: Make, tmp_path: Path
+    five_layers: Callable[[str, int], Bundle], work: Make, text_work: Make, tmp_path: Path
 ) -> None:  # fmt: skip
     parent = five_layers("llama", 2)
     for settings in ({"share": 0.05}, {"keep": 5}, {"share": 0.99}):
         with pytest.raises(HalfpintError, match=r"from 1 to 4 \(the model has 5 layers\)"):
-            Depth(**settings).run(parent, work(tmp_path / "made"))
+            Depth(**settings).run(parent, text_work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match="calibration: wanted text"):
-        Depth().run(parent, work(tmp_path / "made", corpus=None, train=[]))
+        Depth().run(parent, work(tmp_path / "made", train=[]))
     with new_bundle(tmp_path / "quantised", parent) as (folder, _):
         (folder / "config.json").write_text(
             json.dumps({**parent.config, "quantization_config": {"bits": 4}}), encoding="utf-8"
         )
     with pytest.raises(HalfpintError, match="one that is quantised already"):
-        Depth().run(open_bundle(tmp_path / "quantised"), work(tmp_path / "made"))
+        Depth().run(open_bundle(tmp_path / "quantised"), text_work(tmp_path / "made"))
     assert {path.name for path in tmp_path.iterdir()} == {"quantised"}

@@ -99,11 +99,11 @@ def within(keep: int, *, turned: bool) -> Callable[[Any], None]:
 @pytest.mark.parametrize("repair", [True, False])
 @pytest.mark.parametrize("directions", ["channels", "components"])
 def test_directions_that_carry_nothing_cost_nothing(
-    directions: str, repair: bool, built: Callable[..., Bundle], work: Make, tmp_path: Path
+    directions: str, repair: bool, built: Callable[..., Bundle], text_work: Make, tmp_path: Path
 ) -> None:
     parent = built("llama", within(24, turned=directions == "components"))
     stage = Hidden(share=0.25, directions=directions, repair=repair, multiple=8, samples=24, tokens=64)
-    made = stage.run(parent, work(tmp_path / "made"))
+    made = stage.run(parent, text_work(tmp_path / "made"))
     assert (made.config["hidden_size"], made.config["head_dim"], made.config["model_type"]) == (24, 8, "llama")
     torch.testing.assert_close(logits(opened(made)), logits(opened(parent)), atol=2e-3, rtol=1e-3)
     entry = made.card["stages"][-1]
@@ -114,7 +114,7 @@ def test_directions_that_carry_nothing_cost_nothing(
     assert sizes == [entry["bytes_before"], entry["bytes_after"]] and sizes[1] < sizes[0]
 
 
-def test_a_head_that_is_the_embedding_stays_so(built: Callable[..., Bundle], work: Make, tmp_path: Path) -> None:
+def test_a_head_that_is_the_embedding_stays_so(built: Callable[..., Bundle], text_work: Make, tmp_path: Path) -> None:
     """With gains that are the same nothing is lost."""
 
     def change(model: Any) -> None:
@@ -122,7 +122,7 @@ def test_a_head_that_is_the_embedding_stays_so(built: Callable[..., Bundle], wor
         within(24, turned=True)(model)
 
     parent = built("qwen2", change)
-    made = Hidden(share=0.25, multiple=8, repair=False).run(parent, work(tmp_path / "made"))
+    made = Hidden(share=0.25, multiple=8, repair=False).run(parent, text_work(tmp_path / "made"))
     assert made.config["tie_word_embeddings"] and "lm_head.weight" not in tensors_of(made)
     torch.testing.assert_close(logits(opened(made)), logits(opened(parent)), atol=2e-3, rtol=1e-3)
 
@@ -135,9 +135,9 @@ def tensors_of(bundle: Bundle) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("arch", sorted(set(SHAPES) - {"gpt2"}))
-def test_narrower_models_are_plain(arch: str, built: Callable[..., Bundle], work: Make, tmp_path: Path) -> None:
+def test_narrower_models_are_plain(arch: str, built: Callable[..., Bundle], text_work: Make, tmp_path: Path) -> None:
     parent = built(arch, dtype="bfloat16" if arch == "qwen3" else "float32")
-    made = Hidden(share=0.25, multiple=8, samples=8, tokens=32).run(parent, work(tmp_path / "made"))
+    made = Hidden(share=0.25, multiple=8, samples=8, tokens=32).run(parent, text_work(tmp_path / "made"))
     assert made.config["hidden_size"] == 24
     changed = {name for name in made.config if made.config[name] != parent.config.get(name)}
     assert changed <= {"hidden_size", "head_dim"}
@@ -152,7 +152,7 @@ def test_narrower_models_are_plain(arch: str, built: Callable[..., Bundle], work
 
 @pytest.mark.parametrize("arch", ["gemma3_text", "starcoder2", "phi3", "qwen3"])
 def test_channels_that_carry_nothing_in_other_architectures(
-    arch: str, built: Callable[..., Bundle], work: Make, tmp_path: Path
+    arch: str, built: Callable[..., Bundle], text_work: Make, tmp_path: Path
 ) -> None:
     """The embedding's scale, gains as differences from 1, norms behind layers, fused matrices: all keep their size."""
 
@@ -174,18 +174,18 @@ def test_channels_that_carry_nothing_in_other_architectures(
                     module.bias[::4] = 0
 
     parent = built(arch, change)
-    made = Hidden(share=0.25, multiple=8, directions="channels").run(parent, work(tmp_path / "made"))
+    made = Hidden(share=0.25, multiple=8, directions="channels").run(parent, text_work(tmp_path / "made"))
     away = (logits(opened(made)) - logits(opened(parent))).norm() / logits(opened(parent)).norm()
     # a LayerNorm's mean and deviation are those of other channels, in each token by another factor
     assert away < (0.3 if arch == "starcoder2" else 2e-3)
 
 
 def test_a_llama_that_its_heads_do_not_divide_is_a_mistral(
-    built: Callable[..., Bundle], work: Make, tmp_path: Path
+    built: Callable[..., Bundle], text_work: Make, tmp_path: Path
 ) -> None:
     shape = {"hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 1}
     parent = built("llama", within(32, turned=True), attention_bias=False, **shape)
-    made = Hidden(share=1 / 3, multiple=16).run(parent, work(tmp_path / "made"))
+    made = Hidden(share=1 / 3, multiple=16).run(parent, text_work(tmp_path / "made"))
     assert made.config["architectures"] == ["MistralForCausalLM"] and made.config["hidden_size"] == 32
     assert type(opened(made)).__name__ == "MistralForCausalLM" and opened(made).config.sliding_window is None
     torch.testing.assert_close(logits(opened(made)), logits(opened(parent)), atol=2e-3, rtol=1e-3)
@@ -196,23 +196,23 @@ def test_a_llama_that_its_heads_do_not_divide_is_a_mistral(
         del told["num_key_value_heads"], told["max_position_embeddings"]  # of which a Mistral has others
         (folder / "config.json").write_text(json.dumps(told))
         card.update(task=short.card["task"], engine="torch_lm")
-    made = Hidden(share=1 / 3, multiple=16, samples=8).run(Bundle(tmp_path / "told"), work(tmp_path / "short"))
+    made = Hidden(share=1 / 3, multiple=16, samples=8).run(Bundle(tmp_path / "told"), text_work(tmp_path / "short"))
     assert (opened(made).config.num_key_value_heads, opened(made).config.max_position_embeddings) == (3, 2048)
     biased = built("llama", **shape)  # Mistral has no biases: the nearest width that Llama allows
-    made = Hidden(share=1 / 3, multiple=8, samples=8).run(biased, work(tmp_path / "biased"))
+    made = Hidden(share=1 / 3, multiple=8, samples=8).run(biased, text_work(tmp_path / "biased"))
     assert made.config["model_type"] == "llama" and made.config["hidden_size"] == 24
     with pytest.raises(HalfpintError, match="a hidden size that llama can have with 3 heads, got none below 48"):
-        Hidden(share=1 / 3, multiple=16).run(biased, work(tmp_path / "none"))
+        Hidden(share=1 / 3, multiple=16).run(biased, text_work(tmp_path / "none"))
 
 
 def test_fits_are_better_than_leaving_things_as_they_are(
-    built: Callable[..., Bundle], work: Make, tmp_path: Path
+    built: Callable[..., Bundle], text_work: Make, tmp_path: Path
 ) -> None:
     errors = {}
     for directions in ("components", "channels"):
         for repair in (True, False):
             made = Hidden(multiple=8, directions=directions, repair=repair, samples=16, tokens=64).run(
-                built("llama"), work(tmp_path / f"{directions}{repair}")
+                built("llama"), text_work(tmp_path / f"{directions}{repair}")
             )
             errors[directions, repair] = made.card["stages"][-1]["blocks"][1]["error"]
     assert errors["components", True] < errors["components", False]
@@ -220,12 +220,12 @@ def test_fits_are_better_than_leaving_things_as_they_are(
     assert errors["components", False] < errors["channels", False]
 
 
-def test_what_is_seen_is_what_the_norms_see(built: Callable[..., Bundle], work: Make, tmp_path: Path) -> None:
+def test_what_is_seen_is_what_the_norms_see(built: Callable[..., Bundle], text_work: Make, tmp_path: Path) -> None:
     """Against hooks in a plain run, a row at a time; rows of different lengths are padded in the walk."""
     model = opened(built("llama"))
     rows = [np.arange(length) % 50 + 5 for length in (20, 13, 20, 9)]
     stream = stream_of(model, "here")
-    seen = shown(model, stream, rows, work(tmp_path / "made"), "here")
+    seen = shown(model, stream, rows, text_work(tmp_path / "made"), "here")
     before: dict[str, list[Any]] = {}
     after: dict[str, list[Any]] = {}
 
@@ -285,7 +285,7 @@ def decoder_classifier(bundles: Get, tmp_path: Path) -> Bundle:
 
 
 def test_a_classifier_is_narrower(decoder_classifier: Bundle, work: Make, few: list[Any], tmp_path: Path) -> None:
-    made = Hidden(multiple=8).run(decoder_classifier, work(tmp_path / "made", train=few, corpus=None))
+    made = Hidden(multiple=8).run(decoder_classifier, work(tmp_path / "made", train=few))
     assert made.config["encoder"]["hidden_size"] == 24 and made.labels == decoder_classifier.labels
     texts = [example.text for example in few]
     before, after = (open_engine(one, threads=1).probabilities(texts) for one in (decoder_classifier, made))
@@ -294,13 +294,13 @@ def test_a_classifier_is_narrower(decoder_classifier: Bundle, work: Make, few: l
 
 
 def test_a_stopped_run_goes_on_with_the_next_layer(
-    built: Callable[..., Bundle], work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    built: Callable[..., Bundle], text_work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from halfpint.compress._narrowing import Fit
 
     parent, stage = built("qwen2"), Hidden(multiple=8, samples=8)
-    whole = stage.run(parent, work(tmp_path / "whole"))
-    again = work(tmp_path / "again")
+    whole = stage.run(parent, text_work(tmp_path / "whole"))
+    again = text_work(tmp_path / "again")
     seen: list[int] = []
     plain = Fit.change
 
@@ -335,26 +335,26 @@ def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
 
 
 def test_what_cannot_be_cut_is_said_before(
-    built: Callable[..., Bundle], bundles: Get, work: Make, tmp_path: Path
+    built: Callable[..., Bundle], bundles: Get, work: Make, text_work: Make, tmp_path: Path
 ) -> None:
     with pytest.raises(HalfpintError, match=r"takes something out, got 0.25 of 32 \(multiples of 32\)"):
-        Hidden().run(built("llama"), work(tmp_path / "made"))
+        Hidden().run(built("llama"), text_work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match="directions: wanted channels for this model, got components"):
-        Hidden(directions="components", multiple=8).run(built("gemma3_text"), work(tmp_path / "made"))
+        Hidden(directions="components", multiple=8).run(built("gemma3_text"), text_work(tmp_path / "made"))
     for parent in (built("gpt2"), bundles("classifier")):
         with pytest.raises(HalfpintError, match=r"head size is a setting of its own.* feed-forward channels"):
-            Hidden(multiple=8).run(parent, work(tmp_path / "made"))
+            Hidden(multiple=8).run(parent, text_work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match=r"a causal language model or a classifier, got a masked one \(bert\)"):
-        Hidden(multiple=8).run(bundles("masked"), work(tmp_path / "made"))
+        Hidden(multiple=8).run(bundles("masked"), text_work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match="one that is quantised already"):
-        Hidden(multiple=8).run(bundles("quantized"), work(tmp_path / "made"))
+        Hidden(multiple=8).run(bundles("quantized"), text_work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match="calibration: wanted text"):
-        Hidden(multiple=8).run(built("llama"), work(tmp_path / "made", corpus=None, train=[]))
+        Hidden(multiple=8).run(built("llama"), work(tmp_path / "made", train=[]))
     assert not [path for path in tmp_path.iterdir() if not path.name.startswith("unfinished")]
 
 
 def test_another_path_through_a_block_is_refused(
-    built: Callable[..., Bundle], work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    built: Callable[..., Bundle], text_work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An architecture with the same names whose layers' outputs are multiplied before they are added."""
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -362,12 +362,17 @@ def test_another_path_through_a_block_is_refused(
     parent, plain = built("llama"), LlamaDecoderLayer.forward
     monkeypatch.setattr(LlamaDecoderLayer, "forward", lambda *given, **named: 1.1 * plain(*given, **named))
     with pytest.raises(HalfpintError, match="that adds what its layers write"):
-        Hidden(multiple=8).run(parent, work(tmp_path / "made"))
+        Hidden(multiple=8).run(parent, text_work(tmp_path / "made"))
 
 
 @pytest.mark.parametrize("arch", ["llama", "mistral"])
 def test_it_goes_to_llama_cpp(
-    arch: str, built: Callable[..., Bundle], bundles: Get, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arch: str,
+    built: Callable[..., Bundle],
+    bundles: Get,
+    text_work: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("xllamacpp", reason="GGUF needs llama.cpp")
     from halfpint.engines.llama_cpp import LlamaCppEngine
@@ -380,15 +385,16 @@ def test_it_goes_to_llama_cpp(
     monkeypatch.setattr("halfpint.export.gguf._gate", gate)
     shape = {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 1, "intermediate_size": 64}
     parent = bundles("language") if arch == "llama" else built("llama", attention_bias=False, **shape)
-    made = Hidden(share=0.4, multiple=32, samples=16, tokens=32).run(parent, work(tmp_path / "made"))
+    made = Hidden(share=0.4, multiple=32, samples=16, tokens=32).run(parent, text_work(tmp_path / "made"))
     assert made.config["model_type"] == arch and made.config["hidden_size"] % 32 == 0
-    exported = Gguf(type="q8_0").run(made, work(tmp_path / "gguf"))
+    exported = Gguf(type="q8_0").run(made, text_work(tmp_path / "gguf"))
     entry = exported.card["stages"][-1]
     assert entry["parity"]["same_top_1"] > 0.9 and entry["tensors"]["not_quantised"] == 0
 
 
 def test_the_command_asks_for_it() -> None:
-    from halfpint.compression.request import Request, steps_of
+    from halfpint.commands._compress_steps import steps_of
+    from halfpint.commands.compress import Compress
 
-    request = Request(model="m", data="d", out=Path("o"), prune=("hidden=0.25",))
-    assert steps_of(request) == [Hidden(share=0.25)]
+    asked = Compress(model="m", data="d", out=Path("o"), prune=("hidden=0.25",))
+    assert steps_of(asked) == [Hidden(share=0.25)]

@@ -172,9 +172,9 @@ def test_without_the_coder_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_saves_nothing_is_refused(
-    bundles: Get, work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundles: Get, text_work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("halfpint.compress.lossless._LEAST", 0.9)
     with pytest.raises(RefusedError, match="fewer bytes or more"):
-        Lossless().run(bundles("gguf"), work(tmp_path / "made"))
+        Lossless().run(bundles("gguf"), text_work(tmp_path / "made"))
     assert not (tmp_path / "made").exists()

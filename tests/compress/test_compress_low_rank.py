@@ -118,13 +118,13 @@ def test_sensitivity_foretells_what_an_error_costs() -> None:
 
 @pytest.mark.parametrize("allocation", ["sensitivity", "error", "even"])
 def test_a_language_model_is_smaller_and_still_one(
-    allocation: str, bundles: Get, work: Make, tmp_path: Path
+    allocation: str, bundles: Get, text_work: Make, tmp_path: Path
 ) -> None:  # fmt: skip
     from halfpint.models.factored import FactoredCausalLM
 
     parent = bundles("language")
     stage = LowRank(share=0.4, allocation=allocation, multiple=4, samples=32, tokens=32)
-    made = stage.run(parent, work(tmp_path / "made"))
+    made = stage.run(parent, text_work(tmp_path / "made"))
     entry = made.card["stages"][-1]
     sizes = [(bundle.path / "model.safetensors").stat().st_size for bundle in (parent, made)]
     assert sizes == [entry["bytes_before"], entry["bytes_after"]] and sizes[1] < sizes[0]
@@ -149,11 +149,11 @@ def test_a_language_model_is_smaller_and_still_one(
             plain = torch.cat([plain, after(input_ids=plain).logits[:, -1:].argmax(-1)], 1)
     assert torch.equal(written, plain)
     with pytest.raises(HalfpintError, match="one that is factored already"):
-        stage.run(made, work(tmp_path / "again"))
+        stage.run(made, text_work(tmp_path / "again"))
 
 
-def test_heads_that_share_keys_keep_them(bundles: Get, work: Make, tmp_path: Path) -> None:
-    made = LowRank(share=0.5, multiple=2, samples=32, tokens=32).run(bundles("language"), work(tmp_path / "made"))
+def test_heads_that_share_keys_keep_them(bundles: Get, text_work: Make, tmp_path: Path) -> None:
+    made = LowRank(share=0.5, multiple=2, samples=32, tokens=32).run(bundles("language"), text_work(tmp_path / "made"))
     base, plain = made.config["base"], bundles("language").config
     for name in ("num_attention_heads", "num_key_value_heads", "hidden_size", "intermediate_size"):
         assert base[name] == plain[name]
@@ -170,8 +170,7 @@ def test_a_classifier_is_exported_with_its_thin_matrices(
 
     parent = bundles("classifier")
     made, near = (
-        LowRank(share=share, multiple=2).run(parent, work(tmp_path / str(share), train=few, corpus=None))
-        for share in (0.5, 0.1)
+        LowRank(share=share, multiple=2).run(parent, work(tmp_path / str(share), train=few)) for share in (0.5, 0.1)
     )
     assert made.config["encoder"]["model_type"] == "halfpint_factored" and made.labels == parent.labels
     texts = [example.text for example in few[:30]]
@@ -200,7 +199,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
         LowRank(**settings)
 
 
-def test_what_saves_nothing_is_refused(bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_what_saves_nothing_is_refused(bundles: Get, text_work: Make, tmp_path: Path) -> None:
     with pytest.raises(HalfpintError, match="wanted ranks at which something is saved"):
-        LowRank(multiple=4096, samples=4).run(bundles("language"), work(tmp_path / "made"))
+        LowRank(multiple=4096, samples=4).run(bundles("language"), text_work(tmp_path / "made"))
     assert not (tmp_path / "made").exists()

@@ -139,7 +139,7 @@ def test_gptq_makes_up_for_errors_under_given_scales() -> None:
     assert set(better.scales.scale.unique().tolist()) == set(plain.scales.scale.unique().tolist())
 
 
-def test_rows_that_count_are_told_apart(bundles: Callable[[str], Bundle], work: Make, tmp_path: Path) -> None:
+def test_rows_that_count_are_told_apart(bundles: Callable[[str], Bundle], text_work: Make, tmp_path: Path) -> None:
     """An output whose weights nothing reads counts least."""
     bundle = bundles("language")
     model = load_model(bundle.path, "causal")
@@ -148,7 +148,7 @@ def test_rows_that_count_are_told_apart(bundles: Callable[[str], Bundle], work: 
     output = next(one for one in matrices if one.role == "o_proj")
     with torch.no_grad():
         output.module.weight[:, : output.columns // 4] = 0.0
-    found, _ = sensitivity_of(model, matrices, calibration_rows(bundle, work(tmp_path), 8, 48, 0), 0, 0.01, SILENT)
+    found, _ = sensitivity_of(model, matrices, calibration_rows(bundle, text_work(tmp_path), 8, 48, 0), 0, 0.01, SILENT)
     assert {name: len(one) for name, one in found.items()} == {one.name: one.rows for one in matrices}
     assert all(bool((one > 0).all()) for one in found.values())
     rows = found[value.name]
@@ -242,7 +242,7 @@ def test_rows_of_any_length_count_alike(
 
 @pytest.mark.parametrize("method", ["round", "gptq", "tuned"])
 def test_a_packed_file_takes_the_bytes_that_were_asked_for(
-    method: str, bundles: Callable[[str], Bundle], work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, bundles: Callable[[str], Bundle], text_work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("halfpint.export.gguf._gate", lambda *_: {})
     parent = bundles("language")
@@ -251,10 +251,10 @@ def test_a_packed_file_takes_the_bytes_that_were_asked_for(
     other = other_bytes(parent.path, model, matrices, packed=True)
     target = other + sum(one.size for one in matrices) * 5 // 8
     stage = Quantize(method=method, packed=True, target_bytes=target, tuning_tokens=600, tuning_batch=96, **FEW)
-    made = stage.run(parent, work(tmp_path / "made"))
+    made = stage.run(parent, text_work(tmp_path / "made"))
     assert set(read_types(made.path).values()) <= {name.upper() for name in CONTAINERS} | set(CONTAINERS)
-    plain = Gguf(type="codes").run(made, work(tmp_path / "file"))
-    packed = Lossless().run(plain, work(tmp_path / "packed"))
+    plain = Gguf(type="codes").run(made, text_work(tmp_path / "file"))
+    packed = Lossless().run(plain, text_work(tmp_path / "packed"))
     size = (packed.path / PACKED_FILE).stat().st_size
     assert 0.8 * target < size <= 1.03 * target
     entry = made.card["stages"][-1]
@@ -263,11 +263,11 @@ def test_a_packed_file_takes_the_bytes_that_were_asked_for(
 
 @pytest.mark.parametrize(("samples", "more"), [(1, 2), (1, 1), (2, 1), (6, 3), (16, 500)])
 def test_what_tuning_is_judged_by_nothing_else_sees(
-    samples: int, more: int, bundles: Callable[[str], Bundle], work: Make, tmp_path: Path
+    samples: int, more: int, bundles: Callable[[str], Bundle], text_work: Make, tmp_path: Path
 ) -> None:
     stage = Quantize(method="tuned", packed=True, samples=samples, tuning_samples=more, tokens=48)
     matrices = matrices_of(load_model(bundles("language").path, "causal"))
-    fitted, learned, apart = stage._rows(bundles("language"), matrices, work(tmp_path))
+    fitted, learned, apart = stage._rows(bundles("language"), matrices, text_work(tmp_path))
     assert fitted and apart
     assert len(fitted) + len(apart) <= max(samples, 2) and len(learned) <= more
     seen = {row.tobytes() for rows in (fitted, learned) for row in rows}
@@ -288,12 +288,12 @@ def test_longer_tuning_learns_from_more_text(bundles: Callable[[str], Bundle]) -
     assert rows(90, matrices) == rows(900)
 
 
-def test_rows_of_a_long_document_lie_apart(bundles: Callable[[str], Bundle], work: Make, tmp_path: Path) -> None:
+def test_rows_of_a_long_document_lie_apart(bundles: Callable[[str], Bundle], text_work: Make, tmp_path: Path) -> None:
     """However much is drawn, codes are not fitted on the first documents alone."""
     stage = Quantize(method="tuned", samples=16, tuning_samples=64, tokens=48)
-    drawn = [row.tobytes() for row in calibration_rows(bundles("language"), work(tmp_path), 80, 48, 0)]
+    drawn = [row.tobytes() for row in calibration_rows(bundles("language"), text_work(tmp_path), 80, 48, 0)]
     fitted, *_ = stage._rows(
-        bundles("language"), matrices_of(load_model(bundles("language").path, "causal")), work(tmp_path)
+        bundles("language"), matrices_of(load_model(bundles("language").path, "causal")), text_work(tmp_path)
     )
     places = [drawn.index(row.tobytes()) for row in fitted]
     assert len(drawn) > 60 and max(places) > 0.6 * len(drawn) and min(places) < 0.3 * len(drawn)
@@ -327,7 +327,9 @@ def test_damage_of_steady_rows_is_told(dependent: bool, tmp_path: Path) -> None:
             assert out.getvalue() == (tmp_path / "a.gguf").read_bytes()
 
 
-def test_types_that_cannot_be_packed_are_refused(bundles: Callable[[str], Bundle], work: Make, tmp_path: Path) -> None:
+def test_types_that_cannot_be_packed_are_refused(
+    bundles: Callable[[str], Bundle], text_work: Make, tmp_path: Path
+) -> None:
     stage = Quantize(method="round", packed=True, types="mxfp4", **FEW)
     with pytest.raises(HalfpintError, match="types: wanted of q4_0, q5_0, q8_0, got mxfp4"):
-        stage.run(bundles("language"), work(tmp_path / "made"))
+        stage.run(bundles("language"), text_work(tmp_path / "made"))

@@ -26,7 +26,9 @@ TUNED = {"types": "mxfp4", "method": "tuned", "tuning_tokens": 12_000, "tuning_b
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, loud: Bundle, work: Callable[..., Work]) -> Callable[..., Bundle]:
+def made(
+    tmp_path_factory: pytest.TempPathFactory, loud: Bundle, text_work: Callable[..., Work]
+) -> Callable[..., Bundle]:
     """That model quantised with some settings, each once."""
     folder, found = tmp_path_factory.mktemp("quantised"), dict[str, Bundle]()
 
@@ -34,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, loud: Bundle, work: Callable[
         name = json.dumps(settings)
         if name not in found:
             target = folder / str(len(found))
-            found[name] = Quantize(**settings).run(loud, work(target))
+            found[name] = Quantize(**settings).run(loud, text_work(target))
         return open_bundle(found[name].path)
 
     return make
@@ -80,9 +82,9 @@ def test_the_codes_are_the_weights(types: str, made: Callable[..., Bundle], loud
 
 
 def test_each_method_is_nearer_than_the_one_before(
-    made: Callable[..., Bundle], loud: Bundle, work: Callable[..., Work], tmp_path: Path
+    made: Callable[..., Bundle], loud: Bundle, text_work: Callable[..., Work], tmp_path: Path
 ) -> None:
-    others = calibration_rows(loud, work(tmp_path / "x"), 40, 48, seed=5)
+    others = calibration_rows(loud, text_work(tmp_path / "x"), 40, 48, seed=5)
     far = [
         divergence(loud, made(**settings), others)
         for settings in (
@@ -118,9 +120,9 @@ def test_bits_choose_types(made: Callable[..., Bundle]) -> None:
 
 
 def test_it_goes_on_where_it_was_stopped(
-    loud: Bundle, work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loud: Bundle, text_work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage, given = Quantize(types="q4_0", method="gptq", **FEW), work(tmp_path / "made")
+    stage, given = Quantize(types="q4_0", method="gptq", **FEW), text_work(tmp_path / "made")
     real, done = _layers._collected, list[int]()
 
     def stopping(visit: Any, *others: Any, **named: Any) -> Any:
@@ -143,7 +145,7 @@ def test_it_goes_on_where_it_was_stopped(
     stopped = stage.run(loud, given)
     assert done and 0 not in done
     monkeypatch.undo()
-    whole = stage.run(loud, work(tmp_path / "whole"))
+    whole = stage.run(loud, text_work(tmp_path / "whole"))
     for name in read_types(whole.path):  # the same, a rounding aside: BLAS sums in an order of its own each time
         assert (read_blocks(stopped.path, name) == read_blocks(whole.path, name)).mean() > 0.99, name
     assert not given.scratch.exists()
@@ -160,10 +162,10 @@ def test_it_goes_on_where_it_was_stopped(
     ],
 )
 def test_types_that_cannot_be_are_said(
-    settings: dict[str, Any], message: str, loud: Bundle, work: Callable[..., Work], tmp_path: Path
+    settings: dict[str, Any], message: str, loud: Bundle, text_work: Callable[..., Work], tmp_path: Path
 ) -> None:
     with pytest.raises(HalfpintError, match=message):
-        Quantize(method="round", **settings).run(loud, work(tmp_path / "made"))
+        Quantize(method="round", **settings).run(loud, text_work(tmp_path / "made"))
     assert not list(tmp_path.iterdir())
 
 
@@ -179,10 +181,10 @@ def test_settings_that_cannot_be_are_said() -> None:
 
 
 def test_what_is_quantised_is_not_quantised_again(
-    made: Callable[..., Bundle], work: Callable[..., Work], tmp_path: Path
+    made: Callable[..., Bundle], text_work: Callable[..., Work], tmp_path: Path
 ) -> None:
     with pytest.raises(HalfpintError, match="got one that is quantised already"):
-        Quantize(method="round").run(made(method="round", types="q4_0"), work(tmp_path / "made"))
+        Quantize(method="round").run(made(method="round", types="q4_0"), text_work(tmp_path / "made"))
     assert "quantized" not in Quantize.needs
 
 
@@ -197,11 +199,11 @@ def test_shapes_are_known_without_the_weights(kind: str, bundles: Callable[[str]
 
 
 def test_too_little_memory_is_told_before_the_model_is_loaded(
-    bundles: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundles: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantize, "memory_bytes", lambda: 100_000)
     monkeypatch.setattr(quantize, "load_model", lambda *_: pytest.fail("it was loaded"))
     with pytest.raises(HalfpintError, match="GiB of memory"):
-        Quantize(method="round").run(bundles("language"), work(tmp_path / "made"))
+        Quantize(method="round").run(bundles("language"), text_work(tmp_path / "made"))
     monkeypatch.setattr(quantize, "memory_bytes", lambda: 0)  # where the system does not tell
     Quantize(method="round").check_memory(bundles("language"))

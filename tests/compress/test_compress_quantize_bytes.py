@@ -56,7 +56,7 @@ def test_a_type_that_is_no_better_for_its_bytes_is_passed_over() -> None:
 
 
 def test_costs_foretell_the_divergence(
-    bundles: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path
+    bundles: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path
 ) -> None:
     """Of a small change the expected divergence is of the size of the real one."""
     import torch
@@ -67,7 +67,7 @@ def test_costs_foretell_the_divergence(
     for one in model.parameters():
         if one.ndim == 2:
             torch.nn.init.normal_(one, 0.0, 0.1)
-    rows = calibration_rows(bundle, work(tmp_path / "made"), 40, 48, 0)
+    rows = calibration_rows(bundle, text_work(tmp_path / "made"), 40, 48, 0)
     ids = torch.from_numpy(np.stack(rows))
     matrices = matrices_of(model)
     costs = costs_of(model, matrices, rows, 0, SILENT)
@@ -87,7 +87,7 @@ def test_costs_foretell_the_divergence(
 
 
 def test_a_file_stays_within_its_bytes(
-    bundles: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundles: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from halfpint.pipeline import stage_class
 
@@ -97,22 +97,22 @@ def test_a_file_stays_within_its_bytes(
     matrices = matrices_of(model)
     other = other_bytes(parent.path, model, matrices)
     target = other + sum(one.size for one in matrices) * 5 // 8
-    made = Quantize(method="round", target_bytes=target, **FEW).run(parent, work(tmp_path / "made"))
+    made = Quantize(method="round", target_bytes=target, **FEW).run(parent, text_work(tmp_path / "made"))
     assert len(set(read_types(made.path).values())) > 1
-    file = stage_class("export/gguf", "here")(type="codes").run(made, work(tmp_path / "file")).path / "model.gguf"
+    file = stage_class("export/gguf", "here")(type="codes").run(made, text_work(tmp_path / "file")).path / "model.gguf"
     size = file.stat().st_size
     assert 0.75 * target < size <= target
     with pytest.raises(HalfpintError, match="the tokenizer and the embeddings alone"):
-        Quantize(method="round", target_bytes=other, **FEW).run(parent, work(tmp_path / "small"))
+        Quantize(method="round", target_bytes=other, **FEW).run(parent, text_work(tmp_path / "small"))
 
 
 def test_importance_goes_out_and_in(
-    bundles: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path
+    bundles: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path
 ) -> None:
     import gguf
 
     parent = bundles("language")
-    made = Quantize(method="gptq", types="q4_0", **FEW).run(parent, work(tmp_path / "made"))
+    made = Quantize(method="gptq", types="q4_0", **FEW).run(parent, text_work(tmp_path / "made"))
     file = made.path / IMATRIX_FILE
     reader = gguf.GGUFReader(file)
     assert reader.fields["general.type"].contents() == "imatrix"
@@ -128,12 +128,14 @@ def test_importance_goes_out_and_in(
     first.module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().flatten(0, -2)))
     import torch
 
-    rows = calibration_rows(parent, work(tmp_path / "x"), 6, 48, 0)
+    rows = calibration_rows(parent, text_work(tmp_path / "x"), 6, 48, 0)
     with torch.no_grad():
         model(input_ids=torch.from_numpy(np.stack(rows)))
     np.testing.assert_allclose(found[first.name], seen[0].square().mean(0), rtol=0.2)
-    weighted = Quantize(method="round", types="q4_0", importance=str(file)).run(parent, work(tmp_path / "weighted"))
-    plain = Quantize(method="round", types="q4_0").run(parent, work(tmp_path / "plain"))
+    weighted = Quantize(method="round", types="q4_0", importance=str(file)).run(
+        parent, text_work(tmp_path / "weighted")
+    )
+    plain = Quantize(method="round", types="q4_0").run(parent, text_work(tmp_path / "plain"))
     assert weighted.fingerprint != plain.fingerprint
     with pytest.raises(HalfpintError, match="sums of squares and a count"):
         read_imatrix(file, model.config, {first.name: 7})
@@ -142,4 +144,4 @@ def test_importance_goes_out_and_in(
     with pytest.raises(HalfpintError, match="the method measures its own"):
         Quantize(method="gptq", importance=str(file))
     with pytest.raises(HalfpintError, match="got no such file"):
-        Quantize(method="round", importance=str(tmp_path / "none")).run(parent, work(tmp_path / "none-made"))
+        Quantize(method="round", importance=str(tmp_path / "none")).run(parent, text_work(tmp_path / "none-made"))

@@ -126,16 +126,16 @@ def test_a_file_that_lacks_a_value_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["language", "classifier"])
 def test_bytes_are_saved_and_the_model_is_the_one_that_was_made(
-    name: str, bundles: Get, work: Make, few: list[Any], tmp_path: Path
+    name: str, bundles: Get, work: Make, text_work: Make, few: list[Any], tmp_path: Path
 ) -> None:
     import transformers
 
     from halfpint.models import pooled_classifier  # noqa: F401 - registers the architecture
 
     parent = bundles(name)
-    settings = {} if name == "language" else {"train": few, "corpus": None}
     stage = Sparse(share=0.6, samples=0 if name == "classifier" else 16, tokens=32)
-    made = stage.run(parent, work(tmp_path / "made", **settings))
+    target = tmp_path / "made"
+    made = stage.run(parent, work(target, train=few) if name == "classifier" else text_work(target))
     entry = made.card["stages"][-1]
     assert entry["zero_share"] == pytest.approx(0.6, abs=0.01)
     sizes = [(parent.path / "model.safetensors").stat().st_size, (made.path / SPARSE_FILE).stat().st_size]
@@ -155,14 +155,14 @@ def test_bytes_are_saved_and_the_model_is_the_one_that_was_made(
         if key not in zeros:
             assert torch.equal(tensor, before.state_dict()[key])
     with pytest.raises(HalfpintError, match="one with sparse weights"):
-        Depth(keep=1, measure="even").run(made, work(tmp_path / "again"))
+        Depth(keep=1, measure="even").run(made, text_work(tmp_path / "again"))
 
 
-def test_sparsegpt_harms_the_model_least(bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_sparsegpt_harms_the_model_least(bundles: Get, text_work: Make, tmp_path: Path) -> None:
     errors = {}
     for method in ("sparsegpt", "magnitude"):
         stage = Sparse(method=method, samples=32, tokens=32)
-        entry = stage.run(bundles("language"), work(tmp_path / method)).card["stages"][-1]
+        entry = stage.run(bundles("language"), text_work(tmp_path / method)).card["stages"][-1]
         errors[method] = [block["error"] for block in entry["blocks"]]
         assert (method == "magnitude") != ("layers" in entry["blocks"][0])
     assert errors["sparsegpt"][0] < errors["magnitude"][0]
@@ -182,7 +182,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
         Sparse(**settings)
 
 
-def test_a_share_that_saves_nothing_is_refused(bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_a_share_that_saves_nothing_is_refused(bundles: Get, text_work: Make, tmp_path: Path) -> None:
     with pytest.raises(HalfpintError, match=r"share: wanted more than 0.03125, for weights of 32 bits, got 0.03"):
-        Sparse(share=0.03).run(bundles("language"), work(tmp_path / "made"))
+        Sparse(share=0.03).run(bundles("language"), text_work(tmp_path / "made"))
     assert not list(tmp_path.iterdir())

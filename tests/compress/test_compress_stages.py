@@ -16,9 +16,9 @@ from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 
 from halfpint.bundle import Bundle, open_bundle
-from halfpint.compress._tensors import refuse_if_no_smaller
 from halfpint.compress.layers import Layers, kept_layers
 from halfpint.compress.onnx_int8 import OnnxInt8
+from halfpint.compress.tensors import refuse_if_no_smaller
 from halfpint.compress.vocab import Vocab, choose_tokens, reindex_tokenizer
 from halfpint.data.examples import Example
 from halfpint.data.prepare import Prepared

@@ -85,7 +85,7 @@ def dead_and_twins(model: Any) -> None:
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_channels_that_are_not_missed_cost_nothing(
-    fused: bool, built: Callable[..., Bundle], work: Make, tmp_path: Path
+    fused: bool, built: Callable[..., Bundle], text_work: Make, tmp_path: Path
 ) -> None:
     def change(model: Any) -> None:
         if not fused:
@@ -96,7 +96,7 @@ def test_channels_that_are_not_missed_cost_nothing(
             second[half + 20 : half + 28] = second[half : half + 8]
 
     parent = built("phi3" if fused else "llama", change)
-    made = Width(ffn=1 / 6, multiple=8, ridge=1e-9).run(parent, work(tmp_path / "made"))
+    made = Width(ffn=1 / 6, multiple=8, ridge=1e-9).run(parent, text_work(tmp_path / "made"))
     assert made.config["intermediate_size"] == 40
     torch.testing.assert_close(logits(opened(made)), logits(opened(parent)), atol=2e-4, rtol=1e-3)
     entry = made.card["stages"][-1]
@@ -107,7 +107,7 @@ def test_channels_that_are_not_missed_cost_nothing(
 
 
 def test_a_group_of_heads_that_says_nothing_costs_nothing(
-    built: Callable[..., Bundle], work: Make, tmp_path: Path
+    built: Callable[..., Bundle], text_work: Make, tmp_path: Path
 ) -> None:
     def change(model: Any) -> None:
         for number, layer in enumerate(model.model.layers):
@@ -115,7 +115,7 @@ def test_a_group_of_heads_that_says_nothing_costs_nothing(
             layer.self_attn.v_proj.bias[8 * number : 8 * number + 8] = 0
 
     parent = built("llama", change)
-    made = Width(ffn=0, heads=0.5, ridge=1e-9).run(parent, work(tmp_path / "made"))
+    made = Width(ffn=0, heads=0.5, ridge=1e-9).run(parent, text_work(tmp_path / "made"))
     kept = [made.config[name] for name in ("num_attention_heads", "num_key_value_heads", "head_dim")]
     assert kept == [2, 1, 8]
     assert [block["heads_kept"] for block in made.card["stages"][-1]["blocks"]] == [[1], [0]]
@@ -123,10 +123,10 @@ def test_a_group_of_heads_that_says_nothing_costs_nothing(
 
 
 @pytest.mark.parametrize("arch", sorted(SHAPES))
-def test_narrower_models_are_plain(arch: str, built: Callable[..., Bundle], work: Make, tmp_path: Path) -> None:
+def test_narrower_models_are_plain(arch: str, built: Callable[..., Bundle], text_work: Make, tmp_path: Path) -> None:
     parent = built(arch, dtype="bfloat16" if arch == "qwen3" else "float32")
     heads = 0.0 if arch == "gpt2" else 0.5
-    made = Width(ffn=1 / 3, heads=heads, multiple=16, samples=8, tokens=32).run(parent, work(tmp_path / "made"))
+    made = Width(ffn=1 / 3, heads=heads, multiple=16, samples=8, tokens=32).run(parent, text_work(tmp_path / "made"))
     config = made.config
     assert config[{"gpt2": "n_inner"}.get(arch, "intermediate_size")] == 32
     if heads:
@@ -148,29 +148,29 @@ def test_narrower_models_are_plain(arch: str, built: Callable[..., Bundle], work
 
 
 def test_heads_that_do_not_divide_a_llama_make_a_mistral(
-    built: Callable[..., Bundle], work: Make, tmp_path: Path
+    built: Callable[..., Bundle], text_work: Make, tmp_path: Path
 ) -> None:
     """Transformers' Llama refuses them, whose sizes are those of the models that people have."""
     shape = {"hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 4}
     stage = Width(ffn=0.0, heads=0.25, samples=8, tokens=32)
-    made = stage.run(built("llama", attention_bias=False, **shape), work(tmp_path / "made"))
+    made = stage.run(built("llama", attention_bias=False, **shape), text_work(tmp_path / "made"))
     assert made.config["architectures"] == ["MistralForCausalLM"] and made.config["num_attention_heads"] == 6
     assert type(opened(made)).__name__ == "MistralForCausalLM" and opened(made).config.head_dim == 8
     assert _names(opened(made).config)("model.layers.0.mlp.down_proj.weight") == "blk.0.ffn_down.weight"
     scored = open_language_engine(made, threads=1).score(["Where is my order?"])[0]
     assert np.isfinite(scored.log_probabilities).all() and len(scored.log_probabilities)
     with pytest.raises(HalfpintError, match="with a hidden size of 64 can have, got 3 of 4 groups"):
-        stage.run(built("llama", **shape), work(tmp_path / "biased"))
+        stage.run(built("llama", **shape), text_work(tmp_path / "biased"))
 
 
 def test_least_squares_are_better_than_leaving_things_as_they_are(
-    built: Callable[..., Bundle], work: Make, tmp_path: Path
+    built: Callable[..., Bundle], text_work: Make, tmp_path: Path
 ) -> None:
     errors = {}
     for importance in ("error", "activation"):
         for repair in (True, False):
             made = Width(ffn=1 / 3, multiple=16, samples=8, importance=importance, repair=repair).run(
-                built("llama", dead_and_twins), work(tmp_path / f"{importance}{repair}")
+                built("llama", dead_and_twins), text_work(tmp_path / f"{importance}{repair}")
             )
             errors[importance, repair] = made.card["stages"][-1]["blocks"][1]["error"]
     assert errors["error", True] < errors["error", False]
@@ -255,7 +255,7 @@ def test_by_activation_is_the_size_of_what_is_added() -> None:
 
 def test_a_classifier_is_narrower(bundles: Get, work: Make, few: list[Any], tmp_path: Path) -> None:
     parent = bundles("classifier")
-    made = Width(ffn=0.25, multiple=16).run(parent, work(tmp_path / "made", train=few, corpus=None))
+    made = Width(ffn=0.25, multiple=16).run(parent, work(tmp_path / "made", train=few))
     assert made.config["encoder"]["intermediate_size"] == 48 and made.labels == parent.labels
     texts = [example.text for example in few]
     before, after = (open_engine(bundle, threads=1).probabilities(texts) for bundle in (parent, made))
@@ -263,15 +263,15 @@ def test_a_classifier_is_narrower(bundles: Get, work: Make, few: list[Any], tmp_
     entry = made.card["stages"][-1]
     assert entry["loss_before"] <= entry["loss_after"] < entry["loss_before"] + 0.1
     with pytest.raises(HalfpintError, match="heads: wanted an architecture whose head size is a setting"):
-        Width(ffn=0, heads=0.5).run(parent, work(tmp_path / "heads", corpus=None))
+        Width(ffn=0, heads=0.5).run(parent, work(tmp_path / "heads"))
 
 
 def test_a_stopped_run_goes_on_with_the_next_layer(
-    built: Callable[..., Bundle], work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    built: Callable[..., Bundle], text_work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent, stage = built("llama"), Width(ffn=1 / 3, multiple=16)
-    whole = stage.run(parent, work(tmp_path / "whole"))
-    again = work(tmp_path / "again")
+    whole = stage.run(parent, text_work(tmp_path / "whole"))
+    again = text_work(tmp_path / "again")
     import halfpint.compress.width as module
 
     seen: list[int] = []
@@ -310,28 +310,30 @@ def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
         Width(**settings)
 
 
-def test_what_cannot_be_cut_is_said_before(built: Callable[..., Bundle], work: Make, tmp_path: Path) -> None:
+def test_what_cannot_be_cut_is_said_before(
+    built: Callable[..., Bundle], work: Make, text_work: Make, tmp_path: Path
+) -> None:
     parent = built("llama")
     with pytest.raises(HalfpintError, match=r"takes something out, got ffn = 0.1 of 48 channels \(multiples of 24\)"):
-        Width(ffn=0.1, multiple=24).run(parent, work(tmp_path / "made"))
+        Width(ffn=0.1, multiple=24).run(parent, text_work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match="less than the embeddings"):
-        Width(size="10k").run(parent, work(tmp_path / "made"))
+        Width(size="10k").run(parent, text_work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match="less than the model has"):
-        Width(size="1M").run(parent, work(tmp_path / "made"))
+        Width(size="1M").run(parent, text_work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match="calibration: wanted text"):
-        Width(multiple=8).run(parent, work(tmp_path / "made", corpus=None, train=[]))
+        Width(multiple=8).run(parent, work(tmp_path / "made", train=[]))
     assert not [path for path in tmp_path.iterdir() if not path.name.startswith("unfinished")]
 
 
-def test_a_size_is_reached(built: Callable[..., Bundle], work: Make, tmp_path: Path) -> None:
+def test_a_size_is_reached(built: Callable[..., Bundle], text_work: Make, tmp_path: Path) -> None:
     parent = built("llama")
     whole = sum(tensor.numel() for tensor in opened(parent).parameters())
-    made = Width(size=str(whole - 4000), multiple=4).run(parent, work(tmp_path / "made"))
+    made = Width(size=str(whole - 4000), multiple=4).run(parent, text_work(tmp_path / "made"))
     assert abs(sum(tensor.numel() for tensor in opened(made).parameters()) - (whole - 4000)) < 2500
 
 
 def test_a_narrower_and_shallower_model_goes_to_llama_cpp(
-    bundles: Get, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundles: Get, text_work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("xllamacpp", reason="GGUF needs llama.cpp")
     from halfpint.compress.depth import Depth
@@ -343,9 +345,9 @@ def test_a_narrower_and_shallower_model_goes_to_llama_cpp(
         return gguf_parity.check_distributions(trained, LlamaCppEngine(exported, 1), type_)
 
     monkeypatch.setattr("halfpint.export.gguf._gate", gate)
-    narrow = Width(ffn=0.3, samples=16, tokens=32).run(bundles("language"), work(tmp_path / "narrow"))
+    narrow = Width(ffn=0.3, samples=16, tokens=32).run(bundles("language"), text_work(tmp_path / "narrow"))
     assert narrow.config["intermediate_size"] % 32 == 0
-    shallow = Depth(keep=1, samples=16, tokens=32).run(narrow, work(tmp_path / "shallow"))
-    made = Gguf(type="q8_0").run(shallow, work(tmp_path / "gguf"))
+    shallow = Depth(keep=1, samples=16, tokens=32).run(narrow, text_work(tmp_path / "shallow"))
+    made = Gguf(type="q8_0").run(shallow, text_work(tmp_path / "gguf"))
     entry = made.card["stages"][-1]
     assert entry["parity"]["same_top_1"] > 0.9 and entry["tensors"]["not_quantised"] == 0

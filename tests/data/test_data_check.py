@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from halfpint.data.check import Finding, check, clean, raise_if_unusable
+from halfpint.data.check import check, clean, raise_if_unusable
 from halfpint.data.dedup import normalise
 from halfpint.data.examples import Example
 from halfpint.data.wrong_labels import probable_wrong_labels
 from halfpint.errors import HalfpintError
+from halfpint.task import Finding
 
 PLACES = ["river", "mountain", "forest", "beach", "island", "desert", "valley", "harbour"]
 FOODS = ["soup", "bread", "cheese", "apple", "noodle", "pepper", "sausage", "butter"]

@@ -104,7 +104,7 @@ def test_a_killed_write_leaves_no_store(tmp_path: Path) -> None:
         "import sys, time\nfrom pathlib import Path\nfrom tokenizers import Tokenizer\n"
         "from halfpint.data.token_store import write_tokens\nfrom halfpint.progress import SILENT\n"
         "def texts():\n    for _ in range(20_000): yield 'a text'\n"
-        "    print('written', flush=True)\n    time.sleep(60)\n"
+        "    print('written', flush=True)\n    time.sleep(600)\n"
         "write_tokens(texts(), Tokenizer.from_file(sys.argv[1]), Path(sys.argv[2]), 'key', SILENT)\n"
     )
     byte_tokenizer().save(str(tmp_path / "tokenizer.json"))
@@ -114,7 +114,7 @@ def test_a_killed_write_leaves_no_store(tmp_path: Path) -> None:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "written\n"
         writer.send_signal(signal.SIGKILL)
-        writer.wait(30)
+        writer.wait(300)
     assert any((target.parent).glob(".halfpint-*/tokens.bin"))  # it was at work
     assert not target.exists()
     started = time.time()

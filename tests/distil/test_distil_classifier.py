@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from halfpint.models.pull import Pull
 from halfpint.pipeline import Pipeline
 from halfpint.progress import SILENT
 from halfpint.stage import Work
-from halfpint.tasks import classify
+from halfpint.tasks.classify import TASK
 
 torch = pytest.importorskip("torch", reason="distilling needs torch")
 
@@ -36,7 +36,7 @@ Get = Callable[[str], Bundle]
 FAST = {"precision": "fp32", "batch_size": 16, "dropout": 0.0}
 
 
-def texts_of(examples: list[Example]) -> list[str]:
+def texts_of(examples: Sequence[Example]) -> list[str]:
     return [example.text for example in examples]
 
 
@@ -105,8 +105,8 @@ def test_the_loss_mixes_labels_and_teacher(bundles: Get, work: Make, prepared: P
         made = stage.run(parent, work(tmp_path / "made", train=train))
         return float(made.card["stages"][-1]["history"][0]["loss"])
 
-    labels = classify.labels_of(prepared.train)
-    targets = classify.targets(train, labels)
+    labels = TASK.labels(prepared.train)
+    targets = TASK.targets(train, labels)
     answers = open_engine(teacher, threads=1).probabilities(texts_of(train))
     told = float(-np.log(answers[np.arange(len(train)), targets]).mean())
     assert first_loss(1.0, teacher) == pytest.approx(told, rel=1e-3)
@@ -196,11 +196,11 @@ def test_asking_goes_on_where_it_was_stopped(work: Make, tmp_path: Path) -> None
 
 def test_the_teacher_is_asked_once(bundles: Get, prepared: Prepared, tmp_path: Path) -> None:
     """Two students of one teacher share its answers in the pipeline's folder."""
-    pipeline = Pipeline(prepared, tmp_path, classify, "accuracy", SILENT)
+    pipeline = Pipeline(prepared, tmp_path, TASK, "accuracy", SILENT)
     teacher = bundles("finetuned")
     for temperature in (1.0, 4.0):
         stage = Logits(teacher=str(teacher.path), temperature=temperature, epochs=1, **FAST)
-        pipeline.make([Student(layers="1"), stage], start=teacher, kind="classifier")
+        pipeline.make([Student(layers="1"), stage], start=teacher)
     assert len(list(tmp_path.glob("distil-answers-*"))) == 1
     assert len(list(tmp_path.glob("distil-logits-*"))) == 2
 

@@ -19,7 +19,7 @@ from halfpint.errors import HalfpintError
 from halfpint.models import sizes
 from halfpint.models.sizes import CAUSAL
 from halfpint.stage import Work
-from halfpint.train._language import Learner
+from halfpint.train.learner import Learner
 from halfpint.train.loop import device
 
 torch = pytest.importorskip("torch", reason="distilling needs torch")
@@ -30,10 +30,10 @@ FAST: dict[str, Any] = {"batch_tokens": 256, "precision": "fp32"}
 
 
 @pytest.mark.parametrize("match", ["relations", "states"])
-def test_a_student_comes_nearer_inside(match: str, bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_a_student_comes_nearer_inside(match: str, bundles: Get, text_work: Make, tmp_path: Path) -> None:
     teacher, student = bundles("language"), bundles("small-language")
     stage = TokenHidden(teacher=str(teacher.path), match=match, tokens=8192, learning_rate=3e-3, **FAST)
-    made = stage.run(student, work(tmp_path / "made"))
+    made = stage.run(student, text_work(tmp_path / "made"))
     entry = made.card["stages"][-1]
     assert entry[match] < 0.9 * entry[f"{match}_before"] and entry["teacher"] == teacher.fingerprint
     before, after = (load_model(one.path, CAUSAL).state_dict() for one in (student, made))
@@ -43,22 +43,22 @@ def test_a_student_comes_nearer_inside(match: str, bundles: Get, work: Make, tmp
 
 
 @pytest.mark.parametrize("match", ["relations", "states"])
-def test_a_model_is_at_no_distance_from_itself(match: str, bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_a_model_is_at_no_distance_from_itself(match: str, bundles: Get, text_work: Make, tmp_path: Path) -> None:
     teacher = bundles("language")
     stage = TokenHidden(teacher=str(teacher.path), match=match, tokens=256, context=32, evaluations=1, **FAST)
-    entry = stage.run(teacher, work(tmp_path / "made")).card["stages"][-1]
+    entry = stage.run(teacher, text_work(tmp_path / "made")).card["stages"][-1]
     assert entry[f"{match}_before"] == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize("match", ["relations", "states"])
-def test_documents_of_a_row_are_apart(match: str, bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_documents_of_a_row_are_apart(match: str, bundles: Get, text_work: Make, tmp_path: Path) -> None:
     """The distance of a row with two documents and padding is that of each alone, by its tokens."""
     teacher, student = bundles("language"), bundles("small-language")
     small, large = (load_model(one.path, CAUSAL).eval() for one in (student, teacher))
     learner = Learner(small, CAUSAL, device())
     learner.check_apart("here")
     stage = TokenHidden(teacher=str(teacher.path), match=match)
-    loss = stage._loss_of(student, teacher, learner, None, work(tmp_path))
+    loss = stage._loss_of(student, teacher, learner, None, text_work(tmp_path))
     sizes_, random = (7, 5), np.random.default_rng(0)
     ids = random.integers(10, 200, size=(1, 14))
     numbers = np.concatenate([np.full(7, 0), np.full(5, 1), np.full(2, -1)])[None]
@@ -117,17 +117,17 @@ def test_projections_that_are_mixed_are_not_told_apart() -> None:
         pass
 
 
-def test_what_cannot_be_is_refused(bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused(bundles: Get, text_work: Make, tmp_path: Path) -> None:
     teacher, student = bundles("language"), bundles("small-language")
     with pytest.raises(HalfpintError, match="match: wanted relations or states, got 'both'"):
         TokenHidden(match="both")
     two = TokenHidden(teacher=f"{teacher.path},{bundles('taught').path}")
     with pytest.raises(HalfpintError, match="teacher: wanted one, as its states are looked at, got 2"):
         two.fits(student)
-    narrow = Student(size="400k").run(teacher, work(tmp_path / "narrow"))
+    narrow = Student(size="400k").run(teacher, text_work(tmp_path / "narrow"))
     assert narrow.config["hidden_size"] != teacher.config["hidden_size"]
     with pytest.raises(HalfpintError, match=r"match: wanted relations between models of \d+ and \d+ wide states"):
-        TokenHidden(teacher=str(teacher.path), match="states", **FAST).run(narrow, work(tmp_path / "made"))
+        TokenHidden(teacher=str(teacher.path), match="states", **FAST).run(narrow, text_work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match=r"match: wanted relations between models of \d+ and \d+ wide states"):
         TokenHidden(teacher=str(teacher.path), match="states").fits(narrow)
     with pytest.raises(HalfpintError, match="teacher_layer: wanted a number up to 2"):
@@ -135,5 +135,5 @@ def test_what_cannot_be_is_refused(bundles: Get, work: Make, tmp_path: Path) -> 
     with pytest.raises(HalfpintError, match="train_embeddings: wanted false with adapters"):
         TokenHidden(train_embeddings=True, lora=True)
     with pytest.raises(HalfpintError, match="teacher_layer: wanted a number up to"):
-        TokenHidden(teacher=str(teacher.path), teacher_layer=99, **FAST).run(student, work(tmp_path / "made"))
+        TokenHidden(teacher=str(teacher.path), teacher_layer=99, **FAST).run(student, text_work(tmp_path / "made"))
     assert not (tmp_path / "made").exists()

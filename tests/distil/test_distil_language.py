@@ -26,7 +26,7 @@ from halfpint.errors import HalfpintError
 from halfpint.models.sizes import CAUSAL
 from halfpint.models.weights import WEIGHTS_FILE, weight_types
 from halfpint.stage import Work
-from halfpint.train import _budget
+from halfpint.train import budget
 
 torch = pytest.importorskip("torch", reason="distilling needs torch")
 
@@ -98,10 +98,10 @@ def test_a_student_of_the_likeliest_forgets_the_rest() -> None:
     assert float(students["top"][8:].sum()) < 0.2 * tail
 
 
-def test_draws_stand_at_their_places(bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_draws_stand_at_their_places(bundles: Get, text_work: Make, tmp_path: Path) -> None:
     """What is kept for a token was drawn from what the teacher says after all before it, in windows too."""
     teacher = bundles("language")
-    held = work(tmp_path / "made")
+    held = text_work(tmp_path / "made")
     model = load_model(teacher.path, CAUSAL)
     store = store_for(teacher, model, held)
     stage = TokenAnswers(teacher=str(teacher.path), draws=200, context=16)
@@ -128,13 +128,13 @@ def test_draws_stand_at_their_places(bundles: Get, work: Make, tmp_path: Path) -
 
 
 def test_asking_a_language_model_goes_on_where_it_was_stopped(
-    bundles: Get, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundles: Get, text_work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(token_answers, "_CHUNK_TOKENS", 1500)
     teacher = bundles("language")
     stage = TokenAnswers(teacher=str(teacher.path), draws=4)
-    whole = stage.run(None, work(tmp_path / "whole"))
-    held = work(tmp_path / "cut")
+    whole = stage.run(None, text_work(tmp_path / "whole"))
+    held = text_work(tmp_path / "cut")
     drawn = TokenAnswers._told
     numbers: list[int] = []
 
@@ -161,7 +161,7 @@ def first_loss(stage: TokenLogits, parent: Bundle, held: Work) -> float:
     return float(made.card["stages"][-1]["history"][0]["loss"])
 
 
-def test_draws_and_whole_distributions_tell_the_same(bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_draws_and_whole_distributions_tell_the_same(bundles: Get, text_work: Make, tmp_path: Path) -> None:
     """A student that is its teacher: no distance to the whole, and the teacher's entropy to draws from it."""
     teacher = bundles("language")
     shared: dict[str, Any] = {
@@ -169,18 +169,18 @@ def test_draws_and_whole_distributions_tell_the_same(bundles: Get, work: Make, t
     }  # fmt: skip
     for divergence in ("forward", "reverse", "js"):
         stage = TokenLogits(cached=False, divergence=divergence, **shared)
-        assert first_loss(stage, teacher, work(tmp_path / divergence)) == pytest.approx(0, abs=1e-4)
+        assert first_loss(stage, teacher, text_work(tmp_path / divergence)) == pytest.approx(0, abs=1e-4)
     student = bundles("small-language")
-    distance = first_loss(TokenLogits(cached=False, **shared), student, work(tmp_path / "whole"))
-    own = first_loss(TokenLogits(draws=200, **shared), teacher, work(tmp_path / "own"))
-    drawn = first_loss(TokenLogits(draws=200, **shared), student, work(tmp_path / "drawn"))
+    distance = first_loss(TokenLogits(cached=False, **shared), student, text_work(tmp_path / "whole"))
+    own = first_loss(TokenLogits(draws=200, **shared), teacher, text_work(tmp_path / "own"))
+    drawn = first_loss(TokenLogits(draws=200, **shared), student, text_work(tmp_path / "drawn"))
     assert distance > 0.005
     assert drawn - own == pytest.approx(distance, rel=0.35)
 
 
-def test_a_new_student_has_the_tokens_of_its_teacher(bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_a_new_student_has_the_tokens_of_its_teacher(bundles: Get, text_work: Make, tmp_path: Path) -> None:
     teacher = bundles("language")
-    made = Student(size="90k").run(teacher, work(tmp_path / "made"))
+    made = Student(size="90k").run(teacher, text_work(tmp_path / "made"))
     model = load_model(made.path, CAUSAL)
     entry = made.card["stages"][-1]
     assert entry["parameters"] == sum(p.numel() for p in model.parameters()) == pytest.approx(90_000, rel=0.1)
@@ -190,10 +190,10 @@ def test_a_new_student_has_the_tokens_of_its_teacher(bundles: Get, work: Make, t
     assert entry["embeddings_begun"] == same
 
 
-def test_a_student_comes_nearer(bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_a_student_comes_nearer(bundles: Get, text_work: Make, tmp_path: Path) -> None:
     teacher, student = bundles("language"), bundles("small-language")
     stage = TokenLogits(teacher=str(teacher.path), tokens=8192, learning_rate=3e-3, draws=20, **FAST)
-    made = stage.run(student, work(tmp_path / "made"))
+    made = stage.run(student, text_work(tmp_path / "made"))
     entry = made.card["stages"][-1]
     assert entry["nats_per_token"] < entry["nats_before"] - 0.02
     assert entry["teacher"] == teacher.fingerprint
@@ -202,7 +202,12 @@ def test_a_student_comes_nearer(bundles: Get, work: Make, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("settings", "is_kept"), [({"tokens": 512}, False), ({"minutes": 0, "epochs": 1}, True)])
 def test_answers_are_kept_where_all_are_needed(
-    settings: dict[str, int], is_kept: bool, bundles: Get, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, int],
+    is_kept: bool,
+    bundles: Get,
+    text_work: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Training that sees a part of the text asks about that part alone."""
     asked: list[bool] = []
@@ -214,17 +219,17 @@ def test_answers_are_kept_where_all_are_needed(
 
     monkeypatch.setattr(TokenLogits, "_kept", answers)
     stage = TokenLogits(teacher=str(bundles("language").path), draws=4, **FAST, **settings)
-    made = stage.run(bundles("small-language"), work(tmp_path / "made"))
+    made = stage.run(bundles("small-language"), text_work(tmp_path / "made"))
     assert bool(asked) == is_kept and made.card["stages"][-1]["train_tokens"] > 1024
 
 
 def test_what_the_teacher_is_asked_is_not_the_students_time(
-    bundles: Get, work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundles: Get, text_work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The minutes of a method are those of training: else much text would leave nothing of them."""
     asked: list[float] = []
     begun: list[float] = []
-    kept, left = TokenLogits._kept, _budget.seconds_left
+    kept, left = TokenLogits._kept, budget.seconds_left
 
     def answers(self: TokenLogits, *given: Any) -> Any:
         found = kept(self, *given)
@@ -236,13 +241,15 @@ def test_what_the_teacher_is_asked_is_not_the_students_time(
         return left(stage, held, started)
 
     monkeypatch.setattr(TokenLogits, "_kept", answers)
-    monkeypatch.setattr(_budget, "seconds_left", counted)
+    monkeypatch.setattr(budget, "seconds_left", counted)
     stage = TokenLogits(teacher=str(bundles("language").path), minutes=0.02, draws=4, **FAST)
-    stage.run(bundles("small-language"), work(tmp_path / "made"))
+    stage.run(bundles("small-language"), text_work(tmp_path / "made"))
     assert asked and begun and min(begun) >= asked[0]
 
 
-def test_language_settings_that_cannot_be_are_refused(bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_language_settings_that_cannot_be_are_refused(
+    bundles: Get, work: Make, text_work: Make, tmp_path: Path
+) -> None:
     for settings, wanted in (
         ({"divergence": "js"}, "wanted forward with cached = true"),
         ({"draws": 256}, "draws: wanted a number from 1 to 255"),
@@ -252,10 +259,10 @@ def test_language_settings_that_cannot_be_are_refused(bundles: Get, work: Make, 
         with pytest.raises(HalfpintError, match=wanted):
             TokenLogits(**settings)
     with pytest.raises(HalfpintError, match="wanted a Transformer language model that writes from left to right"):
-        TokenLogits(teacher=str(bundles("ngram").path)).run(bundles("language"), work(tmp_path / "made"))
+        TokenLogits(teacher=str(bundles("ngram").path)).run(bundles("language"), text_work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match="wanted a corpus of documents"):
         TokenLogits(teacher=str(bundles("language").path)).run(
-            bundles("small-language"), work(tmp_path / "made", corpus=None)
+            bundles("small-language"), work(tmp_path / "made", train=[], validation=[])
         )
     assert not (tmp_path / "made").exists()
 
@@ -279,10 +286,10 @@ def test_zeros_of_pruning_stay(bundles: Get) -> None:
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_healing_a_language_model(lora: bool, bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_healing_a_language_model(lora: bool, bundles: Get, text_work: Make, tmp_path: Path) -> None:
     student = bundles("small-language")
     stage = Heal(tokens=4096, lora=lora, batch_tokens=256, learning_rate=3e-3, context=64)
-    made = stage.run(student, work(tmp_path / "made"))  # its teacher is found beside it
+    made = stage.run(student, text_work(tmp_path / "made"))  # its teacher is found beside it
     entry = made.card["stages"][-1]
     assert (entry["use"], entry["by"]) == ("distil/heal", "distil/token_logits")
     assert entry["teacher"] == bundles("language").fingerprint
@@ -291,7 +298,7 @@ def test_healing_a_language_model(lora: bool, bundles: Get, work: Make, tmp_path
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_healing_takes_no_more_bytes(dtype: str, bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_healing_takes_no_more_bytes(dtype: str, bundles: Get, text_work: Make, tmp_path: Path) -> None:
     """Training is in fp32; what is written is in the numbers that were there."""
     small = bundles("small-language")
     with new_bundle(tmp_path / "small", small) as (folder, card):
@@ -302,7 +309,7 @@ def test_healing_takes_no_more_bytes(dtype: str, bundles: Get, work: Make, tmp_p
         card.update(task=small.card["task"], engine="torch_lm")
     student = Bundle(tmp_path / "small")
     stage = Heal(teacher=str(bundles("language").path), tokens=1024, learning_rate=3e-3, context=64)
-    made = stage.run(student, work(tmp_path / "made"))
+    made = stage.run(student, text_work(tmp_path / "made"))
     assert weight_types(made) == weight_types(student)
     assert (made.path / WEIGHTS_FILE).stat().st_size == (student.path / WEIGHTS_FILE).stat().st_size
     entry = made.card["stages"][-1]

@@ -15,7 +15,7 @@ from halfpint.engines import open_engine
 from halfpint.engines.static import Pieces, pair_keys
 from halfpint.errors import HalfpintError
 from halfpint.stage import Work
-from halfpint.tasks import classify
+from halfpint.tasks.classify import TASK
 from halfpint.tokenizers.load import open_tokenizer
 
 Make = Callable[..., Work]
@@ -44,9 +44,9 @@ def test_a_table_learns_what_its_teacher_says(bundles: Get, work: Make, prepared
         label_share=0.0, temperature=1.0, dropout=0.0, patience=0, precision="fp32",
     )  # fmt: skip
     made = stage.run(bundles("encoder"), work(tmp_path / "made"))
-    held, labels = prepared.validation, classify.labels_of(prepared.train)
+    held, labels = prepared.validation, TASK.labels(prepared.train)
     found = open_engine(made).probabilities([example.text for example in held])
-    accuracy = float((found.argmax(1) == classify.targets(held, labels)).mean())
+    accuracy = float((found.argmax(1) == TASK.targets(held, labels)).mean())
     entry = made.card["stages"][-1]
     assert accuracy == pytest.approx(entry["best_score"], abs=2 / len(held))  # the table in 8 bits says the same
     texts = [example.text for example in prepared.train]

@@ -56,17 +56,17 @@ def test_what_the_teacher_is_sure_of_is_learned_from(
         PseudoLabels(teacher=stage.teacher)
 
 
-def test_the_likelier_texts_are_learned_from(bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_the_likelier_texts_are_learned_from(bundles: Get, text_work: Make, tmp_path: Path) -> None:
     teacher = bundles("language")
     stage = Sequence(teacher=str(teacher.path), texts=24, new_tokens=12, keep=0.5, tokens=512, context=32, **FAST)
-    held = work(tmp_path / "made")
+    held = text_work(tmp_path / "made")
     written = stage._written(teacher, held)
     assert len(written) == 24 and len({text for text, _ in written}) > 12
     assert all(sure <= 0 for _, sure in written)
     assert stage._written(teacher, held) == written  # those that are there are not written again
     assert Sequence(texts=24, new_tokens=12, seed=1)._written(teacher, held) != written
     log = Log(tmp_path / "events.jsonl", quiet=True)
-    made = stage.run(bundles("small-language"), work(tmp_path / "made", log=log))
+    made = stage.run(bundles("small-language"), text_work(tmp_path / "made", log=log))
     assert "12 of 24 texts" in (tmp_path / "events.jsonl").read_text(encoding="utf-8")
     assert made.card["stages"][-1]["use"] == "distil/sequence"
 
@@ -85,17 +85,17 @@ def test_what_comes_after_the_end_does_not_count(bundles: Get) -> None:
         assert kept == [1.0] * until + [0.0] * (len(row) - until)
 
 
-def test_the_students_own_texts_bring_it_nearer(bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_the_students_own_texts_bring_it_nearer(bundles: Get, text_work: Make, tmp_path: Path) -> None:
     """The divergence on the student's own texts falls; a student that is its teacher has none."""
     teacher = bundles("language")
     shared: dict[str, Any] = {
         "teacher": str(teacher.path), "student_share": 1.0, "new_tokens": 12, "prompt_tokens": 8, "label_share": 0.0,
         "context": 32, **FAST,
     }  # fmt: skip
-    same = OnPolicy(tokens=256, evaluations=1, **shared).run(teacher, work(tmp_path / "same"))
+    same = OnPolicy(tokens=256, evaluations=1, **shared).run(teacher, text_work(tmp_path / "same"))
     assert same.card["stages"][-1]["history"][0]["loss"] == pytest.approx(0, abs=1e-4)
     stage = OnPolicy(tokens=8192, learning_rate=3e-3, evaluations=4, **shared)
-    history = stage.run(bundles("small-language"), work(tmp_path / "made")).card["stages"][-1]["history"]
+    history = stage.run(bundles("small-language"), text_work(tmp_path / "made")).card["stages"][-1]["history"]
     assert history[-1]["loss"] < 0.7 * history[0]["loss"]
     with pytest.raises(HalfpintError, match="whole distributions are needed"):
         OnPolicy(cached=True, divergence="forward")
@@ -123,20 +123,20 @@ def test_places_of_two_tokenizers_are_aligned(tmp_path: Path) -> None:
             assert before[0].replace(" ", "") == before[1].replace(" ", "")
 
 
-def test_a_teacher_with_another_tokenizer_teaches(bundles: Get, work: Make, tmp_path: Path) -> None:
+def test_a_teacher_with_another_tokenizer_teaches(bundles: Get, text_work: Make, tmp_path: Path) -> None:
     from halfpint.train.pretrain import Pretrain
 
     other = Pretrain(size="125K", vocabulary=400, tokenizer="unigram", context=64, tokens=512, evaluations=1, **FAST)
-    student = other.run(None, work(tmp_path / "student"))
+    student = other.run(None, text_work(tmp_path / "student"))
     teacher = bundles("language")
     stage = Universal(teacher=str(teacher.path), tokens=4096, learning_rate=3e-3, **FAST)
-    made = stage.run(student, work(tmp_path / "made"))
+    made = stage.run(student, text_work(tmp_path / "made"))
     entry = made.card["stages"][-1]
     assert entry["nats_per_token"] < entry["nats_before"]
     from halfpint.distil.token_logits import TokenLogits
 
     with pytest.raises(HalfpintError, match="wanted the tokenizer that the student has"):
-        TokenLogits(teacher=str(teacher.path)).run(student, work(tmp_path / "refused"))
+        TokenLogits(teacher=str(teacher.path)).run(student, text_work(tmp_path / "refused"))
 
 
 def test_the_sorted_distance_is_the_formula() -> None:

@@ -11,7 +11,7 @@ from halfpint.bundle import Bundle
 from halfpint.data.corpus import Corpus
 from halfpint.evaluate.counted_baseline import counted_baseline
 from halfpint.evaluate.samples import samples
-from halfpint.language import judge
+from halfpint.evaluate.text import judge
 from halfpint.progress import SILENT
 from halfpint.tokenizers.load import open_tokenizer
 

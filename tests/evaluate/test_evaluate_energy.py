@@ -19,6 +19,12 @@ from halfpint.energy import (
 from halfpint.errors import HalfpintError
 
 
+@pytest.fixture
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that holds little: what it takes is what its processor does, however long it is kept waiting."""
+    monkeypatch.setattr("halfpint.energy.peak_memory_bytes", lambda: 10_000_000)
+
+
 def _work(seconds: float) -> None:
     end = time.process_time() + seconds
     while time.process_time() < end:
@@ -47,6 +53,7 @@ def test_a_block_takes_energy() -> None:
     assert meter.energy == found
 
 
+@pytest.mark.usefixtures("_small")
 def test_more_work_takes_more(tmp_path: Path) -> None:
     with EnergyMeter(tmp_path) as little:
         _work(0.02)
@@ -56,6 +63,7 @@ def test_more_work_takes_more(tmp_path: Path) -> None:
     assert much.energy.wh > 2 * little.energy.wh
 
 
+@pytest.mark.usefixtures("_small")
 def test_waiting_takes_less_than_working(tmp_path: Path) -> None:
     with EnergyMeter(tmp_path) as waiting:
         time.sleep(0.2)

@@ -28,11 +28,11 @@ def texts(corpus: object) -> list[str]:
 
 @pytest.fixture(scope="module")
 def rough(
-    tmp_path_factory: pytest.TempPathFactory, bundles: Callable[[str], Bundle], work: Callable[..., Work]
+    tmp_path_factory: pytest.TempPathFactory, bundles: Callable[[str], Bundle], text_work: Callable[..., Work]
 ) -> Bundle:
     """The tiny language model, coarsely quantised."""
     target = tmp_path_factory.mktemp("rough") / "made"
-    return open_bundle(Quantize(method="round", types="mxfp4").run(bundles("language"), work(target)).path)
+    return open_bundle(Quantize(method="round", types="mxfp4").run(bundles("language"), text_work(target)).path)
 
 
 def test_figures_are_those_of_the_definition(

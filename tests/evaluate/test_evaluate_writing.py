@@ -16,6 +16,7 @@ from halfpint.evaluate.writing import writing
 Get = Callable[[str], Bundle]
 
 
+@pytest.mark.from_scratch
 @pytest.mark.parametrize("kind", ["language", "gguf", "packed"])
 def test_speed_and_memory_are_those_of_another_process(kind: str, bundles: Get) -> None:
     pytest.importorskip("xllamacpp")

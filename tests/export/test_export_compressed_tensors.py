@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from halfpint.bundle import Bundle, copy_files, new_bundle, open_bundle, read_json, write_json
+from halfpint.commands.export import export
 from halfpint.compress.quantize import Quantize
 from halfpint.engines import open_language_engine
 from halfpint.engines.torch_lm import load_model
@@ -21,7 +22,6 @@ from halfpint.errors import HalfpintError, RefusedError
 from halfpint.evaluate.compressed_tensors_parity import check_compressed
 from halfpint.export._integers import BLOCKS, GROUP, Integers, integers_of
 from halfpint.export.compressed_tensors import WEIGHTS_FILE, CompressedTensors
-from halfpint.language import export
 from halfpint.models.block_codes import read_blocks, read_types
 from halfpint.models.compressed_tensors import is_compressed
 from halfpint.models.sizes import CAUSAL
@@ -49,7 +49,7 @@ def quick_gate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def quantised(
-    bundles: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path
+    bundles: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path
 ) -> Callable[[str, str], Bundle]:
     """A model with random weights of a shape above, or the one that was trained, in the types told."""
 
@@ -68,7 +68,7 @@ def quantised(
                 model.save_pretrained(folder)
                 card["stages"].append({"use": "train/pretrain", "settings": {}, "seconds": 0.0})
             parent = open_bundle(tmp_path / "trained")
-        return Quantize(types=types, method="round").run(parent, work(tmp_path / "quantised"))
+        return Quantize(types=types, method="round").run(parent, text_work(tmp_path / "quantised"))
 
     return make
 
@@ -146,6 +146,7 @@ def test_the_package_reads_what_is_packed(rows: int, bits: int, zeros: bool) -> 
         assert again[name].equal(stored[name]), name
 
 
+@pytest.mark.from_scratch
 def test_an_export_is_tried_in_a_fresh_process_and_says_the_same(
     bundles: Callable[[str], Bundle], tmp_path: Path
 ) -> None:
@@ -178,14 +179,14 @@ def test_an_export_is_tried_in_a_fresh_process_and_says_the_same(
 
 
 def test_layers_that_vllm_joins_have_one_format(
-    quantised: Callable[[str, str], Bundle], work: Callable[..., Work], tmp_path: Path, quick_gate: None
+    quantised: Callable[[str, str], Bundle], text_work: Callable[..., Work], tmp_path: Path, quick_gate: None
 ) -> None:
     """Of 8 bits, in which the numbers of 4 are the same; the others keep theirs, and each group names its layers."""
     import torch
     from transformers import AutoModelForCausalLM
 
     bundle = quantised("language", "q4_0,k_proj=q8_0,up_proj=q5_0,down_proj=q8_0")
-    made = CompressedTensors().run(bundle, work(tmp_path / "made"))
+    made = CompressedTensors().run(bundle, text_work(tmp_path / "made"))
     entry = made.card["stages"][-1]
     layers = bundle.config["num_hidden_layers"]
     assert entry["matrices"] == {"w4a16": layers, "w8a16": 6 * layers} and entry["widened"] == 3 * layers
@@ -200,14 +201,14 @@ def test_layers_that_vllm_joins_have_one_format(
 
 
 def test_what_is_in_no_codes_stays_numbers(
-    quantised: Callable[[str, str], Bundle], work: Callable[..., Work], tmp_path: Path, quick_gate: None
+    quantised: Callable[[str, str], Bundle], text_work: Callable[..., Work], tmp_path: Path, quick_gate: None
 ) -> None:
     """Rows that no block divides, an output layer of its own, embeddings: fp16; biases and norms as they were."""
     from safetensors.numpy import load_file
 
     bundle = quantised("untied", "q8_0")
     log = Log(tmp_path / "events.jsonl", quiet=True)
-    made = CompressedTensors().run(bundle, work(tmp_path / "made", log=log))
+    made = CompressedTensors().run(bundle, text_work(tmp_path / "made", log=log))
     held, entry = load_file(made.path / WEIGHTS_FILE), made.card["stages"][-1]
     half = [f"model.layers.{number}.mlp.down_proj" for number in (0, 1)]
     assert made.config["quantization_config"]["ignore"] == ["lm_head", *half]
@@ -220,14 +221,14 @@ def test_what_is_in_no_codes_stays_numbers(
 
 
 def test_offsets_are_refused_or_moved_and_told(
-    quantised: Callable[[str, str], Bundle], work: Callable[..., Work], tmp_path: Path, quick_gate: None
+    quantised: Callable[[str, str], Bundle], text_work: Callable[..., Work], tmp_path: Path, quick_gate: None
 ) -> None:
     bundle = quantised("language", "q4_1")
     (tmp_path / "in").mkdir()
     with pytest.raises(HalfpintError, match=r"wanted offsets that are multiples .* others of .* in q4_1.*--nearest"):
-        CompressedTensors().run(bundle, work(tmp_path / "in" / "made"))
+        CompressedTensors().run(bundle, text_work(tmp_path / "in" / "made"))
     assert not list((tmp_path / "in").iterdir())
-    entry = CompressedTensors(nearest=True).run(bundle, work(tmp_path / "made")).card["stages"][-1]
+    entry = CompressedTensors(nearest=True).run(bundle, text_work(tmp_path / "made")).card["stages"][-1]
     assert entry["moved_groups"] > 0 and 0 < entry["parity"]["error"] < 0.1
     assert entry["parity"]["kl_mean"] > 1e-6
     (group,) = open_bundle(tmp_path / "made").config["quantization_config"]["config_groups"].values()
@@ -254,7 +255,7 @@ def test_a_folder_that_holds_other_layers_than_it_says_is_told(
 
 
 def test_wrong_weights_are_refused(
-    bundles: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path, quick_gate: None,
+    bundles: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path, quick_gate: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """One code in all, and a format that is told wrongly."""
@@ -269,15 +270,15 @@ def test_wrong_weights_are_refused(
     with monkeypatch.context() as patch:
         patch.setattr("halfpint.export.compressed_tensors.integers_of", wrong)
         with pytest.raises(RefusedError, match=r"wanted the values of model\.layers\.0\.\S+, got others, .* away"):
-            CompressedTensors().run(bundles("quantized"), work(tmp_path / "in" / "made"))
+            CompressedTensors().run(bundles("quantized"), text_work(tmp_path / "in" / "made"))
     assert not list((tmp_path / "in").iterdir())
 
 
 def test_what_cannot_be_exported_is_said(
-    bundles: Callable[[str], Bundle], quantised: Callable[[str, str], Bundle], work: Callable[..., Work],
+    bundles: Callable[[str], Bundle], quantised: Callable[[str, str], Bundle], text_work: Callable[..., Work],
     tmp_path: Path, quick_gate: None, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    stage, target = CompressedTensors(), work(tmp_path / "made")
+    stage, target = CompressedTensors(), text_work(tmp_path / "made")
     with pytest.raises(HalfpintError, match="wanted a quantised model"):
         stage.run(bundles("language"), target)
     with pytest.raises(HalfpintError, match=r"wanted matrices in q8_0, q5_0, q4_1, q4_0.*, got iq4_nl.*q4_0 or q8_0"):

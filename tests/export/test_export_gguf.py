@@ -23,7 +23,6 @@ from halfpint.models.block_codes import read_blocks, read_types
 from halfpint.models.packed_gguf import GGUF_FILE
 from halfpint.progress import SILENT, Log
 from halfpint.stage import Work
-from halfpint.tasks import predict
 from halfpint.tokenizers.gguf import read_for_gguf
 from halfpint.tokenizers.load import open_tokenizer
 from halfpint.tokenizers.train import TokenizerSettings, train_tokenizer
@@ -94,7 +93,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Callab
             model.save_pretrained(path)
             for file in tokenizer.iterdir():
                 (path / file.name).write_bytes(file.read_bytes())
-            card.update(task=predict.NAME, engine="torch_lm")
+            card.update(task="predict", engine="torch_lm")
             card["stages"].append({"use": "train/pretrain", "settings": {}, "seconds": 0.0})
         return open_bundle(target)
 
@@ -118,10 +117,11 @@ def quick_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("halfpint.export.gguf._gate", check)
 
 
+@pytest.mark.from_scratch
 def test_a_file_is_tried_in_a_fresh_process_before_it_is_kept(
-    trained: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path
+    trained: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path
 ) -> None:
-    made = Gguf(type="f16").run(trained("llama"), work(tmp_path / "made"))
+    made = Gguf(type="f16").run(trained("llama"), text_work(tmp_path / "made"))
     parity = made.card["stages"][-1]["parity"]
     assert parity["strings"] == 12_000 and parity["chats"] == 3 and parity["stops"] == [0]
     assert parity["kl_mean"] < 1e-4 and parity["same_top_1"] > 0.99 and parity["positions"] >= 1000
@@ -140,10 +140,10 @@ def test_a_file_is_tried_in_a_fresh_process_before_it_is_kept(
 
 @pytest.mark.parametrize("shape", ["llama", "llama3", "qwen2", "qwen3", "gemma3_text", "gpt2"])
 def test_every_architecture_writes_on_as_in_pytorch(
-    shape: str, trained: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path, quick_gate: None
+    shape: str, trained: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path, quick_gate: None
 ) -> None:
     bundle = trained(shape)
-    made = Gguf(type="f32").run(bundle, work(tmp_path / "made"))
+    made = Gguf(type="f32").run(bundle, text_work(tmp_path / "made"))
     parity = made.card["stages"][-1]["parity"]
     assert parity["kl_mean"] < 1e-4 and parity["same_top_1"] > 0.99
     ours, theirs = open_language_engine(made, threads=1), TorchLanguageEngine(bundle, 1)
@@ -154,13 +154,13 @@ def test_every_architecture_writes_on_as_in_pytorch(
 
 @pytest.mark.parametrize("shape", ["llama", "qwen3", "gemma3_text", "gpt2", "odd"])
 def test_codes_are_written_as_they_are(
-    shape: str, trained: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path, quick_gate: None
+    shape: str, trained: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path, quick_gate: None
 ) -> None:
     """Rows that llama.cpp has in another order, or turned round, are those that PyTorch computes with."""
     import gguf
 
-    quantised = quantize_stage()(method="round", types="q8_0").run(trained(shape), work(tmp_path / "quantised"))
-    made = Gguf(type="codes").run(quantised, work(tmp_path / "made"))
+    quantised = quantize_stage()(method="round", types="q8_0").run(trained(shape), text_work(tmp_path / "quantised"))
+    made = Gguf(type="codes").run(quantised, text_work(tmp_path / "made"))
     parity = made.card["stages"][-1]["parity"]
     assert parity["kl_mean"] < 2e-3 and parity["same_top_1"] > 0.95  # what comes into a layer is rounded, too
     types = read_types(quantised.path)
@@ -171,24 +171,24 @@ def test_codes_are_written_as_they_are(
 
 
 def test_codes_are_for_quantised_models_alone(
-    trained: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path
+    trained: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path
 ) -> None:
-    quantised = quantize_stage()(method="round", types="q8_0").run(trained("llama"), work(tmp_path / "quantised"))
+    quantised = quantize_stage()(method="round", types="q8_0").run(trained("llama"), text_work(tmp_path / "quantised"))
     with pytest.raises(HalfpintError, match="wanted codes for a quantised model"):
-        Gguf(type="q8_0").run(quantised, work(tmp_path / "made"))
+        Gguf(type="q8_0").run(quantised, text_work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match="Quantise it first"):
-        Gguf(type="codes").run(trained("llama"), work(tmp_path / "made"))
+        Gguf(type="codes").run(trained("llama"), text_work(tmp_path / "made"))
 
 
 def test_fewer_bits_are_smaller_and_further_off(
-    trained: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("halfpint.export.gguf._gate", lambda *_: {})
     bundle = trained("llama")
     monkeypatch.setattr(gguf_parity, "BOUNDS", dict.fromkeys(gguf_parity.BOUNDS, (100.0, 0.0)))
     sizes, far = [], []
     for type_ in ("f32", "f16", "q8_0", "q4_1", "q4_0"):
-        made = Gguf(type=type_).run(bundle, work(tmp_path / type_))
+        made = Gguf(type=type_).run(bundle, text_work(tmp_path / type_))
         sizes.append((made.path / GGUF_FILE).stat().st_size)
         engine = LlamaCppEngine(made.path / GGUF_FILE, 1)
         far.append(gguf_parity.check_distributions(bundle.path, engine, type_)["kl_mean"])
@@ -198,10 +198,10 @@ def test_fewer_bits_are_smaller_and_further_off(
 
 
 def test_rows_that_blocks_do_not_divide_stay_in_f16(
-    trained: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path, quick_gate: None
+    trained: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path, quick_gate: None
 ) -> None:
     log = Log(tmp_path / "events.jsonl", quiet=True)
-    made = Gguf(type="q8_0").run(trained("odd"), work(tmp_path / "made", log=log))
+    made = Gguf(type="q8_0").run(trained("odd"), text_work(tmp_path / "made", log=log))
     assert made.card["stages"][-1]["tensors"] == {"Q8_0": 14, "F16": 2, "F32": 5, "not_quantised": 2}
     said = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text("utf-8").splitlines()]
     assert [line["tensors"] for line in said if line["event"] == "kept"] == [
@@ -211,7 +211,7 @@ def test_rows_that_blocks_do_not_divide_stay_in_f16(
 
 def test_wrong_weights_are_refused_and_nothing_is_left(
     trained: Callable[[str], Bundle],
-    work: Callable[..., Work],
+    text_work: Callable[..., Work],
     tmp_path: Path,
     quick_gate: None,
     monkeypatch: pytest.MonkeyPatch,
@@ -224,16 +224,16 @@ def test_wrong_weights_are_refused_and_nothing_is_left(
     with pytest.raises(
         RefusedError, match=r"wanted f16 with a mean KL .* got perplexity .*, positions 1017, kl_mean \d\.\d+"
     ):
-        Gguf(type="f16").run(trained("llama"), work(tmp_path / "in" / "made"))
+        Gguf(type="f16").run(trained("llama"), text_work(tmp_path / "in" / "made"))
     assert not list((tmp_path / "in").iterdir())
 
 
 def test_another_tokenizer_template_or_stop_is_refused(
-    trained: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("halfpint.export.gguf._gate", lambda *_: {})
     bundle = trained("llama")
-    made = Gguf(type="f16").run(bundle, work(tmp_path / "made"))
+    made = Gguf(type="f16").run(bundle, text_work(tmp_path / "made"))
     file = made.path / GGUF_FILE
     engine, folder = LlamaCppEngine(file, 1), tmp_path / "other"
     assert gguf_parity.check_ids(bundle.path, engine) == 12_000
@@ -256,12 +256,12 @@ def test_another_tokenizer_template_or_stop_is_refused(
 
 
 def test_what_cannot_be_exported_is_said(
-    trained: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path
+    trained: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path
 ) -> None:
     with pytest.raises(HalfpintError, match="Did you mean 'q4_0'"):
         Gguf(type="q4_00").check()
     with pytest.raises(HalfpintError, match=r"an architecture of llama, mistral, .*, got gpt_neox"):
-        Gguf(type="f16").run(trained("gpt_neox"), work(tmp_path / "made"))
+        Gguf(type="f16").run(trained("gpt_neox"), text_work(tmp_path / "made"))
     folder = tmp_path / "characters"
     train_tokenizer(["abc"], TokenizerSettings(kind="char", vocab_size=300), folder, SILENT)
     with pytest.raises(HalfpintError, match=r"wanted a byte-level BPE, .*of the kind BPE with byte fall"):

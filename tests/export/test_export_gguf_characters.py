@@ -17,7 +17,6 @@ from halfpint.export import gguf
 from halfpint.export.gguf import Gguf
 from halfpint.models.packed_gguf import GGUF_FILE
 from halfpint.stage import Work
-from halfpint.tasks import predict
 from halfpint.tokenizers.gguf import read_for_gguf
 
 pytest.importorskip("xllamacpp")
@@ -66,7 +65,7 @@ def write_tokenizer(folder: Path, texts: list[str]) -> int:
 
 
 def test_ids_and_distributions(
-    tmp_path: Path, work: Callable[..., Work], few: list[Example], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, text_work: Callable[..., Work], few: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -80,13 +79,13 @@ def test_ids_and_distributions(
             max_position_embeddings=128, bos_token_id=2, eos_token_id=1, pad_token_id=0, initializer_range=0.2,
         )  # fmt: skip
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-        card.update(task=predict.NAME, engine="torch_lm")
+        card.update(task="predict", engine="torch_lm")
         card["stages"].append({"use": "train/pretrain", "settings": {}, "seconds": 0.0})
     trained = Bundle(tmp_path / "trained")
     held = read_for_gguf(trained.path, trained.config, size)
     assert held.scores[held.tokens.index("e" + SPACE)] > held.scores[held.tokens.index("q")] and held.types[6] == 6
     monkeypatch.setattr(gguf, "_gate", lambda *_: {})  # it is looked at below, in this process
-    made = Gguf(type="f16").run(trained, work(tmp_path / "made"))
+    made = Gguf(type="f16").run(trained, text_work(tmp_path / "made"))
     engine = LlamaCppEngine(made.path / GGUF_FILE, 1)
     assert check_ids(trained.path, engine) > 11_000
     assert check_distributions(trained.path, engine, "f16")["kl_mean"] < 1e-3

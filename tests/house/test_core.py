@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TICKETS = ROOT / "examples" / "tickets.csv"
-PATIENCE_S = 60
+PATIENCE_S = 300
 
 # As if nothing of the extra were installed: no import, and no trace of it to find.
 BLOCK = """

@@ -7,6 +7,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,10 +16,9 @@ from typing import Any
 import pytest
 
 from halfpint import registry
-from halfpint.data.conversations import ChatData
-from halfpint.data.corpus import CorpusData
-from halfpint.data.prepare import Data
+from halfpint.command import Result, command_class, command_names, settings_of
 from halfpint.errors import HalfpintError
+from halfpint.lookup import tasks
 from halfpint.pipeline import stage_class
 from halfpint.recipe import read_recipe
 from halfpint.search.fit import Request
@@ -33,9 +33,11 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # A room imports from floors below its own: never from above, never from another room of its own floor.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("progress", "registry", "machine", "metrics"),
-    ("energy",),
+    ("progress", "registry", "machine", "counts", "outputs"),
+    ("energy", "command"),
     ("bundle",),
+    ("task", "workspace"),
+    ("lookup",),
     ("data", "tokenizers"),
     ("stage",),
     ("models", "tasks"),
@@ -45,32 +47,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline",),
     ("recipe",),
     ("search",),
-    ("language", "generation", "chat"),
-    ("run", "init", "distillation"),
-    ("compression",),
-    ("cli_chat", "cli_compress"),
-    ("cli_language",),
-    ("cli",),
+    ("model",),
+    ("commands",),
+    ("functions", "cli"),
     ("__main__",),
 )
-GROUND = ("errors", "progress", "registry", "machine", "energy")
-
-# A file called _name belongs to its room alone. Exceptions, each with its reason:
-SHARED_INSIDES = {
-    ("search.space", "compress._tensors"): "the plan counts weights by the names that compressing goes by",
-    ("search.speed", "train._classifier"): "the probe times the steps that fine-tuning takes",
-    ("distil._student", "train._classifier"): "a student is a classifier as training makes it",
-    ("distil._student", "train._lora"): "adapters in an encoder are those of a language model",
-    ("distil.logits", "train._lora"): "its settings",
-    ("distil._token_taught", "train._budget"): "a student is planned as training plans",
-    ("distil._token_taught", "train._language"): "a student learns from rows as training does",
-    ("distil._token_taught", "train._language_tokens"): "rows are packed with the special tokens of training",
-    ("distil._token_taught", "train._lora"): "adapters are merged as training merges them",
-    ("distil._token_taught", "train._rows"): "the rows of training, and what they are judged by",
-    ("distil.token_hidden", "train._rows"): "the rows of training, and what they are judged by",
-    ("distil.token_logits", "train._rows"): "the rows of training, and where in the store each label stands",
-    ("distil.student", "compress._tensors"): "layers are taken by the names that compressing goes by",
-}
+LIGHT = ("errors", "progress", "registry", "machine", "energy", "command", "commands", "functions", "cli")
+"""What every command line loads: no NumPy either, not even by what these files import from the house."""
 
 HEAVY = {
     "accelerate", "cleanlab", "datasets", "fastapi", "huggingface_hub", "onnx", "onnxruntime", "onnxscript", "pandas",
@@ -82,19 +65,22 @@ WEB = {"fastapi", "pydantic", "starlette"}
 HEAVY_FILES = {
     "models.pooled_classifier": {"torch", "transformers"},
     "models.factored": {"torch", "transformers"},
-    "serve.classify": WEB,
+    "serve.classify": {"pydantic"},
+    "serve._labels_app": WEB,
     "serve._http": WEB,
     "serve._events": {"starlette"},
-    "serve._openai": WEB,
+    "serve.language": WEB,
     "serve._openai_fields": {"pydantic"},
     "serve._openai_requests": {"pydantic"},
-    "serve.chat": WEB,
-    "serve.predict": WEB,
     "models._quick_attention": {"torch"},
     "train._cross_entropy": {"torch"},
     "models.quick_passes": {"torch", "transformers"},
     "train._muon": {"torch"},
 }
+for _task in tasks():  # what serves a task and the head of its network are such files too
+    HEAVY_FILES.setdefault(f"serve.{_task.routes}", WEB)
+    if _task.head:
+        HEAVY_FILES.setdefault(f"models.{_task.head}", {"torch", "transformers"})
 
 
 def name_of(path: Path) -> str:
@@ -141,6 +127,31 @@ def is_module(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
+def file_of(name: str) -> Path | None:
+    """The file of a module of the house by its name in an import; None of anything else."""
+    path = SOURCE.joinpath(*own(name).split("."))
+    found = (path / "__init__.py", path.with_suffix(".py")) if name.startswith("halfpint.") else ()
+    return next((one for one in found if one.is_file()), None)
+
+
+def light_files() -> set[Path]:
+    """The files that a command line loads before it runs a command: those of `LIGHT`, and what they import on import.
+
+    A private file of commands/ is among them only where a command imports it at its top, as the settings that several
+    share; what a command imports inside `run` may be as heavy as its work is.
+    """
+    todo = [
+        path for path in FILES
+        if name_of(path).split(".")[0] in LIGHT and not (path.parent.name == "commands" and path.name.startswith("_"))
+    ]  # fmt: skip
+    found: set[Path] = set()
+    while todo:
+        if (path := todo.pop()) not in found:
+            found.add(path)
+            todo += [one for name in imported(path, run_at_import=True) if (one := file_of(name))]
+    return found
+
+
 def stages() -> Iterator[type[Stage]]:
     for room in ("models", "train", "compress", "distil", "export"):
         for name in registry.variants(room):
@@ -151,7 +162,9 @@ def stages() -> Iterator[type[Stage]]:
 
 
 STAGES = list(stages())
-SETTINGS: list[type[Any]] = [*STAGES, Data, CorpusData, ChatData, TokenizerSettings, Limits, Request]
+COMMANDS = [command_class(name) for name in command_names()]
+DATA = [task.data for task in tasks()]
+SETTINGS: list[type[Any]] = [*STAGES, *COMMANDS, *DATA, TokenizerSettings, Limits, Request]
 
 
 def test_every_file_has_its_floor() -> None:
@@ -161,7 +174,7 @@ def test_every_file_has_its_floor() -> None:
 
 
 def test_imports_run_downwards() -> None:
-    height = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+    height = {room: number for number, floor in enumerate(FLOORS) for room in floor} | {"__init__": len(FLOORS)}
     wrong = []
     for path in FILES:
         room = name_of(path).split(".")[0]
@@ -181,14 +194,27 @@ def test_the_insides_of_a_room_stay_in_it() -> None:
             if name.startswith("halfpint.") and private and parts[0] != name_of(path).split(".")[0]:
                 inside = ".".join(parts[:2])
                 found.add((name_of(path), inside if is_module(inside) else own(name)))
-    assert found == set(SHARED_INSIDES)
+    assert found == set()
+
+
+def test_no_room_knows_a_task_by_its_name() -> None:
+    """Outside tasks/ nothing imports one, and nothing decides by a name: rooms ask `halfpint.task`."""
+    names = "|".join([*registry.variants("tasks"), "language"])
+    wrong = []
+    for path in FILES:
+        if path.parent.name == "tasks":
+            continue
+        wrong += [f"{name_of(path)} imports {name}" for name in imported(path) if name.startswith("halfpint.tasks")]
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            wrong += [f"{name_of(path)}:{number}: {word}" for word in re.findall(rf'"(?:{names})"', line)]
+    assert not wrong
 
 
 def test_heavy_packages_are_imported_inside_functions() -> None:
-    wrong = []
+    wrong, light = [], light_files()
     for path in FILES:
         banned = HEAVY - HEAVY_FILES.get(name_of(path), set())
-        if name_of(path) in ("cli", "cli_language", "cli_chat", "cli_compress", *GROUND):
+        if path in light:
             banned = banned | {"numpy"}
         wrong += [
             f"{name_of(path)} imports {name}"
@@ -224,10 +250,12 @@ def test_no_file_is_longer_than_400_lines(folder: str) -> None:
 
 @pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__module__.removeprefix("halfpint."))
 def test_every_setting_is_read(kind: type[Any]) -> None:
-    """A stage's settings are read in the room of the class that declares them, the others anywhere."""
+    """Settings of stages and commands are read in the room of the class that declares them, the others anywhere."""
     for item in dataclasses.fields(kind):
         holder = next(one for one in reversed(kind.__mro__) if item.name in vars(one).get("__annotations__", {}))
-        folder = SOURCE / holder.__module__.split(".")[1] if kind in STAGES else SOURCE
+        if item.name in ("quiet", "json", "given") and kind in COMMANDS:
+            continue  # they are read by the base class and by `cli`
+        folder = SOURCE / holder.__module__.split(".")[1] if kind in [*STAGES, *COMMANDS] else SOURCE
         read = (
             isinstance(node, ast.Attribute) and node.attr == item.name and isinstance(node.ctx, ast.Load)
             for path in sorted(folder.rglob("*.py"))
@@ -252,10 +280,22 @@ def test_everything_public_says_what_it_is() -> None:
 
 
 def test_every_setting_of_a_stage_is_explained() -> None:
-    for kind in [*STAGES, Data, CorpusData, ChatData, TokenizerSettings]:
+    for kind in [*STAGES, *DATA, TokenizerSettings]:
         told = " ".join(one.__doc__ or "" for one in kind.__mro__ if one is not Stage)
         named = {word for line in re.findall(r"^ +([\w, ]+):", told, re.MULTILINE) for word in re.split(r", *", line)}
         assert {item.name for item in dataclasses.fields(kind)} <= named, kind
+
+
+@pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.word())
+def test_a_command_is_one_dataclass_that_explains_itself(kind: type[Any]) -> None:
+    """One frozen class in a file, its result too; each flag has its help, and no word that is not plain."""
+    assert dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    told = [kind.__doc__ or "", *(one.help for one in settings_of(kind))]
+    assert all(text.endswith(".") for text in told[1:]), kind
+    assert not re.search(r"\b(told|held|foretell|whatever|drawn|anew|beside)\b", " ".join(told))
+    results = typing.get_type_hints(kind.run)["return"]
+    for result in typing.get_args(results) or (results,):
+        assert issubclass(result, Result) and result.__dataclass_params__.frozen and "__str__" in vars(result)
 
 
 def test_nothing_runs_what_a_file_says() -> None:
@@ -278,7 +318,7 @@ def test_nothing_runs_what_a_file_says() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("room", ["tasks", "engines", "train", "compress", "distil", "export"])
+@pytest.mark.parametrize("room", ["tasks", "engines", "train", "compress", "distil", "export", "commands"])
 def test_every_variant_can_be_loaded_by_its_name(room: str) -> None:
     files = {path.stem for path in (SOURCE / room).glob("*.py") if not path.stem.startswith("_")}
     assert files and files <= set(registry.variants(room))
@@ -289,7 +329,7 @@ def test_every_variant_can_be_loaded_by_its_name(room: str) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
 def test_the_recipes_have_no_faults(path: Path) -> None:
     recipe = read_recipe(path)
-    sources = recipe.data.sources if isinstance(recipe.data, CorpusData) else (recipe.data.source,)
+    sources = getattr(recipe.data, "sources", None) or (recipe.data.source,)
     elsewhere = ("../shared/", "python-stdlib")  # where the data sets lie beside a clone; on every machine
     assert recipe.stages and all((ROOT / source).exists() or source.startswith(elsewhere) for source in sources)
 

@@ -101,7 +101,7 @@ def locate_in_a_process(name: str, variables: dict[str, str]) -> subprocess.Comp
         env=variables,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 

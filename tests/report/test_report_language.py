@@ -19,7 +19,7 @@ from halfpint.bundle import Bundle, new_bundle, open_bundle
 from halfpint.data.conversations import Conversations
 from halfpint.data.corpus import Corpus
 from halfpint.energy import energy_spent, metered
-from halfpint.language import judge
+from halfpint.evaluate.text import judge
 from halfpint.progress import SILENT, Log
 from halfpint.report.curve import NARROW, curve_svg, shown_tokens
 from halfpint.report.html import render, write_report

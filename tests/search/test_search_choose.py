@@ -8,9 +8,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halfpint.lookup import open_task
 from halfpint.search.choose import Choice, choose
 from halfpint.search.limits import CARD_ROOM, Limits
+from halfpint.task import label_task
+from halfpint.tasks._label_figures import label_counts
 
+TASK = label_task(open_task("classify"), "here")
 TRUE = np.arange(400) % 4
 
 
@@ -22,12 +26,13 @@ def candidate(name: str, wrong: int, size: int, *, first: int = 0, **more: Any) 
     return {
         "name": name, "family": name, "status": "measured", "size_bytes": size, "latency_p50_ms": 1.0,
         "metrics": {"accuracy": accuracy, "f1_macro": accuracy}, "interval": [accuracy - 0.03, accuracy + 0.03],
-        "predicted": predicted.tolist(), **more,
+        "counts": label_counts(TRUE, predicted, 4), **more,
     }  # fmt: skip
 
 
 def pick(candidates: list[dict[str, Any]], limits: Limits | None = None) -> Choice:
-    return choose(candidates, limits or Limits(), "accuracy", TRUE, 4)
+    counts = {one["name"]: one["counts"] for one in candidates if "counts" in one}
+    return choose(candidates, limits or Limits(), "accuracy", TASK, counts)
 
 
 def name(found: dict[str, Any] | None) -> str:
@@ -135,6 +140,8 @@ def test_a_choice_always_meets_the_limits(
     limits = Limits(
         max_size_bytes=size, max_latency_ms=latency, floor={} if floor is None else {"accuracy": floor}
     )  # fmt: skip
+    for number, one in enumerate(found):
+        one["name"] += f" {number}"
     choice = pick(found, limits)
     able = [one for one in found if not limits.misses(one)]
     assert [one for one in found if one["feasible"]] == able

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfpint.errors import HalfpintError
-from halfpint.metrics import METRICS
+from halfpint.lookup import open_task
 from halfpint.search.limits import bytes_text, parse_floor, parse_latency, parse_share, parse_size
+
+METRICS = open_task("classify").metrics
 
 
 @pytest.mark.parametrize(
@@ -63,8 +65,8 @@ def test_latencies_that_are_none(text: str) -> None:
 
 
 def test_floors() -> None:
-    assert parse_floor(None) == {}
-    assert parse_floor(["f1_macro=0.85", "accuracy = .9", "accuracy=1"]) == {"f1_macro": 0.85, "accuracy": 1.0}
+    assert parse_floor(None, METRICS) == {}
+    assert parse_floor(["f1_macro=0.85", "accuracy = .9", "accuracy=1"], METRICS) == {"f1_macro": 0.85, "accuracy": 1.0}
     for text, told in (
         ("f1_macro", "METRIC=VALUE"),
         ("f1_macro=85", "from 0 to 1"),
@@ -75,7 +77,7 @@ def test_floors() -> None:
         ("=0.8", "There is: accuracy"),
     ):
         with pytest.raises(HalfpintError, match="--floor") as caught:
-            parse_floor([text])
+            parse_floor([text], METRICS)
         assert told in str(caught.value)
 
 
@@ -88,4 +90,4 @@ def test_shares(value: float) -> None:
 
 
 def test_metrics_that_a_floor_can_name() -> None:
-    assert parse_floor([f"{metric}=0.5" for metric in METRICS]) == dict.fromkeys(METRICS, 0.5)
+    assert parse_floor([f"{metric}=0.5" for metric in METRICS], METRICS) == dict.fromkeys(METRICS, 0.5)

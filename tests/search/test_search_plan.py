@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from halfpint.bundle import Bundle
 from halfpint.compress.layers import Layers
+from halfpint.lookup import open_task
 from halfpint.pipeline import faults_in_order
 from halfpint.search.space import (
     Encoder,
@@ -22,9 +23,11 @@ from halfpint.search.space import (
     static_group,
     tuned_groups,
 )
+from halfpint.task import label_task
 from halfpint.train.finetune import Finetune
 from halfpint.train.frozen_linear import FrozenLinear
 
+TASK = label_task(open_task("classify"), "here")
 ENCODER = Encoder(
     base="some-encoder", layers=6, hidden=384, embedding_weights=30522 * 384, layer_weights=1_770_000,
     other_weights=200_000, tokenizer_bytes=466_000, wordpiece=True, texts_per_s=100.0,
@@ -45,7 +48,7 @@ def test_a_plan_keeps_to_its_time(texts: int, seconds: float, speed: float, labe
     encoder = replace(ENCODER, texts_per_s=speed)
     groups = tuned_groups(encoder, texts, labels, 3000, seconds, 0)
     static = [static_group(encoder, texts), *(static_group(encoder, texts, group) for group in groups[:1])]
-    every_stage_fits([*cheap_groups(), frozen_group(encoder, texts, labels, 3000), *static, *groups])
+    every_stage_fits([*cheap_groups(TASK), frozen_group(encoder, texts, labels, 3000), *static, *groups])
     assert sum(group.expected_s for group in groups) <= seconds + 1
     for group in groups:
         tuned = [stage for stage in group.train if isinstance(stage, Finetune)]
@@ -127,7 +130,7 @@ def test_smaller_variants_are_expected_smaller() -> None:
 def test_an_encoder_is_described_from_its_file(tiny_encoder: Path) -> None:
     from safetensors.numpy import load_file
 
-    found = describe_encoder(Bundle(tiny_encoder), "tiny", 12.0)
+    found = describe_encoder(Bundle(tiny_encoder), "tiny", 12.0, TASK)
     weights = load_file(tiny_encoder / "model.safetensors")
     assert (found.layers, found.hidden, found.wordpiece, found.texts_per_s) == (2, 32, True, 12.0)
     total = sum(tensor.size for key, tensor in weights.items() if not key.startswith("pooler"))

@@ -14,12 +14,14 @@ import pytest
 from halfpint.compress.layers import Layers
 from halfpint.data.prepare import Data
 from halfpint.errors import HalfpintError, TrainingStoppedError
+from halfpint.lookup import open_task
 from halfpint.progress import SILENT
 from halfpint.search import space
 from halfpint.search.fit import Request, _bar, _Run, _try_tuned
 from halfpint.search.limits import Limits
 from halfpint.search.space import Encoder, Group, frozen_group, tuned_groups
 from halfpint.stage import Stage
+from halfpint.task import label_task
 from halfpint.train.blend import Blend
 from halfpint.train.finetune import Finetune
 
@@ -95,7 +97,8 @@ def test_the_likeliest_are_finished_first(used_tokens: int) -> None:
 
 
 def run_with(candidates: list[dict[str, Any]], tmp_path: Path, **limits: Any) -> _Run:
-    request = Request(data=Data(source="none"), limits=Limits(**limits), out=tmp_path)
+    task = label_task(open_task("classify"), "here")
+    request = Request(task=task, data=Data(source="none"), limits=Limits(**limits), out=tmp_path)
     return _Run(request, SimpleNamespace(), "accuracy", SILENT, time.monotonic(), candidates)  # type: ignore[arg-type]
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from halfpint.bundle import new_bundle
 
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 
 @pytest.fixture

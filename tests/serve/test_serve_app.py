@@ -19,10 +19,12 @@ import pytest
 from fastapi import FastAPI
 
 from halfpint.bundle import Bundle, new_bundle
-from halfpint.engines import Engine, Probabilities
+from halfpint.engines import Engine
 from halfpint.errors import HalfpintError
+from halfpint.outputs import Floats
 from halfpint.serve.classify import build_app
 
+PATIENCE_S = 300.0
 Use = Callable[[httpx.AsyncClient], Awaitable[None]]
 
 
@@ -35,9 +37,9 @@ class GatedEngine:
         self.gate = threading.Event()
         self.calls: list[list[str]] = []
 
-    def probabilities(self, texts: Sequence[str]) -> Probabilities:
+    def probabilities(self, texts: Sequence[str]) -> Floats:
         self.calls.append(list(texts))
-        assert self.gate.wait(20)
+        assert self.gate.wait(PATIENCE_S)
         if "poison" in texts:
             raise ValueError("a text that this engine cannot take")
         odd = np.array([len(text) % 2 for text in texts], dtype=np.float32)
@@ -67,13 +69,13 @@ def gated(bundle_path: Path, engine: Engine, **settings: Any) -> FastAPI:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not true():
             await asyncio.sleep(0.002)
 
 
 async def queue_of(client: httpx.AsyncClient, length: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while f"halfpint_queue_length {length}\n" not in (await client.get("/metrics")).text:
             await asyncio.sleep(0.002)
 
@@ -157,7 +159,7 @@ def test_a_body_without_a_length_is_refused_while_it_is_read(bundle_path: Path) 
 def test_a_body_that_does_not_come_times_out(bundle_path: Path) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b'{"text"'
-        await asyncio.sleep(20)
+        await asyncio.sleep(PATIENCE_S)
 
     async def check(client: httpx.AsyncClient) -> None:
         answer = await client.post("/v1/classify", content=pieces())
@@ -280,14 +282,14 @@ def test_a_request_that_waits_too_long_leaves_the_queue(bundle_path: Path) -> No
         await after
         assert engine.calls == [["taken"], ["after"]], "what was given up must not be run"
 
-    use(gated(bundle_path, engine, timeout_s=0.5), check)
+    use(gated(bundle_path, engine, timeout_s=3.0), check)
 
 
 def test_before_the_model_is_there_and_when_it_fails(bundle_path: Path) -> None:
     gate = threading.Event()
 
     def load(bundle: Bundle, threads: int | None) -> Engine:
-        assert gate.wait(20)
+        assert gate.wait(PATIENCE_S)
         raise HalfpintError("model.onnx", wanted="a model", got="nothing")
 
     async def run() -> None:

@@ -22,8 +22,9 @@ import pytest
 from halfpint import registry
 from halfpint.bundle import CARD, Bundle, new_bundle, open_bundle
 from halfpint.engines import Generation, open_language_engine
+from halfpint.lookup import task_of
 
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 LONG = 12_000  # tokens
 HELLO = [{"role": "user", "content": "Where is my card?"}]
 SCHEMA = {
@@ -72,7 +73,7 @@ def serve_bundle(
     class Serving:
         def __init__(self, name: str | Bundle, **settings: Any) -> None:
             self.bundle = bundles(name) if isinstance(name, str) else name
-            build_app = registry.load("serve", self.bundle.card["task"]).build_app
+            build_app = registry.load("serve", task_of(self.bundle).routes).build_app
             self._listening = listening(build_app(self.bundle.path, threads=1, **settings))
 
         def __enter__(self) -> Served:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from halfpint.bundle import Bundle
-from halfpint.serve import chat, predict
+from halfpint.serve.language import build_app
 
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import Page, browser, chromium
@@ -37,7 +37,7 @@ def test_a_conversation(
     listening: Callable[[Any], AbstractContextManager[str]],
     tmp_path: Path,
 ) -> None:
-    app = chat.build_app(bundles("chat").path, threads=1, api_key="schlüssel")
+    app = build_app(bundles("chat").path, threads=1, api_key="schlüssel")
     with listening(app) as address:
         page.open(f"{address}/", 390, 844, dark=True)
         page.until("!at('go').disabled")
@@ -69,7 +69,7 @@ def test_a_conversation(
 def test_a_text_is_gone_on_with_and_stopped(
     page: Page, bundles: Callable[[str], Bundle], listening: Callable[[Any], AbstractContextManager[str]]
 ) -> None:
-    with listening(predict.build_app(bundles("ngram").path)) as address:
+    with listening(build_app(bundles("ngram").path)) as address:
         page.open(f"{address}/?text=I%20was%20charged")  # begins by itself
         written = page.until("at('figures').textContent && at('text').value")
         assert written.startswith("I was charged ") and len(written) > len("I was charged ")

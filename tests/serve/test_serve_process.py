@@ -23,7 +23,7 @@ from halfpint.engines import Engine
 from halfpint.errors import HalfpintError
 from halfpint.serve.run import serve
 
-_PATIENCE_S = 30.0
+_PATIENCE_S = 300.0
 
 # The engine waits for the file `load` before it is there, and a text "wait" waits for the file `go`.
 _SERVER = """
@@ -116,7 +116,7 @@ def test_a_life_from_loading_to_the_drained_end(bundle_path: Path) -> None:
 
         def refused() -> bool:
             try:
-                socket.create_connection(("127.0.0.1", server.port), 1).close()
+                socket.create_connection(("127.0.0.1", server.port), _PATIENCE_S).close()
             except ConnectionError:
                 return True
             return False

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-from halfpint.bundle import Bundle, new_bundle, open_bundle
+from halfpint.bundle import Bundle, Kind, new_bundle, open_bundle
+from halfpint.lookup import open_task
 from halfpint.models import sizes
 from halfpint.progress import SILENT, Log
 from halfpint.stage import Stage, Work
-from halfpint.tasks import predict
+from halfpint.task import Split
 from halfpint.tokenizers.train import TokenizerSettings, train_tokenizer
 
 CONTEXT, VOCABULARY = 96, 320
 WORDS = ("one", "two", "three", "four", "five", "six", "red", "green", "blue", "north", "south", "east", "west")
+NOTHING: Split[Any] = Split(train=(), validation=())
 TEXTS = [f"Say {word} and {other}." for word in WORDS for other in WORDS]
 
 
@@ -64,7 +66,7 @@ def random_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bund
         size, _ = sizes.size_dial("llama", 60_000, VOCABULARY, CONTEXT)
         torch.manual_seed(0)
         model = sizes.new_model("llama", {**size, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1})
-        with new_bundle(folder / "base") as (made, card):
+        with new_bundle(folder / "base", kind=Kind.LANGUAGE) as (made, card):
             model.save_pretrained(made)
             for file in (folder / "tokenizer").iterdir():
                 (made / file.name).write_bytes(file.read_bytes())
@@ -80,13 +82,13 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[B
     """Runs a stage in a folder (its scratch is "unfinished" there): gives the bundle and what was logged."""
 
     def go(
-        stage: Stage, folder: Path | None = None, after: int = 0, *, corpus: Any, parent: Bundle | None = None,
-        task: Any = predict,
+        stage: Stage, folder: Path | None = None, after: int = 0, *, learns: Split[Any] = NOTHING,
+        parent: Bundle | None = None, task: str = "predict",
     ) -> tuple[Bundle, Interrupting]:  # fmt: skip
         folder, log = folder or tmp_path_factory.mktemp("made"), Interrupting(after)
         work = Work(
-            target=folder / "made", scratch=folder / "unfinished", task=task, train=(), validation=(), labels=(),
-            log=log, corpus=corpus,
+            target=folder / "made", scratch=folder / "unfinished", task=open_task(task), split=learns, labels=(),
+            log=log,
         )  # fmt: skip
         return open_bundle(stage.run(parent, work).path), log
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from halfpint.bundle import Bundle
 from halfpint.engines import open_language_engine
 from halfpint.errors import HalfpintError
+from halfpint.task import Split
 from halfpint.train.adapt import Adapt
 
 torch = pytest.importorskip("torch", reason="training needs torch")
@@ -33,10 +33,10 @@ def base(random_llama: Callable[..., Bundle]) -> Bundle:
 @pytest.fixture(scope="module")
 def run(run_stage: Callable[..., Any], base: Bundle) -> Callable[..., tuple[Bundle, Any]]:
     """Runs a stage on the base and the texts: gives the bundle and what was logged."""
-    texts = SimpleNamespace(train=TEXTS[30:], validation=TEXTS[:30], key="cases")
+    texts = Split(train=TEXTS[30:], validation=TEXTS[:30], key="cases")
 
-    def go(stage: Adapt, folder: Path | None = None, after: int = 0, corpus: Any = texts) -> tuple[Bundle, Any]:
-        return cast("tuple[Bundle, Any]", run_stage(stage, folder, after, parent=base, corpus=corpus))
+    def go(stage: Adapt, folder: Path | None = None, after: int = 0, learns: Any = texts) -> tuple[Bundle, Any]:
+        return cast("tuple[Bundle, Any]", run_stage(stage, folder, after, parent=base, learns=learns))
 
     return go
 
@@ -76,4 +76,4 @@ def test_what_cannot_be_is_said(run: Callable[..., Any]) -> None:
         with pytest.raises(HalfpintError, match=message):
             run(replace(TINY, **change))
     with pytest.raises(HalfpintError, match="wanted a corpus of documents"):
-        run(TINY, corpus=None)
+        run(TINY, learns=Split(train=(), validation=()))

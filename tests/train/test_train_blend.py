@@ -67,9 +67,8 @@ def test_a_blend_that_does_not_help_is_refused(
     made = work(tmp_path / "blend", train=few)
     said = open_engine(parent).probabilities([example.text for example in made.validation]).argmax(1)
     # Validation texts whose labels are what the encoder says: nothing can be better than it.
-    made.validation = [
-        replace(example, label=made.labels[answer]) for example, answer in zip(made.validation, said, strict=True)
-    ]
+    told = [replace(example, label=made.labels[answer]) for example, answer in zip(made.validation, said, strict=True)]
+    made.split = replace(made.split, validation=told)
     with pytest.raises(RefusedError, match=r"a better accuracy than the 1\.0000"):
         Blend(features=500).run(parent, made)
     assert not made.target.exists()

@@ -13,10 +13,11 @@ import pytest
 
 from halfpint.bundle import Bundle
 from halfpint.data.conversations import ChatData, Conversations, prepare_chat
+from halfpint.data.corpus import Corpus
 from halfpint.data.packing import IGNORED
 from halfpint.errors import HalfpintError, RefusedError
 from halfpint.progress import SILENT
-from halfpint.tasks import chat as chat_task
+from halfpint.task import Split
 from halfpint.tokenizers.train import CHAT_TEMPLATE
 from halfpint.train._chat_rows import ChatRows, within
 from halfpint.train._chat_tokens import ChatTokenizer, Rendered
@@ -58,7 +59,7 @@ def run(run_stage: Callable[..., Any], data: Conversations, base: Bundle) -> Cal
     """Runs a stage on the base and the conversations: gives the bundle and what was logged."""
 
     def go(stage: Chat, folder: Path | None = None, after: int = 0, **changes: Any) -> tuple[Bundle, Any]:
-        wanted = {"parent": base, "corpus": data, "task": chat_task, **changes}
+        wanted = {"parent": base, "learns": data, "task": "chat", **changes}
         return cast("tuple[Bundle, Any]", run_stage(stage, folder, after, **wanted))
 
     return go
@@ -192,11 +193,11 @@ def test_adapters_merge_exactly_and_are_kept_apart(
 
 
 def test_a_merge_that_answers_otherwise_is_refused(base: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    from halfpint.train import _lora
+    from halfpint.train import lora
 
     model = transformers.AutoModelForCausalLM.from_pretrained(base.path)
     settings = Chat(lora=True, lora_rank=2, lora_alpha=4, lora_dropout=0.0, lora_targets="q_proj,up_proj")
-    wrapped = _lora.add_adapters(model, settings, "here")
+    wrapped = lora.add_adapters(model, settings, "here")
     trained = {name for name, tensor in model.named_parameters() if tensor.requires_grad}
     assert trained and all("lora_" in name and ("q_proj" in name or "up_proj" in name) for name in trained)
     with torch.no_grad():
@@ -205,9 +206,9 @@ def test_a_merge_that_answers_otherwise_is_refused(base: Bundle, monkeypatch: py
                 tensor.normal_(generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(type(wrapped.base_model), "merge_and_unload", lambda self, safe_merge: self.unload())
     with pytest.raises(RefusedError, match="merge: wanted logits within"):
-        _lora.merge(wrapped, [[5, 6, 7, 8]], "here")
+        lora.merge(wrapped, [[5, 6, 7, 8]], "here")
     with pytest.raises(HalfpintError, match=r"lora_targets: .*Did you mean 'q_proj'"):
-        _lora.add_adapters(model, replace(settings, lora_targets="q_prj"), "here")
+        lora.add_adapters(model, replace(settings, lora_targets="q_prj"), "here")
 
 
 @pytest.mark.parametrize("stage", [LORA, replace(TINY, packing=False)], ids=["lora", "padded"])
@@ -236,12 +237,12 @@ def read_names(path: Path) -> list[str]:
 
 
 def test_a_plan_by_time_is_kept(run: Callable[..., Any], tmp_path: Path) -> None:
-    stage = replace(TINY, minutes=0.5, evaluations=0)
+    stage = replace(TINY, minutes=2.0, evaluations=0)
     with pytest.raises(KeyboardInterrupt):
         run(stage, tmp_path, after=1)
     path = tmp_path / "unfinished" / "plan.json"
     plan = json.loads(path.read_text(encoding="utf-8"))
-    assert plan["total"] > 1 and 0 < plan["seconds"] <= 30
+    assert plan["total"] > 1 and 0 < plan["seconds"] <= 120
     path.write_text(json.dumps({"total": 5, "seconds": 0.01, "evaluations": 1}), encoding="utf-8")
     _, log = run(stage, tmp_path)
     assert log.plan["total"] == 5 and 2 <= max(log.losses) <= 5
@@ -310,13 +311,14 @@ def test_what_cannot_be_is_said(change: dict[str, Any], message: str, run: Calla
 
 
 def test_other_data_and_models_are_refused(
-    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    with pytest.raises(HalfpintError, match="wanted conversations, got other data"):
-        run(TINY, tmp_path, corpus=None)
+    run: Callable[..., Any], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in (Split(train=(), validation=()), corpus):
+        with pytest.raises(HalfpintError, match="wanted conversations, got other data"):
+            run(TINY, tmp_path, learns=other)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     with monkeypatch.context() as patch:
-        patch.setattr("halfpint.train._language.Learner._apart", lambda self: False)
+        patch.setattr("halfpint.train.learner.Learner._apart", lambda self: False)
         with pytest.raises(HalfpintError, match=r"packing: .*keep the conversations .* Set packing to false"):
             run(TINY, tmp_path)
     with pytest.raises(HalfpintError, match="writes from left to right, got a bert"):

@@ -21,8 +21,8 @@ from halfpint.engines.torch_classifier import tensors
 from halfpint.errors import TrainingStoppedError
 from halfpint.progress import Log
 from halfpint.stage import Work
-from halfpint.tasks import classify
-from halfpint.train import _classifier, checkpoint
+from halfpint.tasks.classify import TASK
+from halfpint.train import checkpoint, encoders
 from halfpint.train.batches import epoch_batches
 from halfpint.train.loop import Outcome, Training, optimiser_groups, train
 from halfpint.train.schedule import factor
@@ -91,23 +91,23 @@ def encoder_job(
 ) -> Callable[..., Job]:
     """Makes a job on 48 tickets with the tiny encoder."""
     examples = prepared.train[:48]
-    labels = classify.labels_of(prepared.train)
-    targets = classify.targets(examples, labels)
+    labels = TASK.labels(prepared.train)
+    targets = TASK.targets(examples, labels)
 
     def make(name: str = "job", dropout: float = 0.2) -> Job:
         encoder = bundles("encoder")
         torch.manual_seed(7)
-        model = _classifier.new_classifier(encoder, labels, 64, dropout)
+        model = encoders.new_classifier(encoder, TASK, labels, 64, dropout)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = dropout
-        ids = _classifier.token_ids(encoder.path, examples, 64)
+        encoded = encoders.encoded(encoder.path, TASK, TASK.texts(examples), 64)
 
         def loss_of(batch: npt.NDArray[np.int64]) -> Any:
-            inputs = tensors([ids[index] for index in batch], 0, torch.device("cpu"))
+            inputs = tensors(encoded, batch, 0, torch.device("cpu"))
             return torch.nn.functional.cross_entropy(model(**inputs).logits, torch.from_numpy(targets[batch]))
 
-        return Job(model, [len(row) for row in ids], loss_of, work(tmp_path / name))
+        return Job(model, encoded.lengths, loss_of, work(tmp_path / name))
 
     return make
 

@@ -75,10 +75,10 @@ def test_together_they_predict_better(bundles: Callable[[str], Bundle], corpus: 
 
 
 def test_tokens_are_counted_on_disk_where_memory_is_small(
-    bundles: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundles: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ngram, "_BUDGET", 1 << 18)
-    mine = work(tmp_path / "made", log=Log(tmp_path / "events.jsonl", quiet=True))
+    mine = text_work(tmp_path / "made", log=Log(tmp_path / "events.jsonl", quiet=True))
     made = Mix(order=3, cache=0).run(bundles("language"), mine)
     told = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     (text,) = [event["text"] for event in told if event["event"] == "counting on disk"]

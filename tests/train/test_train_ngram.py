@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,21 @@ import pytest
 from halfpint.bundle import open_bundle
 from halfpint.engines import ngram as engine
 from halfpint.errors import HalfpintError
+from halfpint.lookup import open_task
 from halfpint.models import ngram
 from halfpint.models.ngram import NgramModel
 from halfpint.stage import Work
+from halfpint.task import Split
 from halfpint.train.ngram import Ngram
 
 DOCUMENTS = ["the cat sat on the mat\nthe dog sat on the log\n", "the cat saw the dog", "a dog saw a cat\n"]
 
 
 class Documents:
-    """A corpus as a stage gets it: read anew each time."""
+    """A side of a corpus as a stage gets it: read anew each time."""
+
+    def __len__(self) -> int:
+        return len(DOCUMENTS)
 
     def __iter__(self) -> Iterator[str]:
         return iter(DOCUMENTS)
@@ -31,9 +36,12 @@ class Documents:
 @pytest.fixture
 def corpus_work(work: Callable[..., Work], tmp_path: Path) -> Work:
     """The work of a stage on `DOCUMENTS`."""
-    made = work(tmp_path / "made")
-    made.corpus = SimpleNamespace(train=Documents(), validation=Documents())
-    return made
+    return made_of(work(tmp_path / "made"), Documents(), Documents())
+
+
+def made_of(work: Work, train: Any, validation: Any = ()) -> Work:
+    """The same work on other documents."""
+    return replace(work, task=open_task("predict"), split=Split(train=train, validation=validation))
 
 
 def test_a_bundle_from_documents(corpus_work: Work) -> None:
@@ -71,14 +79,14 @@ def test_a_text_larger_than_memory_is_counted_in_scratch(corpus_work: Work, monk
     whole = NgramModel.fit(DOCUMENTS, 3)
     seen: list[Path] = []
 
-    def documents() -> Iterator[str]:
-        for text in DOCUMENTS * 2:
-            yield text
-            seen.extend(corpus_work.scratch.rglob("*.bin"))
+    class Watching(Documents):
+        def __iter__(self) -> Iterator[str]:
+            for text in DOCUMENTS * 2:
+                yield text
+                seen.extend(corpus_work.scratch.rglob("*.bin"))
 
     monkeypatch.setattr(ngram, "_BUDGET", 4000)
-    corpus_work.corpus = SimpleNamespace(train=documents(), validation=[])
-    bundle = Ngram(order=3).run(None, corpus_work)
+    bundle = Ngram(order=3).run(None, made_of(corpus_work, Watching()))
     assert seen and not corpus_work.scratch.exists()
     assert bundle.config["ngrams"] == whole.tables.ngrams
     assert engine.load(bundle).next_words("the cat sat", top=1)[0][0] == "on"
@@ -100,10 +108,8 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
 
 
 def test_without_a_text(corpus_work: Work) -> None:
-    corpus_work.corpus = None
     with pytest.raises(HalfpintError, match="train/ngram: wanted a text to learn from"):
-        Ngram().run(None, corpus_work)
-    corpus_work.corpus = SimpleNamespace(train=[" \n"], validation=[])
+        Ngram().run(None, made_of(corpus_work, ()))
     with pytest.raises(HalfpintError, match="at least one word"):
-        Ngram().run(None, corpus_work)
+        Ngram().run(None, made_of(corpus_work, [" \n"]))
     assert not list(corpus_work.target.parent.iterdir())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 import pytest
 
 from halfpint.bundle import open_bundle
+from halfpint.commands._learning import pretrain
 from halfpint.data.corpus import CorpusData
-from halfpint.language import pretrain
 from halfpint.progress import Log
 from halfpint.train.pretrain import Pretrain
 
@@ -56,13 +55,10 @@ def train_in(folder: Path, rank: str = "0") -> None:
 
 def started(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Two processes of this file, or of what `words` say, to their end."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.run(
-        [*command, f"--master-port={port}", *(words or (__file__, str(folder)))], capture_output=True, text=True,
-        timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [*command, *(words or (__file__, str(folder)))], capture_output=True, text=True, timeout=900, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from halfpint.bundle import Bundle
 from halfpint.errors import HalfpintError
-from halfpint.train import _classifier
+from halfpint.lookup import open_task
+from halfpint.train import encoders
 from halfpint.train.finetune import Finetune
 from halfpint.train.loop import Training, check_settings, optimiser_groups
 
@@ -18,7 +19,7 @@ pytest.importorskip("torch", reason="training needs torch")
 
 
 def test_groups_decay_matrices_alone(bundles: Callable[[str], Bundle]) -> None:
-    model = _classifier.new_classifier(bundles("encoder"), ["a", "b"], 64, 0.1)
+    model = encoders.new_classifier(bundles("encoder"), open_task("classify"), ["a", "b"], 64, 0.1)
     model.encoder.get_input_embeddings().weight.requires_grad_(False)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     settings = Training(learning_rate=1e-4, head_learning_rate=1e-2, weight_decay=0.05)

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ from halfpint.data.examples import Example
 from halfpint.data.prepare import Prepared
 from halfpint.engines import open_engine
 from halfpint.engines.torch_classifier import load_model, logits
-from halfpint.metrics import metric
 from halfpint.models.pull import Pull
+from halfpint.outputs import Encoded
 from halfpint.progress import Log
 from halfpint.search.speed import training_speed
 from halfpint.stage import Work
-from halfpint.tasks import classify
-from halfpint.train import _classifier
+from halfpint.tasks.classify import TASK, Classify
+from halfpint.train import encoders
 from halfpint.train.batches import epoch_batches
 from halfpint.train.finetune import Finetune, _disagreement
 from halfpint.train.frozen_linear import FrozenLinear
@@ -64,13 +64,14 @@ def softmax(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 @pytest.mark.parametrize("refit", [True, False])
 def test_finetuning_learns(refit: bool, bundles: Callable[[str], Bundle], work: Make, tmp_path: Path) -> None:
     train, held = keyword_examples(120, 0), keyword_examples(60, 1)
-    labels = classify.labels_of(train)
+    labels = TASK.labels(train)
     stage = Finetune(
         epochs=8, learning_rate=3e-3, head_learning_rate=1e-2, batch_size=16, precision="fp32", refit_head=refit
     )
     made = stage.run(bundles("encoder"), work(tmp_path / "made", train=train, validation=held, labels=labels))
     probabilities = open_engine(made, threads=1).probabilities([example.text for example in held])
-    accuracy = metric("accuracy", classify.targets(held, labels), probabilities.argmax(axis=1), 3)
+    accuracy = TASK.score("accuracy", held, probabilities, labels)
+    assert accuracy == (np.asarray(probabilities).argmax(axis=1) == TASK.targets(held, labels)).mean()
     majority = max(Counter(example.label for example in held).values()) / len(held)
     assert accuracy > majority + 0.4
     entry = made.card["stages"][-1]
@@ -89,7 +90,7 @@ def test_heads_learn(labels: tuple[str, ...], bundles: Callable[[str], Bundle], 
         [example for example in keyword_examples(number, seed) if example.label in labels]
         for number, seed in ((360, 0), (60, 1))
     )
-    targets = classify.targets(held, labels)
+    targets = TASK.targets(held, labels)
     for stage, parent, least in ((TfidfLinear(), None, 0.95), (FrozenLinear(), bundles("encoder"), 0.75)):
         target = tmp_path / stage.use.replace("/", "-")
         made = stage.run(parent, work(target, train=train, validation=held, labels=labels))
@@ -129,16 +130,16 @@ def test_the_loss_is_the_formula(
     tmp_path: Path,
 ) -> None:
     parent, train = bundles("classifier"), prepared.train[:60]
-    labels = classify.labels_of(prepared.train)
+    labels = TASK.labels(prepared.train)
     stage = Finetune(
         dropout=0.0, label_smoothing=smoothing, class_weights=class_weights, batch_size=16, precision="fp32",
         stop_after_steps=1, epochs=1, refit_head=False,
     )  # fmt: skip
     found = first_loss(stage, parent, tmp_path, work, train)
-    ids = _classifier.token_ids(parent.path, train, int(parent.config["max_tokens"]))
-    batch = epoch_batches([len(row) for row in ids], batch_size=16, batch_tokens=4096, seed=0, epoch=0)[0]
-    log_p = np.log(softmax(logits(load_model(parent.path), [ids[index] for index in batch]).astype(np.float64)))
-    targets = classify.targets(train, labels)
+    encoded = encoders.encoded(parent.path, TASK, TASK.texts(train), int(parent.config["max_tokens"]))
+    batch = epoch_batches(encoded.lengths, batch_size=16, batch_tokens=4096, seed=0, epoch=0)[0]
+    log_p = np.log(softmax(logits(load_model(parent.path), encoded)[batch].astype(np.float64)))
+    targets = TASK.targets(train, labels)
     counts = np.bincount(targets, minlength=len(labels))
     each = len(targets) / (len(labels) * counts) if class_weights == "balanced" else np.ones(len(labels))
     weights = each[targets[batch]]
@@ -207,17 +208,15 @@ def test_train_texts_draws_by_seed(bundles: Callable[[str], Bundle], work: Make,
     assert (drawn[0][0], drawn[3][0]) == (3, 8)
 
 
-class Watched:
+class Watched(Classify):
     """The task, which writes down what it is asked for."""
-
-    NAME = classify.NAME
 
     def __init__(self, seen: list[str]) -> None:
         self.seen = seen
 
-    def targets(self, examples: list[Example], labels: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    def targets(self, examples: Sequence[Example], labels: Sequence[str]) -> npt.NDArray[np.int64]:
         self.seen += [example.text for example in examples]
-        return classify.targets(examples, labels)
+        return super().targets(examples, labels)
 
 
 @pytest.mark.parametrize("stage", [TfidfLinear(features=50, min_documents=1), Majority()])
@@ -262,13 +261,12 @@ from pathlib import Path
 from halfpint.data.prepare import Data, prepare
 from halfpint.progress import SILENT
 from halfpint.stage import Work
-from halfpint.tasks import classify
+from halfpint.tasks.classify import TASK
 from halfpint.train.tfidf_linear import TfidfLinear
 
 data = prepare(Data(source=sys.argv[1]), SILENT, probe_labels=False)
 target = Path(sys.argv[2])
-work = Work(target=target, scratch=target.with_name("scratch"), task=classify, train=data.train,
-            validation=data.validation, labels=classify.labels_of(data.train))
+work = Work(target=target, scratch=target.with_name("scratch"), task=TASK, split=data, labels=TASK.labels(data.train))
 print(data.key, TfidfLinear(features=40).run(None, work).fingerprint)
 """
 
@@ -285,7 +283,7 @@ def test_two_processes_make_the_same(tmp_path: Path) -> None:
         )
         for seed in ("1", "2")
     ]
-    told = [process.communicate(timeout=120)[0] for process in running]
+    told = [process.communicate(timeout=300)[0] for process in running]
     assert told[0]
     assert told[0] == told[1]
 
@@ -297,21 +295,24 @@ def test_macro_f1_as_scikit_learn_has_it() -> None:
     for classes, rows in itertools.product((2, 5), (10, 200)):
         values, targets = random.normal(size=(rows, classes)), random.integers(0, classes, rows)
         wanted = f1_score(targets, values.argmax(axis=1), average="macro")
-        assert _classifier.score(values, targets, "f1_macro") == pytest.approx(wanted)
-        assert _classifier.score(values, targets, "accuracy") == (values.argmax(axis=1) == targets).mean()
+        labels = [f"label {index}" for index in range(classes)]
+        held = [Example("a text", labels[index], row) for row, index in enumerate(targets)]
+        macro, accuracy = (encoders.Judge(TASK, held, labels, name) for name in ("f1_macro", "accuracy"))
+        assert macro(values) == pytest.approx(wanted)
+        assert accuracy(values) == (values.argmax(axis=1) == targets).mean()
 
 
 def test_longest_covers_nearly_all_texts(bundles: Callable[[str], Bundle], prepared: Prepared) -> None:
     from halfpint.tokenizers.load import open_tokenizer
 
     tokenizer = open_tokenizer(bundles("encoder").path)
-    cut = _classifier.longest(tokenizer, prepared.train)
+    cut = encoders.longest(tokenizer, TASK.texts(prepared.train))
     lengths = [len(tokenizer.encode(example.text).ids) for example in prepared.train]
     assert cut % 8 == 0
     assert np.mean([length <= cut for length in lengths]) >= 0.99
     assert cut < max(lengths) + 8
-    assert _classifier.longest(tokenizer, [Example("parcel " * 2000, "a", 1)]) == 256
-    assert _classifier.longest(tokenizer, [Example("hi", "a", 1)]) == 16
+    assert encoders.longest(tokenizer, ["parcel " * 2000]) == 256
+    assert encoders.longest(tokenizer, ["hi"]) == 16
 
 
 def test_an_encoder_with_few_places(short_encoder: Path, work: Make, prepared: Prepared, tmp_path: Path) -> None:
@@ -320,7 +321,7 @@ def test_an_encoder_with_few_places(short_encoder: Path, work: Make, prepared: P
     train = prepared.train[:40]
     head = FrozenLinear().run(base, work(tmp_path / "head", train=train))
     tuned = Finetune(epochs=1, precision="fp32", refit_head=False).run(base, work(tmp_path / "tuned", train=train))
-    assert training_speed(base, prepared.train, Finetune())[0] > 0
+    assert training_speed(base, TASK, prepared.train, Finetune())[0] > 0
     for bundle in (head, tuned):
         assert bundle.config["max_tokens"] == 24
         assert np.isfinite(open_engine(bundle, threads=1).probabilities(["parcel " * 500, "hi"])).all()
@@ -337,7 +338,7 @@ def test_an_encoder_with_few_places(short_encoder: Path, work: Make, prepared: P
     ],
 )
 def test_places_for_tokens(config: dict[str, Any], most: int) -> None:
-    assert _classifier.positions(config) == most
+    assert encoders.positions(config) == most
 
 
 def test_weights_with_and_without_a_prefix(bundles: Callable[[str], Bundle], tmp_path: Path) -> None:
@@ -349,7 +350,7 @@ def test_weights_with_and_without_a_prefix(bundles: Callable[[str], Bundle], tmp
 
     plain = bundles("encoder")
     weights = load_file(plain.path / "model.safetensors")
-    texts = [[2, 60, 61, 3], [2, 70, 3]]
+    texts = Encoded([{"input_ids": [2, 60, 61, 3]}, {"input_ids": [2, 70, 3]}])
     head = {}
     for name, tensors in {
         "prefixed": {f"bert.{key}": tensor for key, tensor in weights.items()},
@@ -360,11 +361,11 @@ def test_weights_with_and_without_a_prefix(bundles: Callable[[str], Bundle], tmp
         save_file(tensors, folder / "model.safetensors")
         head[name] = folder
     ours, theirs = (
-        _classifier.new_classifier(bundle, ["a", "b"], 16, 0.0) for bundle in (plain, Bundle(head["prefixed"]))
+        encoders.new_classifier(bundle, TASK, ["a", "b"], 16, 0.0) for bundle in (plain, Bundle(head["prefixed"]))
     )
     for key, tensor in ours.state_dict().items():
         assert tensor.equal(theirs.state_dict()[key]), key
     assert np.array_equal(logits(ours, texts), np.zeros((2, 2)))  # a new head says nothing yet
     with pytest.raises(HalfpintError, match=r"a file without encoder\.layer\.1"):
-        _classifier.new_classifier(Bundle(head["lacking"]), ["a", "b"], 16, 0.0)
+        encoders.new_classifier(Bundle(head["lacking"]), TASK, ["a", "b"], 16, 0.0)
     assert open_bundle(plain.path)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from halfpint.bundle import Bundle
 from halfpint.errors import HalfpintError, need
 from halfpint.stage import Work
-from halfpint.tokenizers.batching import length_batches, pad
+from halfpint.tokenizers.batching import collate, length_batches
 from halfpint.tokenizers.load import open_tokenizer
 
 _BATCH_TOKENS = 2048
@@ -46,11 +46,12 @@ def activations(
     options.log_severity_level = 3
     session = runtime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     drawn = np.random.default_rng(seed).permutation(len(work.train))[:samples]
-    tokenizer = open_tokenizer(bundle.path, max_tokens=int(bundle.config["max_tokens"]))
-    ids = [one.ids for one in tokenizer.encode_batch_fast([work.train[index].text for index in drawn])]
-    with work.log.bar("reading texts to quantise by", len(ids)) as bar:
-        for batch in length_batches([len(row) for row in ids], _BATCH_TOKENS):
-            input_ids, mask = pad([ids[index] for index in batch], int(bundle.config.get("pad_token_id") or 0))
-            given = session.run(list(names), {"input_ids": input_ids, "attention_mask": mask})
-            yield {name: values[mask.astype(bool)] for name, values in zip(names, given, strict=True)}
+    most = int(bundle.config["max_tokens"])
+    texts = work.labelled.texts([work.train[index] for index in drawn])
+    encoded = work.labelled.encode(texts, open_tokenizer(bundle.path, max_tokens=most), most)
+    with work.log.bar("reading texts to quantise by", len(encoded.rows)) as bar:
+        for batch in length_batches(encoded.lengths, _BATCH_TOKENS):
+            inputs = collate([encoded.rows[index] for index in batch], int(bundle.config.get("pad_token_id") or 0))
+            given, mask = session.run(list(names), inputs), inputs["attention_mask"].astype(bool)
+            yield {name: values[mask] for name, values in zip(names, given, strict=True)}
             bar.advance(len(batch))

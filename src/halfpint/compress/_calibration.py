@@ -16,8 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle
-from halfpint.data.corpus import Corpus
-from halfpint.data.prepare import Texts
 from halfpint.errors import HalfpintError, need
 from halfpint.machine import instructions
 from halfpint.stage import Work
@@ -55,17 +53,10 @@ def calibration_rows(bundle: Bundle, work: Work, samples: int, tokens: int, seed
         raise HalfpintError(
             "calibration", wanted=f"1 row or more of {FEWEST_TOKENS} tokens or more", got=f"{samples} of {tokens}"
         )
-    if isinstance(work.corpus, Corpus):
-        texts: Sequence[str] = work.corpus.train
-    elif work.corpus is None or isinstance(work.corpus, Texts):
-        texts = [example.text for example in work.train]
-    else:
-        raise HalfpintError(
-            "calibration", wanted="running text or labelled texts", got="conversations", todo="Give a text file."
-        )
+    texts = work.documents.train
     tokenizer = open_tokenizer(bundle.path)
     tokenizer.encode_special_tokens = True
-    streamed = isinstance(work.corpus, Corpus) and _is_causal(bundle)
+    streamed = work.documents is work.split and _is_causal(bundle)  # running text, no rows of a table
     if not streamed:
         tokenizer.enable_truncation(max_length=tokens)
     end = bundle.config.get("eos_token_id") if streamed else None

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import CARD, REPORTS, Bundle
+from halfpint.bundle import CARD, REPORTS, Bundle, Kind
 from halfpint.compress._calibration import FEWEST_TOKENS, blocks_of, calibration_rows, linears_of
-from halfpint.compress._tensors import encoder_config, read_weights
+from halfpint.compress.tensors import encoder_config, read_weights
 from halfpint.engines import torch_classifier, torch_lm
 from halfpint.errors import HalfpintError, need
 from halfpint.machine import memory_bytes
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Rows = Sequence[npt.NDArray[np.int64]]
 
-_CLASSIFIER, _FACTORED = "halfpint_pooled_classifier", "halfpint_factored"
+_FACTORED = "halfpint_factored"
 _TOKENS = 16_384  # to calibrate on, where nothing says how many rows
 _LOSS_TOKENS = 4096  # of these the loss is measured on
 _MOST_LOGITS = 1 << 25  # values at once
@@ -86,7 +86,7 @@ def rows_for(stage: _Calibrated, bundle: Bundle, work: Work) -> tuple[Rows, Rows
     """
     tokens = min(stage.tokens, _context(bundle))
     wanted = stage.samples or max(1, _TOKENS // FEWEST_TOKENS)
-    if not stage.samples and kind_of(bundle) == "language":
+    if not stage.samples and bundle.kind == Kind.LANGUAGE:
         wanted = max(1, _TOKENS // tokens)
     rows = calibration_rows(bundle, work, wanted + max(1, wanted // 4), tokens, stage.seed)
     total = np.cumsum([len(row) for row in rows])
@@ -101,13 +101,6 @@ def _context(bundle: Bundle) -> int:
     skipped = int(config.get("pad_token_id") or 0) + 1 if "roberta" in str(config.get("model_type")) else 0
     most = config.get("max_position_embeddings") or config.get("n_positions") or 1024
     return min(int(most) - skipped, int(bundle.config.get("max_tokens") or most))
-
-
-def kind_of(bundle: Bundle) -> str:
-    """What kind of bundle it is: "classifier", "language" or "encoder"."""
-    if bundle.config.get("model_type") == _CLASSIFIER:
-        return "classifier"
-    return "language" if bundle.card.get("engine") == "torch_lm" else "encoder"
 
 
 def check_plain(bundle: Bundle, place: str) -> None:
@@ -143,17 +136,17 @@ def open_model(bundle: Bundle, place: str) -> Any:
         HalfpintError: it is quantised already, or is not expected to fit into memory.
     """
     check_plain(bundle, place)
-    return open_folder(bundle.path, kind_of(bundle))
+    return open_folder(bundle.path, bundle.kind)
 
 
-def open_folder(folder: Path, kind: str) -> Any:
-    """The model in `folder`, whose kind `kind_of` tells."""
+def open_folder(folder: Path, kind: Kind) -> Any:
+    """The model in `folder`, of a kind."""
     transformers = need("transformers", "compressing a model")
     import halfpint.models.factored  # noqa: F401  (registers the architecture)
 
-    if kind == "classifier":
+    if kind == Kind.CLASSIFIER:
         return torch_classifier.load_model(folder)
-    if kind == "language":
+    if kind == Kind.LANGUAGE:
         model_type = str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
         return torch_lm.load_model(folder, CAUSAL if model_type == _FACTORED else resolve(model_type)[1])
     transformers.utils.logging.disable_progress_bar()
@@ -167,7 +160,7 @@ def open_folder(folder: Path, kind: str) -> Any:
 
 def inner_config(model: Any) -> Any:
     """The configuration of the model's Transformer: of a classifier, that of its encoder."""
-    return model.encoder.config if model.config.model_type == _CLASSIFIER else model.config
+    return model.encoder.config if hasattr(model.config, "encoder") else model.config
 
 
 def changed_config(bundle: Bundle, model: Any, changes: dict[str, Any]) -> dict[str, Any]:
@@ -286,7 +279,7 @@ class Loss:
     """
 
     def __init__(self, bundle: Bundle, rows: Rows) -> None:
-        self._kind = kind_of(bundle)
+        self._kind = bundle.kind
         total = np.cumsum([len(row) for row in rows])
         self._rows = rows[: int(np.searchsorted(total, _LOSS_TOKENS)) + 1]
         self._first: list[Any] = []
@@ -296,7 +289,7 @@ class Loss:
         import torch
 
         with torch.inference_mode():
-            if self._kind == "language" and self._is_causal(model):
+            if self._kind == Kind.LANGUAGE and self._is_causal(model):
                 return self._next_tokens(model)
             found = [self._answers(model, ids, mask) for ids, mask in self.batches(model)]
             first = self._first = self._first or found
@@ -338,7 +331,7 @@ class Loss:
         vocabulary."""
         import torch
 
-        width = int(model.config.vocab_size) if self._kind == "language" else 1
+        width = int(model.config.vocab_size) if self._kind == Kind.LANGUAGE else 1
 
         found = []
         for batch in length_batches([len(row) for row in self._rows], max(1, min(2048, _MOST_LOGITS // width))):

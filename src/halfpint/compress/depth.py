@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, Kind
 from halfpint.compress import _models
 from halfpint.compress._calibration import walk
-from halfpint.compress._tensors import LAYER, encoder_config, read_weights, refuse_if_no_smaller, write_weights
+from halfpint.compress.tensors import LAYER, encoder_config, read_weights, refuse_if_no_smaller, write_weights
 from halfpint.errors import HalfpintError, nearest, need
 from halfpint.stage import Stage, Work
 
@@ -42,8 +42,8 @@ class Depth(Stage):
     al. 2023, "On the effect of dropping layers of pre-trained transformer models", section 3.1.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("encoder", "classifier", "language")
-    gives: ClassVar[str] = "same"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.ENCODER, Kind.CLASSIFIER, Kind.LANGUAGE)
+    gives: ClassVar[Kind] = Kind.SAME
 
     share: float = 0.2
     keep: int = 0
@@ -87,13 +87,13 @@ class Depth(Stage):
             figures["influence"] = influences(model, rows, work)
             chosen = strongest(figures["influence"], keep, keep_ends=self.keep_ends)
             del model
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             _models.copy_others(bundle, folder)
             write_weights(folder, without_layers(weights, chosen), shallower(_settled(bundle), layers, chosen))
             before, after = ((at / "model.safetensors").stat().st_size for at in (bundle.path, folder))
             refuse_if_no_smaller(self.use, before, after)
             if figures:
-                figures["loss_after"] = loss(_models.open_folder(folder, _models.kind_of(bundle)))
+                figures["loss_after"] = loss(_models.open_folder(folder, bundle.kind))
                 work.log.say(
                     f"{len(chosen)} of {layers} layers stay; loss on other text {figures['loss_before']:.4f} "
                     f"before, {figures['loss_after']:.4f} after", kind="pruned",

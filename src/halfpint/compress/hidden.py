@@ -7,14 +7,14 @@ import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, Kind
 from halfpint.compress import _models
 from halfpint.compress._calibration import walk
 from halfpint.compress._directions import Shown, channels, components, shown
 from halfpint.compress._layerwise import Change, changed_blocks
 from halfpint.compress._narrowing import OUTSIDE, Directions, Fit, first_weights
 from halfpint.compress._stream import Stream, gains_of, stream_of
-from halfpint.compress._tensors import encoder_config, refuse_if_no_smaller
+from halfpint.compress.tensors import encoder_config, refuse_if_no_smaller
 from halfpint.errors import HalfpintError, nearest, need
 from halfpint.models.sizes import CAUSAL, resolve
 from halfpint.stage import Stage, Work
@@ -49,8 +49,8 @@ class Hidden(Stage):
     in the place of one for each.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("classifier", "language")
-    gives: ClassVar[str] = "same"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.CLASSIFIER, Kind.LANGUAGE)
+    gives: ClassVar[Kind] = Kind.SAME
 
     share: float = 0.25
     directions: str = "auto"
@@ -103,7 +103,7 @@ class Hidden(Stage):
             f"{keep} of {stream.width} hidden {'components' if are_turned else 'channels'} stay, with {kept:.1%} of "
             f"their squares; loss on other text {before:.4f} before, {after:.4f} after", kind="pruned",
         )  # fmt: skip
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             _models.write_model(bundle, folder, made, config)
             sizes = [(at / "model.safetensors").stat().st_size for at in (bundle.path, folder)]
             refuse_if_no_smaller(self.use, *sizes)
@@ -119,7 +119,7 @@ class Hidden(Stage):
 
     def _check_objective(self, bundle: Bundle) -> None:
         name = str(bundle.config.get("model_type"))
-        if _models.kind_of(bundle) == "language" and name != "halfpint_factored" and resolve(name)[1] != CAUSAL:
+        if bundle.kind == Kind.LANGUAGE and name != "halfpint_factored" and resolve(name)[1] != CAUSAL:
             raise HalfpintError(
                 str(bundle.path), wanted="a causal language model or a classifier", got=f"a masked one ({name})",
                 todo="Take out feed-forward channels (compress/width) or layers (compress/depth).",

@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
-from halfpint.compress._tensors import encoder_config, read_weights, write_weights
+from halfpint.bundle import Bundle, Kind
 from halfpint.compress.depth import kept_layers, shallower, without_layers
+from halfpint.compress.tensors import encoder_config, read_weights, write_weights
 from halfpint.errors import HalfpintError
 from halfpint.stage import Stage, Work
 
@@ -25,8 +25,8 @@ class Layers(Stage):
     transformer models" (alternate dropping).
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("encoder", "classifier")
-    gives: ClassVar[str] = "same"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.ENCODER, Kind.CLASSIFIER)
+    gives: ClassVar[Kind] = Kind.SAME
     uses_data: ClassVar[bool] = False
 
     keep: int = 3
@@ -42,7 +42,7 @@ class Layers(Stage):
                 got=str(self.keep),
             )  # fmt: skip
         chosen = kept_layers(layers, self.keep)
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             for file in bundle.path.glob("tokenizer*.json"):
                 shutil.copyfile(file, folder / file.name)
             write_weights(

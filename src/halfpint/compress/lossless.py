@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import ClassVar
 
-from halfpint.bundle import Bundle, copy_files, new_bundle
+from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.errors import RefusedError, need_installed
 from halfpint.models.packed_gguf import GGUF_FILE, PACKED_FILE, pack, unpack
 from halfpint.stage import Stage, Work
@@ -22,8 +22,8 @@ class Lossless(Stage):
     Loading takes about three seconds for 100 MB more, and nothing after that. Other programs do not read it.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("gguf",)
-    gives: ClassVar[str] = "packed"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.GGUF,)
+    gives: ClassVar[Kind] = Kind.PACKED
     uses_data: ClassVar[bool] = False
 
     def check(self) -> None:
@@ -34,7 +34,7 @@ class Lossless(Stage):
         """Write the bundle with the packed file, unpacked once to be sure."""
         assert bundle is not None
         started = time.monotonic()
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             copy_files(bundle, folder, GGUF_FILE)
             before, after = pack(bundle.path / GGUF_FILE, folder / PACKED_FILE)
             if after > (1 - _LEAST) * before:

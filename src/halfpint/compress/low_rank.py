@@ -9,12 +9,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, Kind
 from halfpint.compress import _models
 from halfpint.compress._calibration import Visit, blocks_of, linears_of, walk
 from halfpint.compress._layerwise import Change, Moments, changed_blocks, matrix_of
 from halfpint.compress._ranks import Layer, allotted_ranks, even_ranks, factors, sensitivities, spectrum
-from halfpint.compress._tensors import encoder_config, refuse_if_no_smaller
+from halfpint.compress.tensors import encoder_config, refuse_if_no_smaller
 from halfpint.errors import HalfpintError, nearest, need
 from halfpint.models.sizes import CAUSAL, resolve
 from halfpint.stage import Stage, Work
@@ -51,8 +51,8 @@ class LowRank(Stage):
     Source: Wang et al. 2024, "SVD-LLM", section 3.1 (truncation by the whitened singular values).
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("classifier", "language")
-    gives: ClassVar[str] = "same"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.CLASSIFIER, Kind.LANGUAGE)
+    gives: ClassVar[Kind] = Kind.SAME
 
     share: float = 0.2
     allocation: str = "sensitivity"
@@ -106,7 +106,7 @@ class LowRank(Stage):
             f"{sum(map(len, ranks))} layers factored; loss on other text {before:.4f} before, {after:.4f} after",
             kind="pruned",
         )
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             _write(bundle, folder, model, ranks)
             sizes = [(at / "model.safetensors").stat().st_size for at in (bundle.path, folder)]
             refuse_if_no_smaller(self.use, *sizes)
@@ -123,7 +123,7 @@ class LowRank(Stage):
         config = encoder_config(bundle.config)
         name = str(config.get("model_type"))
         factored = name == _MODEL_TYPE
-        masked = _models.kind_of(bundle) == "language" and not factored and resolve(name)[1] != CAUSAL
+        masked = bundle.kind == Kind.LANGUAGE and not factored and resolve(name)[1] != CAUSAL
         if factored or masked:
             raise HalfpintError(
                 str(bundle.path), wanted="a classifier or a causal language model with whole matrices",
@@ -208,7 +208,7 @@ def _write(bundle: Bundle, folder: Any, model: Any, ranks: list[dict[str, int]])
     """The model with its ranks in config.json, around the configuration of the model (of a classifier: its encoder)."""
     from halfpint.models.factored import FactoredCausalLM, FactoredConfig
 
-    is_classifier = _models.kind_of(bundle) == "classifier"
+    is_classifier = bundle.kind == Kind.CLASSIFIER
     inner = model.encoder if is_classifier else model
     blocks = blocks_of(inner)
     prefix = next(name for name, module in inner.named_modules() if module is blocks)

@@ -7,12 +7,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, copy_files, new_bundle
+from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.compress._activations import activations
 from halfpint.compress._codes import Coded, round_to
 from halfpint.compress._gptq import Moments, gptq
 from halfpint.compress._onnx_tables import four_bits, packed, put_before, stored_groups, stored_rows
-from halfpint.compress._tensors import EMBEDDING, refuse_if_no_smaller
+from halfpint.compress.tensors import EMBEDDING, refuse_if_no_smaller
 from halfpint.errors import HalfpintError, need
 from halfpint.stage import Stage, Work
 
@@ -39,8 +39,8 @@ class OnnxInt4(Stage):
         seed: of the texts drawn.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("onnx",)
-    gives: ClassVar[str] = "onnx"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.ONNX,)
+    gives: ClassVar[Kind] = Kind.ONNX
 
     group: int = 32
     method: str = "gptq"
@@ -78,7 +78,7 @@ class OnnxInt4(Stage):
         matrices = _matrices(model.graph, self.group)
         moments = self._moments(model, matrices, bundle, work) if self.method == "gptq" else {}
         figures = self._quantise(model, matrices, moments, work)
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             copy_files(bundle, folder, "model.onnx")
             onnx.save(model, str(folder / "model.onnx"))
             before, after = (path.stat().st_size for path in (bundle.path / "model.onnx", folder / "model.onnx"))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, copy_files, new_bundle
+from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.compress._codes import round_to
 from halfpint.compress._onnx_tables import four_bits, put_before, stored_groups, stored_rows
-from halfpint.compress._tensors import EMBEDDING, refuse_if_no_smaller
+from halfpint.compress.tensors import EMBEDDING, refuse_if_no_smaller
 from halfpint.errors import HalfpintError, RefusedError, need
 from halfpint.stage import Stage, Work
 
@@ -31,8 +31,8 @@ class OnnxInt8(Stage):
         embedding_bits: of an encoder's token embeddings: 8, or 4 with one fp16 scale for 32 values.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("onnx",)
-    gives: ClassVar[str] = "onnx"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.ONNX,)
+    gives: ClassVar[Kind] = Kind.ONNX
     uses_data: ClassVar[bool] = False
 
     reduce_range: bool = True
@@ -50,7 +50,7 @@ class OnnxInt8(Stage):
         assert bundle is not None
         started = time.monotonic()
         need("onnx", "quantising")
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             copy_files(bundle, folder, "model.onnx")
             if bundle.card["engine"] == "onnx_linear":
                 _quantise_rows(bundle.path / "model.onnx", folder / "model.onnx")

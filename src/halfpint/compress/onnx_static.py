@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from halfpint.bundle import Bundle, copy_files, new_bundle
+from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.compress._activations import activations
-from halfpint.compress._tensors import refuse_if_no_smaller
+from halfpint.compress.tensors import refuse_if_no_smaller
 from halfpint.errors import HalfpintError, need
 from halfpint.stage import Stage, Work
 
@@ -44,8 +44,8 @@ class OnnxStatic(Stage):
         seed: of the texts drawn.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("onnx",)
-    gives: ClassVar[str] = "onnx"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.ONNX,)
+    gives: ClassVar[Kind] = Kind.ONNX
 
     ranges: str = "minmax"
     percentile: float = 99.99
@@ -87,7 +87,7 @@ class OnnxStatic(Stage):
         ranges = self._ranges(model, list(dict.fromkeys(node.input[0] for node in products)), bundle, work)
         counts = _quantise(model.graph, products, ranges, 64 if self.reduce_range else 127)
         onnx.checker.check_model(model)
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             copy_files(bundle, folder, "model.onnx")
             onnx.save(model, str(folder / "model.onnx"))
             before, after = (path.stat().st_size for path in (bundle.path / "model.onnx", folder / "model.onnx"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, file_sha256, new_bundle, read_json, write_json
+from halfpint.bundle import Bundle, Kind, file_sha256, read_json, write_json
 from halfpint.compress._adapt import WORTH, Adaptation, as_made_up_for
 from halfpint.compress._allocation import allocate, costs_of, other_bytes
 from halfpint.compress._balance import balanced
@@ -93,8 +93,8 @@ class Quantize(Stage):
         seed: of the rows drawn.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("language",)
-    gives: ClassVar[str] = "quantized"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.LANGUAGE,)
+    gives: ClassVar[Kind] = Kind.QUANTIZED
 
     types: str = ""
     bits: float = 4.5
@@ -386,7 +386,7 @@ class Quantize(Stage):
         if self.packed:
             figures["packed_bytes"] = sum(coded_bytes(one.type, one.bytes) for one in blocks.values())
             figures["other_bytes"] = other_bytes(bundle.path, model, matrices, packed=True)
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_OWN_FILES))
             model.save_pretrained(folder)
             write_codes(folder, blocks)

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, Kind
 from halfpint.compress import _models
 from halfpint.compress._calibration import Visit, blocks_of, linears_of
 from halfpint.compress._layerwise import Change, Moments, changed_blocks, matrix_of, put_matrix
-from halfpint.compress._tensors import refuse_if_no_smaller
 from halfpint.compress._zeros import by_magnitude, by_sparsegpt, by_wanda
+from halfpint.compress.tensors import refuse_if_no_smaller
 from halfpint.errors import HalfpintError, nearest, need
 from halfpint.models.sparse_weights import SPARSE_FILE, write_sparse
 from halfpint.models.weights import weight_types
@@ -45,8 +45,8 @@ class Sparse(Stage):
         seed: which rows are drawn.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("classifier", "language")
-    gives: ClassVar[str] = "sparse"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.CLASSIFIER, Kind.LANGUAGE)
+    gives: ClassVar[Kind] = Kind.SPARSE
 
     share: float = 0.5
     method: str = "sparsegpt"
@@ -84,7 +84,7 @@ class Sparse(Stage):
             changes = changed_blocks(model, rows, work, "sparse layers", self._change, _apply)
         after = loss(model)
         names = _names(model, changes)
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             _models.write_model(bundle, folder, model, bundle.config)
             tensors = _models.weights_in(folder)
             zeros = sum(int((tensors[name] == 0).sum()) for name in names)

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
-from halfpint.compress._tensors import cut_embedding, encoder_config, refuse_if_no_smaller
-from halfpint.data.examples import Example
+from halfpint.bundle import Bundle, Kind
+from halfpint.compress.tensors import cut_embedding, encoder_config, refuse_if_no_smaller
 from halfpint.errors import HalfpintError, RefusedError
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.load import open_tokenizer
@@ -32,8 +31,8 @@ class Vocab(Stage):
         size: tokens kept; more are kept when the training texts use more.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("encoder", "classifier", "onnx")
-    gives: ClassVar[str] = "same"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.ENCODER, Kind.CLASSIFIER, Kind.ONNX)
+    gives: ClassVar[Kind] = Kind.SAME
 
     size: int = 8000
 
@@ -61,7 +60,7 @@ class Vocab(Stage):
         for holder in (config, inner):
             if holder.get("pad_token_id") is not None:
                 holder["pad_token_id"] = place[_token_of(old, int(holder["pad_token_id"]))]
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             cut_embedding(bundle, folder, rows, config)
             (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
             if (bundle.path / "tokenizer_config.json").is_file():
@@ -82,7 +81,7 @@ class Vocab(Stage):
         Raises:
             RefusedError: a training text is read otherwise than before.
         """
-        for texts in _batches(work.train):
+        for texts in _batches(work.documents.train):
             for one, other in zip(*(reader.encode_batch_fast(texts) for reader in (before, after)), strict=True):
                 if one.tokens != other.tokens:
                     raise RefusedError(
@@ -92,7 +91,7 @@ class Vocab(Stage):
         counts = {}
         for name, reader in (("before", before), ("after", after)):
             tokens = Counter(
-                token for texts in _batches(work.validation) for one in reader.encode_batch_fast(texts)
+                token for texts in _batches(work.documents.validation) for one in reader.encode_batch_fast(texts)
                 for token in one.tokens
             )  # fmt: skip
             counts[name] = (sum(tokens.values()), tokens[json.loads(reader.to_str())["model"]["unk_token"]])
@@ -105,15 +104,15 @@ class Vocab(Stage):
     @staticmethod
     def _used(tokenizer: Any, work: Work) -> Counter[str]:
         used: Counter[str] = Counter()
-        for texts in _batches(work.train):
+        for texts in _batches(work.documents.train):
             for encoding in tokenizer.encode_batch_fast(texts):
                 used.update(encoding.ids)
         return Counter({tokenizer.id_to_token(number): count for number, count in used.items()})
 
 
-def _batches(examples: Sequence[Example]) -> Iterator[list[str]]:
-    for start in range(0, len(examples), _AT_ONCE):
-        yield [example.text for example in examples[start : start + _AT_ONCE]]
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    for start in range(0, len(texts), _AT_ONCE):
+        yield list(texts[start : start + _AT_ONCE])
 
 
 def choose_tokens(vocabulary: dict[str, int], used: Counter[str], specials: set[str], size: int) -> list[str]:

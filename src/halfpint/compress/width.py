@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, Kind
 from halfpint.compress import _models
 from halfpint.compress._calibration import Visit, blocks_of
 from halfpint.compress._columns import by_activation, by_error
@@ -24,7 +24,7 @@ from halfpint.compress._layerwise import (
     repaired_by_halves,
 )
 from halfpint.compress._parts import Heads, feed_forward_of, heads_of, outputs_of, width_name
-from halfpint.compress._tensors import refuse_if_no_smaller
+from halfpint.compress.tensors import refuse_if_no_smaller
 from halfpint.errors import HalfpintError, nearest
 from halfpint.stage import Stage, Work
 
@@ -64,8 +64,8 @@ class Width(Stage):
     section 2; for error and repair Kurtić et al. 2023, "ZipLM", section 3.1.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("encoder", "classifier", "language")
-    gives: ClassVar[str] = "same"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.ENCODER, Kind.CLASSIFIER, Kind.LANGUAGE)
+    gives: ClassVar[Kind] = Kind.SAME
 
     ffn: float = 0.25
     heads: float = 0.0
@@ -116,7 +116,7 @@ class Width(Stage):
                 ) from error  # fmt: skip
         after = loss(made)
         work.log.say(f"{cut.told()}; loss on other text {before:.4f} before, {after:.4f} after", kind="pruned")
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             _models.write_model(bundle, folder, made, config)
             sizes = [(at / "model.safetensors").stat().st_size for at in (bundle.path, folder)]
             refuse_if_no_smaller(self.use, *sizes)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from halfpint.data.dedup import near_duplicate_pairs, normalise
 from halfpint.data.examples import Example, is_missing_label
 from halfpint.data.personal import find_personal, mask
 from halfpint.data.wrong_labels import MOST_ROWS, probable_wrong_labels
 from halfpint.errors import HalfpintError
-
-Severity = Literal["error", "warning", "note"]
+from halfpint.task import Finding
 
 _SHOWN = 8
 _THRESHOLD = 0.85
@@ -28,25 +25,6 @@ _MOJIBAKE = re.compile(
     rf"\ufffd|[\u0080-\u0084\u0086-\u009f]|[\u00c2\u00c3][{_TAIL}]|\u00e2\u20ac|\u00e2[{_TAIL}]{{2}}|\u00f0\u0178"
     r"|\u00ef\u00bf\u00bd|\u00ef\u00bb\u00bf"
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One kind of fault.
-
-    Attributes:
-        kind: its name, such as "exact_duplicate".
-        severity: "error" (training makes no sense), "warning" or "note".
-        message: one line with the count and the first rows.
-        rows: all rows concerned, as in `Example.row`; empty where the fault is in no row.
-        drop: whether `clean` removes those rows.
-    """
-
-    kind: str
-    severity: Severity
-    message: str
-    rows: tuple[int, ...]
-    drop: bool
 
 
 def check(
@@ -106,10 +84,13 @@ def raise_if_unusable(findings: Sequence[Finding], source: str) -> None:
         )
 
 
-def _finding(kind: str, severity: Severity, what: str, rows: Iterable[int], *, drop: bool = False) -> list[Finding]:
+def _finding(kind: str, severity: str, what: str, rows: Iterable[int], *, drop: bool = False) -> list[Finding]:
     """A list with one finding, or none when no rows are concerned."""
     rows = tuple(rows)
-    return [Finding(kind, severity, f"{what}: {_shown(rows)}", rows, drop)] if rows else []
+    if not rows:
+        return []
+    message = f"{what}: {_shown(rows)}"
+    return [Finding(kind=kind, severity=severity, message=message, rows=rows, drop=drop)]
 
 
 def _shown(rows: Sequence[int]) -> str:
@@ -167,7 +148,7 @@ def _class_counts(usable: Sequence[Example], kept: Sequence[Example]) -> list[Fi
     counts.update(example.label for example in kept)
     if len(counts) < 2:
         what = f"only the label {next(iter(counts))!r}" if counts else "no row with a text and a label"
-        return [Finding("one_class", "error", f"{what}, where two or more are needed", (), False)]
+        return [Finding(kind="one_class", severity="error", message=f"{what}, where two or more are needed")]
     few = sorted(label for label, count in counts.items() if count < 2)
     if few:
         names = ", ".join(map(repr, few[:_SHOWN])) + (", …" if len(few) > _SHOWN else "")
@@ -179,11 +160,10 @@ def _class_counts(usable: Sequence[Example], kept: Sequence[Example]) -> list[Fi
         return []
     return [
         Finding(
-            "imbalance",
-            "warning" if largest >= 10 * smallest else "note",
-            f"label {most!r} has {largest:,} examples, {least!r} has {smallest:,} ({largest / smallest:.0f} to 1)",
-            (),
-            False,
+            kind="imbalance",
+            severity="warning" if largest >= 10 * smallest else "note",
+            message=f"label {most!r} has {largest:,} examples, {least!r} has {smallest:,} "
+            f"({largest / smallest:.0f} to 1)",
         )
     ]
 
@@ -224,11 +204,11 @@ def _wrong_labels(kept: Sequence[Example]) -> list[Finding]:
         doubtful = probable_wrong_labels(kept)
     except HalfpintError as error:
         message = f"labels were not checked for mistakes: wanted {error.wanted}, got {error.got}. {error.todo}".strip()
-        return [Finding("probable_wrong_label", "note", message, (), False)]
+        return [Finding(kind="probable_wrong_label", severity="note", message=message)]
     if not doubtful:
         return []
     likeliest = ", ".join(f"row {e.row} {e.label!r} reads like {other!r}" for e, other in doubtful[:3])
     rows = tuple(example.row for example, _ in doubtful)
     some = f" (of {MOST_ROWS:,} rows drawn)" if len(kept) > MOST_ROWS else ""
     message = f"labels that are probably wrong{some}, the most doubtful first: {_shown(rows)}: {likeliest}"
-    return [Finding("probable_wrong_label", "warning", message, rows, False)]
+    return [Finding(kind="probable_wrong_label", severity="warning", message=message, rows=rows)]

@@ -18,6 +18,7 @@ from typing import Any
 from halfpint.data.read import Table, read_table
 from halfpint.errors import HalfpintError, nearest
 from halfpint.progress import Log
+from halfpint.task import Split
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 
@@ -84,25 +85,10 @@ class Conversation:
         return [{"role": message.role, "content": message.content} for message in self.messages]
 
 
-@dataclass(frozen=True)
-class Conversations:
-    """Conversations to learn from and to choose by.
-
-    Attributes:
-        train, validation: in the order of the file; no two are the same, and none of one side begins with the question
-            of another one on the other side.
-        key: the hash of what training sees.
-        facts: what `summary` gives.
-    """
-
-    train: tuple[Conversation, ...]
-    validation: tuple[Conversation, ...]
-    key: str
-    facts: Mapping[str, Any]
-
-    def summary(self) -> dict[str, Any]:
-        """Form, counts of conversations and turns, and what was dropped, with its rows."""
-        return dict(self.facts)
+Conversations = Split[Conversation]
+"""Conversations in the order of the file; no two are the same, and none of one side begins with the question of another
+one on the other side. The facts are their form, counts of conversations and turns, and what was dropped, with its rows.
+"""
 
 
 def prepare_chat(settings: ChatData, log: Log) -> Conversations:
@@ -141,7 +127,7 @@ def prepare_chat(settings: ChatData, log: Log) -> Conversations:
     }  # fmt: skip
     key = sha256(json.dumps([[one.key for one in side] for side in (train, held)]).encode()).hexdigest()
     log.say(f"  {len(train):,} to learn from, {len(held):,} to choose by", kind="data", **facts)
-    return Conversations(tuple(train), tuple(held), key, {**facts, "fingerprint": key})
+    return Split(train=tuple(train), validation=tuple(held), key=key, facts={**facts, "fingerprint": key})
 
 
 def _read(
@@ -312,3 +298,8 @@ def _shown(rows: Sequence[int]) -> str:
 def _hash(messages: Iterable[Message]) -> str:
     content = json.dumps([[message.role, message.content] for message in messages])
     return sha256(content.encode()).hexdigest()
+
+
+def is_conversation(cells: object) -> bool:
+    """Whether an object of a JSON file has the fields of one of the forms."""
+    return isinstance(cells, Mapping) and any(all(name in cells for name in names) for names in _FORMS.values())

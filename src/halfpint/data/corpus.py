@@ -22,6 +22,7 @@ from halfpint.data.language import KNOWN
 from halfpint.data.text_store import TextPart, TextStore
 from halfpint.errors import HalfpintError, nearest
 from halfpint.progress import Log
+from halfpint.task import Split
 
 _FACTS = "corpus.json"
 _MEMO = "fingerprints.json"
@@ -52,26 +53,19 @@ class CorpusData:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """Documents to train on and to choose by, on disk.
+@dataclass(frozen=True, kw_only=True)
+class Corpus(Split[str]):
+    """Documents to train on and to choose by, on disk: each side is read as it is asked for.
+
+    Its facts are documents, bytes and words of each side, languages, and what was dropped: by reason, with examples.
 
     Attributes:
         path: the folder they are in.
-        key: hash of the settings and of the sources' content.
-        train, validation: sequences of documents that are read as they are asked for.
-        facts: what `summary` gives.
     """
 
     path: Path
-    key: str
     train: TextStore
     validation: TextStore
-    facts: dict[str, Any]
-
-    def summary(self) -> dict[str, Any]:
-        """Documents, bytes and words of each side, languages, and what was dropped: by reason, with examples."""
-        return dict(self.facts)
 
 
 def prepare_corpus(settings: CorpusData, folder: Path, log: Log) -> Corpus:
@@ -128,8 +122,9 @@ def open_corpus(path: Path) -> Corpus:
     facts = read_json(path / _FACTS)
     key = str(facts.get("key"))
     return Corpus(
-        path, key, TextStore(path, "train", f"{key}-train"), TextStore(path, "validation", f"{key}-val"), facts
-    )
+        path=path, key=key, train=TextStore(path, "train", f"{key}-train"),
+        validation=TextStore(path, "validation", f"{key}-val"), facts=facts,
+    )  # fmt: skip
 
 
 def _refuse_bad(settings: CorpusData) -> None:

@@ -231,4 +231,4 @@ class CorpusMaker:
             )
         total = max(train["documents"], 1)
         shares = [f"{name} {count / total:.0%}" for name, count in list(facts["languages"].items())[:5]]
-        self.log.say(f"  language: {', '.join(shares)}", kind="language")
+        self.log.say(f"  language: {', '.join(shares)}", kind="languages")

@@ -31,27 +31,16 @@ TEXT_NAMES = (
     "title",
 )
 
-LABEL_NAMES = (
-    "label",
-    "category",
-    "class",
-    "intent",
-    "sentiment",
-    "target",
-    "topic",
-    "tag",
-    "labels",
-    "emotion",
-    "polarity",
-    "genre",
-    "department",
-    "queue",
-    "priority",
-    "type",
-    "rating",
-    "stars",
-    "y",
+
+def listed(words: str) -> tuple[str, ...]:
+    """The words of a text, apart."""
+    return tuple(words.split())
+
+
+LABEL_NAMES = listed(
+    "label category class intent sentiment target topic tag labels emotion polarity genre department queue priority "
+    "type rating stars y"
 )
 
 # Not texts and not labels, but signs that a first line is a header.
-OTHER_NAMES = ("id", "index", "idx", "date", "time", "user", "author", "language", "lang", "source", "score", "name")
+OTHER_NAMES = listed("id index idx date time user author language lang source score name")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-from halfpint.data.check import Finding, check, clean, find_missing, raise_if_unusable
+from halfpint.data.check import check, clean, find_missing, raise_if_unusable
 from halfpint.data.columns import Columns, find_columns
 from halfpint.data.examples import Example, fingerprint, is_missing_label, labelled
 from halfpint.data.read import read_table
 from halfpint.data.split import split
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log
+from halfpint.task import Finding, Split
 
 _SHOWN_ROWS = 20
 _SMALL = 500
@@ -44,57 +45,8 @@ class Data:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Texts:
-    """Texts without their labels, for stages that learn from running text: each is a document; `key` is their hash."""
-
-    train: list[str]
-    validation: list[str]
-    key: str
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Examples ready for training, and what happened to the rest."""
-
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
-    columns: Columns
-    notes: tuple[str, ...]
-    findings: list[Finding]
-    dropped: list[Finding]
-    settings: Data
-    key: str = field(default="")
-
-    @property
-    def corpus(self) -> Texts:
-        """The texts of both sides as running text; those kept for the end are not among them."""
-        train, validation = ([example.text for example in side] for side in (self.train, self.validation))
-        return Texts(train, validation, self.key)
-
-    def summary(self) -> dict[str, Any]:
-        """What a report tells of the data."""
-        return {
-            "source": self.settings.source,
-            "test_source": self.settings.test or None,
-            "rows": len(self.train) + len(self.validation) + len(self.test),
-            "train": len(self.train),
-            "validation": len(self.validation),
-            "test": len(self.test),
-            "labels": dict(sorted(Counter(example.label for example in self.train).items())),
-            "columns": {"text": self.columns.text, "label": self.columns.label},
-            "notes": list(self.notes),
-            "dropped": [
-                {"kind": f.kind, "count": len(f.rows), "rows": f.rows[:_SHOWN_ROWS], "message": f.message}
-                for f in self.dropped
-            ],
-            "findings": [
-                {"kind": f.kind, "severity": f.severity, "message": f.message, "rows": f.rows[:_SHOWN_ROWS]}
-                for f in self.findings
-            ],
-            "fingerprint": self.key,
-        }
+Prepared = Split[Example]
+"""Examples ready for training; the facts say what happened to the rest."""
 
 
 def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
@@ -147,10 +99,39 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
     log.say(f"  {len(parts.train):,} to learn from, {len(parts.validation):,} to choose by, {len(test):,} for the end")
     if len(parts.validation) < _SMALL:
         log.say("  few rows to choose by: expect wide intervals", kind="finding")
-    return Prepared(
-        parts.train, parts.validation, test, columns, table.notes, findings, dropped, settings,
-        data_key(parts.train, parts.validation),
-    )  # fmt: skip
+    key = data_key(parts.train, parts.validation)
+    sides = {"train": parts.train, "validation": parts.validation, "test": test}
+    labels = dict(sorted(Counter(example.label for example in parts.train).items()))
+    facts = {
+        **sources(settings, sides), "labels": labels, "columns": {"text": columns.text, "label": columns.label},
+        **findings_told(table.notes, findings, dropped), "fingerprint": key,
+    }  # fmt: skip
+    return Split(**sides, key=key, proof=fingerprint(test), facts=facts)
+
+
+def sources(settings: Any, sides: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """The facts of a split: where it is from, and how many rows each side has."""
+    counts = {side: len(examples) for side, examples in sides.items()}
+    return {
+        "source": settings.source, "test_source": settings.test or None, "rows": sum(counts.values()), **counts,
+    }  # fmt: skip
+
+
+def findings_told(
+    notes: Sequence[str], findings: Sequence[Finding], dropped: Sequence[Finding]
+) -> dict[str, Any]:  # fmt: skip
+    """The facts of what was found in the rows and what was dropped of them."""
+    return {
+        "notes": list(notes),
+        "dropped": [
+            {"kind": f.kind, "count": len(f.rows), "rows": list(f.rows[:_SHOWN_ROWS]), "message": f.message}
+            for f in dropped
+        ],
+        "findings": [
+            {"kind": f.kind, "severity": f.severity, "message": f.message, "rows": list(f.rows[:_SHOWN_ROWS])}
+            for f in findings
+        ],
+    }
 
 
 def read_test(settings: Data, columns: Columns) -> list[Example]:

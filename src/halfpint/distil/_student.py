@@ -7,24 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from halfpint.bundle import CARD, Bundle
+from halfpint.bundle import CARD, Bundle, Kind
 from halfpint.errors import HalfpintError, nearest, need
 from halfpint.stage import Work
 from halfpint.tokenizers.load import open_tokenizer
-from halfpint.train import _classifier
-from halfpint.train._lora import LoRA, linear_names
+from halfpint.train import encoders
+from halfpint.train.lora import LoRA, linear_names
 
-token_ids = _classifier.token_ids
-score = _classifier.score
-write_classifier = _classifier.write_classifier
+encoded = encoders.encoded
+Judge = encoders.Judge
+write_classifier = encoders.write_classifier
 
 
 def classifier(bundle: Bundle, work: Work, max_tokens: int, dropout: float) -> tuple[Any, int]:
     """The classifier in `bundle`, or a new one on its encoder, with `dropout` throughout; and where texts are cut."""
     torch = need("torch", "distilling")
     max_tokens = max_tokens or int(bundle.config.get("max_tokens", 0))
-    max_tokens = max_tokens or _classifier.longest(open_tokenizer(bundle.path), work.train)
-    model = _classifier.classifier_from(bundle, work.labels, max_tokens, dropout)
+    if not max_tokens:
+        max_tokens = encoders.longest(open_tokenizer(bundle.path), work.labelled.texts(work.train[:20_000]))
+    model = encoders.classifier_from(bundle, work.task, work.labels, max_tokens, dropout)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
@@ -64,7 +65,7 @@ def need_labels_of(bundle: Bundle, labels: Sequence[str], place: str) -> None:
     Raises:
         HalfpintError: with both.
     """
-    if bundle.config.get("model_type") == "halfpint_pooled_classifier" and bundle.labels != tuple(labels):
+    if bundle.kind == Kind.CLASSIFIER and bundle.labels != tuple(labels):
         raise HalfpintError(
             f"{place}: student {bundle.path}", wanted=f"the labels of the data: {', '.join(labels[:5])}",
             got=", ".join(bundle.labels[:5]), todo="Give a student of the same job, or an encoder without a head.",
@@ -73,7 +74,7 @@ def need_labels_of(bundle: Bundle, labels: Sequence[str], place: str) -> None:
 
 def write_encoder(folder: Path, model: Any, source: Bundle) -> None:
     """The bundle `source` with the encoder of `model` in place of its own; its head, if it has one, goes with it."""
-    if source.config.get("model_type") == "halfpint_pooled_classifier":
+    if source.kind == Kind.CLASSIFIER:
         write_classifier(folder, model, source.path)
         return
     for file in source.path.glob("*.json"):

@@ -5,18 +5,18 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import Bundle, file_sha256, new_bundle, read_json, write_json
-from halfpint.data.examples import Example
+from halfpint.bundle import Bundle, Kind, file_sha256, read_json, write_json
 from halfpint.distil.teachers import Ensemble, Taught, content_key, unlabelled_texts
 from halfpint.errors import HalfpintError
+from halfpint.outputs import joined
 from halfpint.stage import Stage, Work
 
 FILE = "answers.npy"
@@ -29,7 +29,7 @@ _DROPPED, _PIECES, _LONGEST_PIECE = 0.1, 0.25, 5  # of changed copies: words tha
 
 @dataclass(frozen=True, kw_only=True)
 class Answers(Taught, Stage):
-    """Log-probabilities of one or several classifiers (their mean), and no model: answers.npy, float32 (texts, labels).
+    """Log-probabilities of one or several classifiers (their mean), and no model: answers.npy, float32 (units, labels).
 
     A killed run goes on with the chunks that are whole: each is checked by its hash.
 
@@ -40,8 +40,8 @@ class Answers(Taught, Stage):
         seed: of that draw, and of the copies.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("nothing", "classifier", "linear", "onnx", "ready")
-    gives: ClassVar[str] = "answers"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.NOTHING, Kind.CLASSIFIER, Kind.LINEAR, Kind.ONNX, Kind.READY)
+    gives: ClassVar[Kind] = Kind.ANSWERS
 
     unlabelled: str = ""
     train_texts: int = 0
@@ -60,37 +60,43 @@ class Answers(Taught, Stage):
         """Ask chunk by chunk, then join the chunks; without `teacher` the parent is asked."""
         started = time.monotonic()
         asked = bundle if not self.teacher else None
-        bundles = [asked] if asked else self.teachers(bundle, work.task.NAME, self.use)
-        texts = [example.text for example in lessons(work, self.train_texts, self.seed, self.unlabelled, self.copies)]
+        bundles = [asked] if asked else self.teachers(bundle, work.task.name, self.use)
+        examples, _ = lessons(work, self.train_texts, self.seed, self.unlabelled, self.copies)
+        texts = work.labelled.texts(examples)
         teachers = Ensemble(bundles, work.labels, self.use)
         name = texts_key(texts)
         parts = _asked(teachers, texts, work, sha256(f"{name} {[b.fingerprint for b in bundles]}".encode()).hexdigest())
-        with new_bundle(work.target, bundle) as (folder, card):
-            shape = (len(texts), len(work.labels))
+        with self.new_bundle(work, bundle) as (folder, card):
+            shape = (sum(len(np.load(part, mmap_mode="r", allow_pickle=False)) for part in parts), len(work.labels))
             whole = np.lib.format.open_memmap(folder / FILE, mode="w+", dtype=np.float32, shape=shape)
-            for number, part in enumerate(parts):
-                whole[number * _CHUNK : number * _CHUNK + _CHUNK] = np.load(part, allow_pickle=False)
+            done = 0
+            for part in parts:
+                values = np.load(part, allow_pickle=False)
+                whole[done : done + len(values)] = values
+                done += len(values)
             whole.flush()
             config = {"model_type": "answers", "id2label": dict(enumerate(work.labels)), "texts": name}
             write_json(folder / "config.json", config)
-            card.update(task=work.task.NAME, engine=None)
+            card.update(task=work.task.name, engine=None)
             names = [one.fingerprint for one in bundles]
             card["stages"].append(self.entry(started, texts=len(texts), teachers=names))
         shutil.rmtree(work.scratch, ignore_errors=True)
         return Bundle(work.target)
 
 
-def lessons(work: Work, train_texts: int, seed: int, unlabelled: str, copies: int = 0) -> list[Example]:
-    """What a student learns from: so many of the training texts (0: all), then texts without a label ("")."""
-    chosen: Sequence[Example] = work.train
+def lessons(work: Work, train_texts: int, seed: int, unlabelled: str, copies: int = 0) -> tuple[list[Any], int]:
+    """What a student learns from: so many of the training examples (0: all), then texts without a label; and how many
+    those are."""
+    chosen: Sequence[Any] = work.train
+    task = work.labelled
     if 0 < train_texts < len(chosen):
         drawn = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:train_texts])
         chosen = [work.train[index] for index in drawn]
     more = unlabelled_texts(unlabelled, work)
     if copies:
-        known = {example.text for examples in (work.train, work.validation) for example in examples} | set(more)
-        more += changed_copies([example.text for example in chosen], copies, seed, known)
-    return [*chosen, *(Example(text, "", 0) for text in more)]
+        known = {text for examples in (work.train, work.validation) for text in task.texts(examples)} | set(more)
+        more += changed_copies(task.texts(chosen), copies, seed, known)
+    return [*chosen, *map(task.unlabelled, more)], len(more)
 
 
 def changed_copies(texts: Sequence[str], copies: int, seed: int, known: set[str]) -> list[str]:
@@ -117,7 +123,7 @@ def changed_copies(texts: Sequence[str], copies: int, seed: int, known: set[str]
 
 
 def answers_for(stage: Answers, texts: Sequence[str], work: Work) -> npt.NDArray[np.float32]:
-    """The answers that `stage` writes, from the cache where the pipeline has one: log-probabilities (texts, labels).
+    """The answers that `stage` writes, from the cache where the pipeline has one: log-probabilities (units, labels).
 
     Raises:
         HalfpintError: they are of other texts.
@@ -126,7 +132,7 @@ def answers_for(stage: Answers, texts: Sequence[str], work: Work) -> npt.NDArray
         bundle = work.make([stage])
     else:
         target = work.scratch / "answers"
-        inner = Work(**{**vars(work), "target": target, "scratch": work.scratch / "asking"})
+        inner = replace(work, target=target, scratch=work.scratch / "asking")
         bundle = stage.run(None, inner)
     if bundle.config["texts"] != texts_key(texts):
         raise HalfpintError(
@@ -159,7 +165,7 @@ def _asked(teachers: Ensemble, texts: Sequence[str], work: Work, key: str) -> li
             part = folder / f"{start // _CHUNK}.npy"
             if not part.is_file() or hashes.get(part.name) != file_sha256(part):
                 scratch = folder / "part.npy"
-                logs = np.log(np.maximum(teachers.probabilities(some), LEAST))
+                logs = np.log(np.maximum(joined(teachers.probabilities(some), len(work.labels)), LEAST))
                 np.save(scratch, logs.astype(np.float32), allow_pickle=False)
                 scratch.replace(part)
                 hashes[part.name] = file_sha256(part)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, Kind
 from halfpint.distil.logits import Logits
 from halfpint.distil.teachers import Taught, content_key
 from halfpint.distil.token_logits import TokenLogits
@@ -43,8 +43,8 @@ class Heal(Taught, Stage):
         seed: of order and dropout.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("classifier", "language")
-    gives: ClassVar[str] = "same"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.CLASSIFIER, Kind.LANGUAGE)
+    gives: ClassVar[Kind] = Kind.SAME
 
     lora: bool = False
     lora_rank: int = 16
@@ -84,7 +84,7 @@ class Heal(Taught, Stage):
         make: Callable[[], Stage] = self._of_tokens if bundle.card.get("engine") == "torch_lm" else self._of_texts
         inner = replace(work, target=work.scratch / "healed", scratch=work.scratch / "healing")
         healed = make().run(bundle, inner)
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             shutil.copytree(healed.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("card.json"))
             card.update(task=healed.card["task"], engine=healed.card["engine"])
             told = healed.card["stages"][-1]

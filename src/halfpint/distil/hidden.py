@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import Bundle, new_bundle, open_bundle
+from halfpint.bundle import Bundle, Kind, open_bundle
 from halfpint.distil import _student
 from halfpint.distil._inside import Inward, pair
 from halfpint.distil.answers import lessons
 from halfpint.distil.teachers import Taught, content_key, folders, need_same_tokenizer
 from halfpint.engines.torch_classifier import tensors
 from halfpint.errors import HalfpintError, need
+from halfpint.outputs import Encoded
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.batching import length_batches
 from halfpint.train.loop import Training, check_settings, device, train
@@ -40,8 +41,8 @@ class Hidden(Inward, Taught, Training, Stage):
         evaluation_texts: validation texts that the loss is looked at on, at most.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("encoder", "classifier")
-    gives: ClassVar[str] = "same"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.ENCODER, Kind.CLASSIFIER)
+    gives: ClassVar[Kind] = Kind.SAME
 
     learning_rate: float = 2e-4
     epochs: int = 2
@@ -75,9 +76,10 @@ class Hidden(Inward, Taught, Training, Stage):
         assert bundle is not None
         started = time.monotonic()
         torch = need("torch", "distilling")
-        teacher = self._teacher(self.teachers(bundle, work.task.NAME, self.use))
-        examples = lessons(work, self.train_texts, self.seed, self.unlabelled)
-        need_same_tokenizer(teacher, bundle, [example.text for example in examples], self.use)
+        teacher = self._teacher(self.teachers(bundle, work.task.name, self.use))
+        task = work.labelled
+        texts = task.texts(lessons(work, self.train_texts, self.seed, self.unlabelled)[0])
+        need_same_tokenizer(teacher, bundle, texts, self.use)
         torch.manual_seed(self.seed)
         student, max_tokens = _student.classifier(bundle, work, self.max_tokens, self.dropout)
         large, _ = _student.classifier(teacher, work, max_tokens, 0.0)
@@ -87,30 +89,32 @@ class Hidden(Inward, Taught, Training, Stage):
             student.encoder.get_input_embeddings().weight.requires_grad_(False)
         both = pair(self, student.encoder, large.encoder).to(device())
         large.encoder.to(device()).eval()
-        ids = _student.token_ids(bundle.path, examples, max_tokens)
-        held = _student.token_ids(bundle.path, work.validation[: self.evaluation_texts], max_tokens)
+        encoded = _student.encoded(bundle.path, task, texts, max_tokens)
+        held_texts = task.texts(work.validation[: self.evaluation_texts])
+        held = _student.encoded(bundle.path, task, held_texts, max_tokens)
         pad_id = int(student.config.encoder.get("pad_token_id") or 0)
 
-        def loss_of(rows: Sequence[Sequence[int]]) -> Any:
-            inputs = tensors(rows, pad_id, device())
-            return both(inputs["attention_mask"], **inputs)
+        def loss_of(some: Encoded, batch: Sequence[int] | npt.NDArray[np.int64]) -> Any:
+            inputs = tensors(some, batch, pad_id, device())
+            mask = inputs["attention_mask"]
+            return both(mask, input_ids=inputs["input_ids"], attention_mask=mask)
 
         def batch_loss(batch: npt.NDArray[np.int64]) -> Any:
-            return loss_of([ids[index] for index in batch])
+            return loss_of(encoded, batch)
 
         def score() -> tuple[float, dict[str, Any]]:
             total = 0.0
             with torch.inference_mode():
-                for batch in length_batches([len(row) for row in held]):
-                    total += float(loss_of([held[index] for index in batch])) * len(batch)
-            mean = total / len(held)
+                for batch in length_batches(held.lengths):
+                    total += float(loss_of(held, batch)) * len(batch)
+            mean = total / len(held.rows)
             return -mean, {"said": f"validation: {mean:.5f} from the teacher's {self.match}"}
 
-        outcome = train(both, [len(row) for row in ids], batch_loss, score, self, work)
-        with new_bundle(work.target, bundle) as (folder, card):
+        outcome = train(both, encoded.lengths, batch_loss, score, self, work)
+        with self.new_bundle(work, bundle) as (folder, card):
             _student.write_encoder(folder, student.to("cpu").eval(), bundle)
             figures = {key: value for key, value in vars(outcome).items() if key != "seconds"}
-            figures |= {"texts": len(examples), "max_tokens": max_tokens, "teacher": teacher.fingerprint}
+            figures |= {"texts": len(texts), "max_tokens": max_tokens, "teacher": teacher.fingerprint}
             card["stages"].append(self.entry(started, **figures))
         shutil.rmtree(work.scratch, ignore_errors=True)
         return Bundle(work.target)

@@ -10,19 +10,18 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, Kind
 from halfpint.distil import _student
 from halfpint.distil._divergence import Softened
 from halfpint.distil._zeros import hold_zeros
 from halfpint.distil.answers import Answers, answers_for, lessons
 from halfpint.distil.teachers import Taught, content_key
-from halfpint.engines.torch_classifier import logits, tensors
+from halfpint.engines.torch_classifier import logits, picked, tensors
 from halfpint.errors import HalfpintError, need
+from halfpint.outputs import NO_LABEL
 from halfpint.stage import Stage, Work
-from halfpint.train._lora import LoRA
 from halfpint.train.loop import Training, check_settings, device, train
-
-_IGNORED = -100  # the label of a text without one, as PyTorch's cross_entropy has it
+from halfpint.train.lora import LoRA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +44,8 @@ class Logits(Softened, Taught, LoRA, Training, Stage):
         train_texts: learn from so many of the labelled texts, drawn with `seed`; 0 takes all.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("encoder", "classifier")
-    gives: ClassVar[str] = "classifier"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.ENCODER, Kind.CLASSIFIER)
+    gives: ClassVar[Kind] = Kind.CLASSIFIER
 
     learning_rate: float = 1e-4
     head_learning_rate: float = 5e-4
@@ -89,9 +88,11 @@ class Logits(Softened, Taught, LoRA, Training, Stage):
         started = time.monotonic()
         torch = need("torch", "distilling")
         _student.need_labels_of(bundle, work.labels, self.use)
-        examples = lessons(work, self.train_texts, self.seed, self.unlabelled, self.copies)
+        examples, more = lessons(work, self.train_texts, self.seed, self.unlabelled, self.copies)
         teaching = self.label_share < 1
-        answers = torch.from_numpy(self._answers(bundle, [e.text for e in examples], work)) if teaching else None
+        task = work.labelled
+        texts = task.texts(examples)
+        answers = torch.from_numpy(self._answers(bundle, texts, work)) if teaching else None
         torch.manual_seed(self.seed)
         model, max_tokens = _student.classifier(bundle, work, self.max_tokens, self.dropout)
         if not self.train_embeddings:
@@ -99,41 +100,38 @@ class Logits(Softened, Taught, LoRA, Training, Stage):
         adapted = _student.with_adapters(model, self, self.use)
         zeros = hold_zeros(model, self.use, lora=self.lora)
         model.to(device())
-        ids = _student.token_ids(bundle.path, examples, max_tokens)
-        held_ids = _student.token_ids(bundle.path, work.validation, max_tokens)
-        targets = np.full(len(examples), _IGNORED)
-        labelled = [index for index, example in enumerate(examples) if example.label]
-        targets[labelled] = work.task.targets([examples[index] for index in labelled], work.labels)
-        held_targets = work.task.targets(work.validation, work.labels)
+        encoded = _student.encoded(bundle.path, task, texts, max_tokens)
+        held = _student.encoded(bundle.path, task, task.texts(work.validation), max_tokens)
+        targets, judge = task.targets(examples, work.labels), _student.Judge.of(work, held.per_text)
         pad_id = int(model.config.encoder.get("pad_token_id") or 0)
 
         def batch_loss(batch: npt.NDArray[np.int64]) -> Any:
-            found = model(**tensors([ids[index] for index in batch], pad_id, device())).logits.float()
-            wanted = torch.from_numpy(targets[batch]).to(device())
-            share = self.label_share * (wanted != _IGNORED)
+            found = picked(model(**tensors(encoded, batch, pad_id, device())).logits.float(), encoded, batch)
+            units = encoded.units_of(batch)
+            wanted = torch.from_numpy(targets[units]).to(device())
+            share = self.label_share * (wanted != NO_LABEL)
             told = torch.nn.functional.cross_entropy(
-                found, wanted, label_smoothing=self.label_smoothing, ignore_index=_IGNORED, reduction="none"
+                found, wanted, label_smoothing=self.label_smoothing, ignore_index=NO_LABEL, reduction="none"
             )
             loss = share * told
             if answers is not None:
-                loss = loss + (1 - share) * self.distance(found, answers[batch].to(device()))
+                loss = loss + (1 - share) * self.distance(found, answers[units].to(device()))
             return loss.mean()
 
         outcome = train(
-            model, [len(row) for row in ids], batch_loss,
-            lambda: _student.score(logits(model, held_ids), held_targets, work.primary), self, work,
+            model, encoded.lengths, batch_loss, lambda: judge(logits(model, held)), self, work,
             guess=float(np.log(len(work.labels))) * max(1.0, self.temperature**2),
         )  # fmt: skip
         model.to("cpu").eval()
         if adapted is not None:
             model = adapted.merge_and_unload(safe_merge=True)
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             _student.write_classifier(folder, model, bundle.path)
-            card.update(task=work.task.NAME, engine="torch_classifier")
+            card.update(task=task.name, engine="torch_classifier")
             figures = {key: value for key, value in vars(outcome).items() if key != "seconds"}
             figures |= {
                 "texts": len(examples),
-                "labelled": len(labelled),
+                "labelled": len(examples) - more,
                 "max_tokens": max_tokens,
                 "zeros_held": zeros,
             }
@@ -143,7 +141,7 @@ class Logits(Softened, Taught, LoRA, Training, Stage):
 
     def _answers(self, bundle: Bundle, texts: list[str], work: Work) -> npt.NDArray[np.float32]:
         """The teachers' log-probabilities of `texts`."""
-        teachers = self.teachers(bundle, work.task.NAME, self.use)
+        teachers = self.teachers(bundle, work.task.name, self.use)
         seed = self.seed if self.train_texts or self.copies else 0  # which else changes nothing of the answers
         asked = Answers(
             teacher=",".join(str(one.path) for one in teachers), unlabelled=self.unlabelled,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from halfpint.bundle import Bundle
-from halfpint.data.examples import Example
 from halfpint.distil.answers import Answers, answers_for, lessons
 from halfpint.distil.teachers import Taught, content_key
 from halfpint.errors import HalfpintError
+from halfpint.outputs import per_text
 from halfpint.stage import Work
 from halfpint.train.finetune import Finetune
 
@@ -55,21 +55,25 @@ class PseudoLabels(Taught, Finetune):
         """Let the teacher label, keep what it is sure of, and fine-tune on both."""
         if not self.unlabelled:
             return super().run(bundle, work)
-        teachers = self.teachers(bundle, work.task.NAME, self.use)
+        teachers = self.teachers(bundle, work.task.name, self.use)
         teacher = ",".join(str(one.path) for one in teachers)
         asked = Answers(teacher=teacher, unlabelled=self.unlabelled, train_texts=1)  # the labelled have their labels
-        texts = [example.text for example in lessons(work, 1, 0, self.unlabelled)]
-        logs = answers_for(asked, texts, work)[1:]
-        chosen, sure = logs.argmax(1), np.exp(logs.max(1)) >= self.confidence
+        task = work.labelled
+        texts = task.texts(lessons(work, 1, 0, self.unlabelled)[0])
+        logs = answers_for(asked, texts, work)
+        units = task.units(texts)
+        said = per_text(np.exp(logs), units)
+        sure = [float(one.max(axis=-1).min(initial=1.0)) for one in said][1:]
+        answers = task.decode(texts, said, work.labels)
         kept = [
-            Example(text, work.labels[label], 0)
-            for text, label, enough in zip(texts[1:], chosen, sure, strict=True)
-            if enough
+            task.answered(text, answer, work.labels)
+            for text, answer, chance in zip(texts[1:], answers[1:], sure, strict=True)
+            if chance >= self.confidence
         ]
         if not kept:
             raise HalfpintError(
                 f"{self.use}: confidence", wanted="a share that the teacher reaches on some of the texts",
-                got=f"{self.confidence:g}, and {np.exp(logs.max()):.3f} at most", todo="Lower it.",
+                got=f"{self.confidence:g}, and {max(sure):.3f} at most", todo="Lower it.",
             )  # fmt: skip
-        work.log.say(f"  the teacher labelled {len(kept):,} of {len(logs):,} texts surely", kind="labelled")
-        return super().run(bundle, replace(work, train=[*work.train, *kept]))
+        work.log.say(f"  the teacher labelled {len(kept):,} of {len(sure):,} texts surely", kind="labelled")
+        return super().run(bundle, replace(work, split=replace(work.split, train=[*work.train, *kept])))

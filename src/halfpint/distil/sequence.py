@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from halfpint.bundle import Bundle, read_json, write_json
-from halfpint.data.corpus import Corpus
 from halfpint.data.text_store import TextWriter
 from halfpint.data.token_store import TokenStore
 from halfpint.distil.teachers import Taught, content_key
@@ -20,6 +19,7 @@ from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, need
 from halfpint.models.sizes import CAUSAL
 from halfpint.stage import Work
+from halfpint.task import Split
 from halfpint.tokenizers.load import open_tokenizer
 from halfpint.train.adapt import Adapt
 from halfpint.train.loop import device
@@ -83,7 +83,7 @@ class Sequence(Taught, Adapt):
         bar = np.quantile([sure for _, sure in written], 1 - self.keep)
         kept = [text for text, sure in written if sure >= bar and text.strip()]
         work.log.say(f"  {len(kept):,} of {len(written):,} texts are learned from", kind="written")
-        return super().run(bundle, replace(work, corpus=self._mixed(corpus, kept, work.scratch / "mixed")))
+        return super().run(bundle, replace(work, split=self._mixed(corpus, kept, work.scratch / "mixed")))
 
     def _teacher(self, bundle: Bundle) -> Bundle:
         teachers = self.teachers(bundle, "", self.use)
@@ -92,7 +92,7 @@ class Sequence(Taught, Adapt):
         need_causal(teachers[0], self.use)
         return teachers[0]
 
-    def _mixed(self, corpus: Corpus, texts: list[str], folder: Path) -> Corpus:
+    def _mixed(self, corpus: Split[str], texts: list[str], folder: Path) -> Split[str]:
         """The corpus with the written texts in its training part."""
         folder.mkdir(parents=True, exist_ok=True)
         writer, digest = TextWriter(folder, "train"), sha256(f"{corpus.key} {self.with_documents}".encode())

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import Bundle, new_bundle, write_json
+from halfpint.bundle import Bundle, Kind, write_json
 from halfpint.compress.vocab import choose_tokens, reindex_tokenizer
 from halfpint.distil import _student
 from halfpint.distil._divergence import Softened
@@ -23,6 +23,7 @@ from halfpint.distil.teachers import Taught, content_key
 from halfpint.engines.static import Ints, Pieces, pair_keys
 from halfpint.engines.torch_classifier import run_batches
 from halfpint.errors import HalfpintError, need
+from halfpint.outputs import NO_LABEL, Encoded
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.load import open_tokenizer
 from halfpint.train.loop import Training, check_settings, train
@@ -30,7 +31,6 @@ from halfpint.train.loop import Training, check_settings, train
 _MOST_TOKENS = 512
 _FEWEST_PAIRS = 3  # times that a pair occurs in the training texts before it gets a row
 _CHUNK = 4096
-_IGNORED = -100
 Floats = npt.NDArray[np.float32]
 
 
@@ -55,8 +55,8 @@ class Static(Softened, Taught, Training, Stage):
         train_texts: learn from so many of the labelled texts, drawn with `seed`; 0 takes all.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("encoder", "classifier")
-    gives: ClassVar[str] = "ready"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.ENCODER, Kind.CLASSIFIER)
+    gives: ClassVar[Kind] = Kind.READY
 
     width: int = 256
     tokens: int = 12_000
@@ -104,8 +104,9 @@ class Static(Softened, Taught, Training, Stage):
         assert bundle is not None
         started = time.monotonic()
         torch = need("torch", "distilling")
-        examples = lessons(work, self.train_texts, self.seed, self.unlabelled)
-        texts = [example.text for example in examples]
+        task = work.labelled
+        examples, _ = lessons(work, self.train_texts, self.seed, self.unlabelled)
+        texts = task.texts(examples)
         answers = self._answers(bundle, texts, work)
         work.scratch.mkdir(parents=True, exist_ok=True)
         kept = _write_tokenizer(bundle, work.scratch, texts, self.tokens)
@@ -113,13 +114,10 @@ class Static(Softened, Taught, Training, Stage):
         counts, pairs = _counted(Pieces(tokenizer, np.zeros(0, np.int64), _MOST_TOKENS), texts, self.pairs)
         pieces = Pieces(tokenizer, pairs, _MOST_TOKENS)
         table = self._table(bundle, kept, counts, pairs, work)
-        rows, held = pieces.rows(texts), pieces.rows([example.text for example in work.validation])
+        rows, held = pieces.rows(texts), pieces.rows(task.texts(work.validation))
         torch.manual_seed(self.seed)
         model = self._model(table, _means(table, rows), len(work.labels))
-        targets = np.full(len(examples), _IGNORED)
-        labelled = [index for index, example in enumerate(examples) if example.label]
-        targets[labelled] = work.task.targets([examples[index] for index in labelled], work.labels)
-        held_targets = work.task.targets(work.validation, work.labels)
+        targets, judge = task.targets(examples, work.labels), _student.Judge.of(work)
         told = torch.from_numpy(answers) if answers is not None else None
 
         def logits_of(some: Sequence[Ints]) -> Any:
@@ -129,8 +127,8 @@ class Static(Softened, Taught, Training, Stage):
 
         def batch_loss(batch: Ints) -> Any:
             found, wanted = logits_of([rows[index] for index in batch]), torch.from_numpy(targets[batch])
-            share = (self.label_share if told is not None else 1.0) * (wanted != _IGNORED)
-            loss = share * torch.nn.functional.cross_entropy(found, wanted, ignore_index=_IGNORED, reduction="none")
+            share = (self.label_share if told is not None else 1.0) * (wanted != NO_LABEL)
+            loss = share * torch.nn.functional.cross_entropy(found, wanted, ignore_index=NO_LABEL, reduction="none")
             if told is not None:
                 loss = loss + (1 - share) * self.distance(found, told[batch])
             return loss.mean()
@@ -138,18 +136,18 @@ class Static(Softened, Taught, Training, Stage):
         def score() -> float:
             with torch.inference_mode():
                 parts = [logits_of(held[start : start + _CHUNK]) for start in range(0, len(held), _CHUNK)]
-            return _student.score(torch.cat(parts).numpy(), held_targets, work.primary)
+            return judge(torch.cat(parts).numpy())
 
         outcome = train(
             model, [len(row) for row in rows], batch_loss, score, self, work,
             guess=float(np.log(len(work.labels))) * max(1.0, self.temperature**2),
         )  # fmt: skip
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             for name in ("tokenizer.json", "tokenizer_config.json"):
                 if (work.scratch / name).is_file():
                     shutil.copyfile(work.scratch / name, folder / name)
             self._write(model, pairs, work, folder)
-            card.update(task=work.task.NAME, engine="static")
+            card.update(task=task.name, engine="static")
             figures = {key: value for key, value in vars(outcome).items() if key != "seconds"}
             figures |= {"texts": len(texts), "kept_tokens": len(kept), "kept_pairs": len(pairs)}
             card["stages"].append(self.entry(started, **figures))
@@ -178,7 +176,8 @@ class Static(Softened, Taught, Training, Stage):
         with work.log.bar("asking the encoder for tokens", len(inner)) as bar:
             for start in range(0, len(inner), _CHUNK):
                 ids = [[*before, *middle, *after] for middle in inner[start : start + _CHUNK]]
-                found.append(run_batches(model, ids, model.pooled, model.classifier.in_features))
+                rows = Encoded([{"input_ids": row} for row in ids])
+                found.append(run_batches(model, rows, model.pooled, model.classifier.in_features))
                 bar.advance(len(ids))
         vectors = np.concatenate(found)
         vectors -= vectors[: len(old)].mean(0)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint.bundle import CARD, Bundle, new_bundle, write_json
-from halfpint.compress._tensors import EMBEDDING, encoder_config, read_weights, write_weights
+from halfpint.bundle import CARD, Bundle, Kind, write_json
 from halfpint.compress.depth import kept_layers, shallower, without_layers
+from halfpint.compress.tensors import EMBEDDING, encoder_config, read_weights, write_weights
 from halfpint.errors import HalfpintError, need
 from halfpint.models import sizes
+from halfpint.models.heads import head_in
 from halfpint.stage import Stage, Work
 
 _WEIGHTS = (".safetensors", ".index.json")
@@ -33,8 +34,8 @@ class Student(Stage):
         seed: of new weights.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("encoder", "classifier", "language")
-    gives: ClassVar[str] = "same"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.ENCODER, Kind.CLASSIFIER, Kind.LANGUAGE)
+    gives: ClassVar[Kind] = Kind.SAME
     uses_data: ClassVar[bool] = False
 
     layers: str = "2"
@@ -56,7 +57,7 @@ class Student(Stage):
         """Write the student with the parent's tokenizer."""
         assert bundle is not None
         started = time.monotonic()
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             for file in bundle.path.iterdir():
                 if file.is_file() and not file.name.endswith(_WEIGHTS) and file.name not in (CARD, "README.md"):
                     shutil.copyfile(file, folder / file.name)
@@ -103,9 +104,9 @@ class Student(Stage):
             with torch.no_grad():
                 found = _directions(large.float(), rows.shape[1])
                 rows.copy_(found * (rows.std() / found.std()))
-        if bundle.config.get("model_type") == "halfpint_pooled_classifier":
+        if bundle.kind == Kind.CLASSIFIER:
             _write_classifier(bundle, model, folder)
-        elif bundle.card.get("engine") == "torch_lm":
+        elif bundle.kind == Kind.LANGUAGE:
             model.save_pretrained(folder)
         else:
             model.base_model.save_pretrained(folder)
@@ -113,23 +114,13 @@ class Student(Stage):
 
 
 def _write_classifier(bundle: Bundle, model: Any, folder: Path) -> None:
-    """A classifier on the new encoder, with a head of zeros, in `folder`."""
-    import torch
-
-    from halfpint.models.pooled_classifier import PooledClassifier, PooledClassifierConfig
-
+    """An encoder with a head on the new encoder, with a last layer of zeros, in `folder`."""
     # `dtype` is how save_pretrained tells of the weights; the encoder's own are those of the whole.
     encoder = {key: value for key, value in model.config.to_dict().items() if key not in ("dtype", "architectures")}
-    config = PooledClassifierConfig(
-        encoder=encoder, pooling=bundle.config["pooling"], classifier_dropout=bundle.config["classifier_dropout"],
-        max_tokens=min(int(bundle.config["max_tokens"]), int(encoder.get("max_position_embeddings") or _POSITIONS)),
-        id2label=dict(enumerate(bundle.labels)), label2id={label: index for index, label in enumerate(bundle.labels)},
-    )  # fmt: skip
-    made = PooledClassifier(config)
+    longest = min(int(bundle.config["max_tokens"]), int(encoder.get("max_position_embeddings") or _POSITIONS))
+    dropout = float(bundle.config["classifier_dropout"])
+    made = head_in(bundle.path).build(encoder, bundle.labels, longest, dropout, bundle.config)
     made.encoder.load_state_dict(model.base_model.state_dict(), strict=False)
-    with torch.no_grad():
-        made.classifier.weight.zero_()
-        made.classifier.bias.zero_()
     made.save_pretrained(folder)
     written = Bundle(folder).config
     write_json(folder / "config.json", {**written, "pad_token_id": encoder.get("pad_token_id") or 0})

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from halfpint.bundle import CARD, Bundle, file_sha256, need_task, open_bundle
+from halfpint.bundle import CARD, Bundle, Kind, file_sha256, need_task, open_bundle
 from halfpint.data.columns import find_text_column
 from halfpint.data.read import read_table
-from halfpint.engines import Probabilities, open_engine
+from halfpint.engines import open_engine
 from halfpint.errors import HalfpintError
+from halfpint.outputs import Outputs, joined, per_text
 from halfpint.stage import Work
 from halfpint.tokenizers.load import open_tokenizer
 
@@ -115,13 +116,13 @@ class Ensemble:
         self._orders = [need_labels(bundle, labels, place) for bundle in bundles]
         self._engines = [open_engine(bundle) for bundle in bundles]
 
-    def probabilities(self, texts: Sequence[str]) -> Probabilities:
-        """float32 of shape (texts, labels)."""
-        answers = [
-            engine.probabilities(texts)[:, order] for engine, order in zip(self._engines, self._orders, strict=True)
-        ]
-        mean: Probabilities = np.stack(answers).mean(axis=0, dtype=np.float64).astype(np.float32)
-        return mean
+    def probabilities(self, texts: Sequence[str]) -> Outputs:
+        """As of engines."""
+        said = [engine.probabilities(texts) for engine in self._engines]
+        answers = [joined(one, len(order))[:, order] for one, order in zip(said, self._orders, strict=True)]
+        mean = np.stack(answers).mean(axis=0, dtype=np.float64).astype(np.float32)
+        whole = isinstance(said[0], np.ndarray)
+        return per_text(mean, None if whole else np.array([len(one) for one in said[0]], dtype=np.int64))
 
 
 def unlabelled_texts(source: str, work: Work) -> list[str]:
@@ -134,7 +135,7 @@ def unlabelled_texts(source: str, work: Work) -> list[str]:
         return []
     table = read_table(source)
     cells = table.columns[find_text_column(table)]
-    known = {example.text for examples in (work.train, work.validation) for example in examples}
+    known = {text for examples in (work.train, work.validation) for text in work.labelled.texts(examples)}
     found = [text for text in dict.fromkeys("" if cell is None else str(cell) for cell in cells) if text.strip()]
     kept = [text for text in found if text not in known]
     if not kept:
@@ -166,3 +167,27 @@ def need_same_tokenizer(teacher: Bundle, student: Bundle, texts: Sequence[str], 
             got="another one, so their tokens do not stand for each other",
             todo="Leave this method out (distil/logits needs no common tokenizer), or take a student of the teacher's.",
         )  # fmt: skip
+
+
+def teacher_bundle(name: str) -> Bundle:
+    """The bundle to learn from: a bundle's own folder, or of what `fit` or `run` wrote the model behind OUT/best.
+
+    Of an export the trained model is taken where it is still there: its states can be looked at, and it is the
+    original.
+
+    Raises:
+        HalfpintError: no such folder, or no bundle in it.
+    """
+    folder = Path(name)
+    best = folder if (folder / CARD).is_file() else folder / "best"
+    if not (best / CARD).is_file():
+        return open_bundle(folder)  # which says what is wrong
+    found = open_bundle(best)
+    if found.kind in (Kind.CLASSIFIER, Kind.LANGUAGE):
+        return found
+    beside = {Bundle(one).fingerprint: one for one in (best.parent / "work").glob("*") if (one / CARD).is_file()}
+    origin: Bundle | None = found
+    while origin is not None and origin.kind != Kind.CLASSIFIER:
+        parent = beside.get(str(origin.card.get("parent")))
+        origin = Bundle(parent) if parent else None
+    return open_bundle(origin.path) if origin is not None else found

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import Bundle, file_sha256, new_bundle, read_json, write_json
+from halfpint.bundle import Bundle, Kind, file_sha256, read_json, write_json
 from halfpint.data.token_store import TokenStore, write_tokens
 from halfpint.distil._sampled import Drawn, SampledStore, draw
 from halfpint.distil.teachers import Taught, content_key
@@ -57,8 +57,8 @@ class TokenAnswers(Taught, Stage):
         seed: of the draws.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("nothing", "language")
-    gives: ClassVar[str] = "answers"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.NOTHING, Kind.LANGUAGE)
+    gives: ClassVar[Kind] = Kind.ANSWERS
 
     draws: int = 50
     temperature: float = 1.0
@@ -95,7 +95,7 @@ class TokenAnswers(Taught, Stage):
         models = [load_model(one.path, CAUSAL).to(device()) for one in bundles]
         store = store_for(bundles[0], models[0], work)
         parts = self._asked(models, store, work, content_key(",".join(str(one.path) for one in bundles)))
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             kept = self._join(parts, folder, store)
             write_json(folder / "config.json", {"model_type": "token_answers", "tokens": store.key, **kept})
             card.update(task=bundles[0].card["task"], engine=None)
@@ -219,7 +219,7 @@ def store_for(bundle: Bundle, model: Any, work: Work) -> TokenStore:
     Raises:
         HalfpintError: there are no documents.
     """
-    documents = getattr(work.corpus, "train", ())
+    documents = work.documents.train
     if not len(documents) or not hasattr(documents, "key"):
         raise HalfpintError(
             "distil", wanted="a corpus of documents", got="other data or none", todo="Give running text."
@@ -228,7 +228,7 @@ def store_for(bundle: Bundle, model: Any, work: Work) -> TokenStore:
     end = int(eos[0] if isinstance(eos, list) else eos) if eos is not None else None
     tokenizer = open_tokenizer(bundle.path)
     folder = work.scratch / "tokens-train"
-    return write_tokens(documents, tokenizer, folder, f"{work.corpus.key}-train", work.log, end=end)
+    return write_tokens(documents, tokenizer, folder, f"{work.documents.key}-train", work.log, end=end)
 
 
 def kept_answers(stage: TokenAnswers, store: TokenStore, work: Work) -> Bundle:

@@ -12,13 +12,14 @@ import numpy as np
 from halfpint.bundle import Bundle
 from halfpint.data.packing import IGNORED
 from halfpint.distil._inside import RELATIONS, STATES, Inward, pair
-from halfpint.distil._token_taught import Loss, TokenTaught
+from halfpint.distil._token_taught import TokenTaught
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, need
 from halfpint.models.sizes import CAUSAL
 from halfpint.stage import Work
-from halfpint.train._rows import Judge
+from halfpint.train.adapt import Loss
 from halfpint.train.loop import device
+from halfpint.train.rows import Judge
 
 _RELATION_BYTES = 4 * 3 * 3  # of a relation: queries', keys' and values', each as scores, student's and teacher's
 

@@ -13,15 +13,16 @@ from halfpint.bundle import Bundle
 from halfpint.data.packing import IGNORED
 from halfpint.distil._divergence import FORWARD, Softened
 from halfpint.distil._sampled import sampled_loss
-from halfpint.distil._token_taught import Loss, TokenTaught
+from halfpint.distil._token_taught import TokenTaught
 from halfpint.distil.token_answers import TokenAnswers, draws_for
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError
 from halfpint.models.sizes import CAUSAL
 from halfpint.stage import Work
 from halfpint.train import ranks
-from halfpint.train._rows import Batches, Part
+from halfpint.train.adapt import Loss
 from halfpint.train.loop import check_settings, device
+from halfpint.train.rows import Batches, Part
 
 _PASSES = 0.75  # of the text: asking once is longer than asking at these steps where training sees less
 

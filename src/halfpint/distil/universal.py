@@ -64,7 +64,7 @@ class Universal(TokenLogits):
         store = store_for(teacher, load_model(teacher.path, CAUSAL), inner)
         kept = kept_answers(asked, store, inner)
         ranked = np.load(kept.path / "ranked.npy", mmap_mode="r", allow_pickle=False)
-        corpus: Any = work.corpus
+        corpus = work.documents
         readers = [open_tokenizer(one.path) for one in (bundle, teacher)]
         for reader in readers:
             reader.encode_special_tokens = True  # as text is text where stores are written

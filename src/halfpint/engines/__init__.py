@@ -11,24 +11,26 @@ import numpy.typing as npt
 from halfpint import registry
 from halfpint.bundle import Bundle
 from halfpint.engines._generation import Continuation, Generation, Piece, TokenScore
+from halfpint.engines._prompt import as_chat, prompt_of
 from halfpint.engines._scored import ScoredText
 from halfpint.errors import HalfpintError
+from halfpint.outputs import Outputs
 
 __all__ = [
     "Continuation", "Engine", "Generation", "LanguageEngine", "Piece", "Probabilities", "ScoredText", "TokenScore",
-    "open_engine", "open_language_engine", "softmax",
+    "as_chat", "open_engine", "open_language_engine", "prompt_of", "softmax",
 ]  # fmt: skip
 
 Probabilities = npt.NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """A loaded classifier."""
+    """A loaded model that gives labels."""
 
     labels: tuple[str, ...]
 
-    def probabilities(self, texts: Sequence[str]) -> Probabilities:
-        """Class probabilities of `texts`: float32 of shape (texts, labels), rows summing to 1, in the order given."""
+    def probabilities(self, texts: Sequence[str]) -> Outputs:
+        """Probabilities of the labels, rows summing to 1, for each text in the order given (`task.Outputs`)."""
         ...
 
 
@@ -71,7 +73,7 @@ class LanguageEngine(Protocol):
 
 
 def open_engine(bundle: Bundle, *, threads: int | None = None) -> Engine:
-    """Load `bundle`, a classifier, with the engine that its card names.
+    """Load `bundle`, which gives labels, with the engine that its card names.
 
     Args:
         bundle: an opened bundle.

@@ -10,6 +10,7 @@ from halfpint import registry
 from halfpint.bundle import Bundle
 from halfpint.engines import Engine, Probabilities
 from halfpint.engines.linear import LinearEngine
+from halfpint.outputs import joined
 
 LINEAR = "linear"
 """The folder inside a blend that holds the TF-IDF classifier."""
@@ -37,7 +38,8 @@ class BlendEngine:
 
     def probabilities(self, texts: Sequence[str]) -> Probabilities:
         """Blended class probabilities of `texts`."""
-        return blended(self._encoder.probabilities(texts), self._linear.probabilities(texts), self._share)
+        encoder = joined(self._encoder.probabilities(texts), len(self.labels))
+        return blended(encoder, self._linear.probabilities(texts), self._share)
 
 
 def load(bundle: Bundle, threads: int | None = None) -> BlendEngine:

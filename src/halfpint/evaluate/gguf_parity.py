@@ -7,9 +7,9 @@ as one line of JSON, or why the file is refused.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import unicodedata
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from halfpint.evaluate._varied_strings import prose, varied_strings
 from halfpint.tokenizers.load import open_tokenizer
 
 STRINGS = 12_000
+_RENDER_S = 300
 
 BOUNDS = {
     "f32": (1e-3, 0.99),
@@ -129,21 +130,13 @@ def check_chats(trained: Path, exported: Path) -> int:
 
 def _rendered(exported: Path) -> list[str]:
     """The chats as llama.cpp's server renders them, from a server on this machine that lives as long as this call."""
-    package = need("xllamacpp", "checking a chat template")
-    settings = package.CommonParams()
-    settings.model.path = str(exported)
-    settings.n_ctx, settings.n_parallel, settings.warmup, settings.use_jinja = 64, 1, False, True
-    settings.verbosity = 0
-    server = package.Server(settings)
-    found = []
-    for chat in _CHATS:
-        body = json.dumps({"messages": chat}).encode()
-        asked = urllib.request.Request(
-            f"{server.listening_address}/apply-template", body, {"Content-Type": "application/json"}
-        )  # fmt: skip
-        with urllib.request.urlopen(asked, timeout=60) as answer:
-            found.append(str(json.load(answer)["prompt"]))
-    del server
+    need("xllamacpp", "checking a chat template")
+    words = [sys.executable, "-m", "halfpint.evaluate._llama_chats", str(exported), json.dumps(_CHATS)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=_RENDER_S)
+    if done.returncode:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise _refused("chats rendered by llama.cpp's server", f"an end with status {done.returncode} ({last})")
+    found: list[str] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 

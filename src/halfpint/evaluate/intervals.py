@@ -1,109 +1,105 @@
-"""How sure a metric is: percentile bootstrap intervals, of one classifier and of the difference of two."""
+"""How sure a metric is: percentile bootstrap intervals over units, of one model and of the difference of two."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from halfpint.counts import LEVEL, Counts, Float64Array, Metric
 from halfpint.errors import HalfpintError
-from halfpint.metrics import Float64Array, IntArray, check_metric, from_counts, metric
 
+_RESAMPLES = 1000
 _CELLS_AT_ONCE = 4_000_000
 
 
-def bootstrap_interval(
-    true: IntArray,
-    predicted: IntArray,
-    name: str,
-    *,
-    n_classes: int,
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+def interval(
+    counts: Counts, metric: Metric, *, resamples: int = _RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> tuple[float, float]:
-    """Low and high end of the percentile bootstrap interval of the metric `name`, over resampled rows.
+    """Low and high end of the percentile bootstrap interval of `metric`, over resampled units.
 
     Args:
-        true: class indices, shape (rows,).
-        predicted: class indices, shape (rows,).
-        name: one of `halfpint.metrics.METRICS`.
-        n_classes: classes of the model; indices are below it.
+        counts: one row per unit.
         resamples: how many resamples are drawn.
         seed: the same seed gives the same interval.
         level: the share of resamples inside.
 
     Raises:
-        HalfpintError: no such metric, no row, or a level outside 0 to 1.
+        HalfpintError: no unit, or a level outside 0 to 1.
 
-    Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3. Rows that share true and
-    predicted class are drawn together, with multinomial counts: the same distribution as row by row, and much faster.
+    Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3. Units with the same counts are
+    drawn together, with multinomial counts: the same distribution as unit by unit, and much faster.
     """
-    _check(name, true, level)
-    draws = [from_counts(name, *counts) for _, counts in _resampled(true, [predicted], n_classes, resamples, seed)]
-    return _ends(np.concatenate(draws), level)
+    return intervals(counts, [metric], resamples=resamples, seed=seed, level=level)[0]
 
 
-def paired_difference(
-    true: IntArray,
-    a: IntArray,
-    b: IntArray,
-    name: str,
+def intervals(
+    counts: Counts, metrics: Sequence[Metric], *, resamples: int = _RESAMPLES, seed: int = 0, level: float = LEVEL
+) -> list[tuple[float, float]]:
+    """`interval` of several metrics over the same resamples."""
+    _check(counts, level)
+    drawn = np.concatenate([sums for _, sums in _resampled([counts], resamples, seed)])
+    return [_ends(metric.of(drawn), level, metric.bounded) for metric in metrics]
+
+
+def difference(
+    a: Counts,
+    b: Counts,
+    metric: Metric,
     *,
-    n_classes: int,
-    resamples: int = 1000,
+    resamples: int = _RESAMPLES,
     seed: int = 0,
-    level: float = 0.95,
+    level: float = LEVEL,
 ) -> tuple[float, float, float]:
-    """The metric of `a` less that of `b` on the same rows, and the ends of its interval over the same resamples.
+    """The metric of `a` less that of `b` on the same units, and the ends of its interval over the same resamples.
 
-    Arguments, errors and source as of `bootstrap_interval`; an interval that leaves out 0 tells `a` and `b` apart.
+    Arguments, errors and source as of `interval`; an interval that leaves out 0 tells `a` and `b` apart.
     """
-    _check(name, true, level)
+    _check(a, level)
+    if len(a) != len(b):
+        raise HalfpintError("difference", wanted="the same units", got=f"{len(a)} and {len(b)}")
     parts: tuple[list[Float64Array], list[Float64Array]] = ([], [])
-    for which, counts in _resampled(true, [a, b], n_classes, resamples, seed):
-        parts[which].append(from_counts(name, *counts))
-    low, high = _ends(np.concatenate(parts[0]) - np.concatenate(parts[1]), level)
-    return metric(name, true, a, n_classes) - metric(name, true, b, n_classes), low, high
+    for which, sums in _resampled([a, b], resamples, seed):
+        parts[which].append(metric.of(sums))
+    low, high = _ends(np.concatenate(parts[0]) - np.concatenate(parts[1]), level, metric.bounded)
+    return metric(a) - metric(b), low, high
 
 
-def _resampled(
-    true: IntArray, predictions: list[IntArray], n_classes: int, resamples: int, seed: int
-) -> Iterator[tuple[int, tuple[Float64Array, Float64Array, Float64Array]]]:
-    """For resamples in turn, and on them for each of `predictions`: its index and its `class_counts` in each.
+def _resampled(given: Sequence[Counts], resamples: int, seed: int) -> Iterator[tuple[int, Float64Array]]:
+    """For resamples in turn, and on them for each of `given`: its number and its sums, shape (resamples, columns).
 
-    Rows with the same true class and the same predictions are one cell; a resample is a count for each cell.
+    Units that have the same rows in all of them are one cell; a resample is a count for each cell.
     """
-    columns = np.stack([true, *predictions], axis=1)
-    cells, frequency = np.unique(columns, axis=0, return_counts=True)
+    cells, frequency = np.unique(np.stack([counts.which for counts in given], axis=1), axis=0, return_counts=True)
     generator = np.random.default_rng(seed)
-    support_of = _one_hot(cells[:, 0], n_classes)
-    guesses_of = [_one_hot(cells[:, 1 + which], n_classes) for which in range(len(predictions))]
+    rows = [np.where(np.isfinite(counts.rows), counts.rows, 0.0) for counts in given]
+    endless = [~np.isfinite(counts.rows) for counts in given]
+    units = len(given[0])
     at_once = max(1, _CELLS_AT_ONCE // len(cells))
     for start in range(0, resamples, at_once):
         size = min(at_once, resamples - start)
-        drawn = generator.multinomial(len(true), frequency / len(true), size=size).astype(np.float64)
-        support = drawn @ support_of
-        for which, guesses in enumerate(guesses_of):
-            right = cells[:, 0] == cells[:, 1 + which]
-            yield which, (drawn[:, right] @ support_of[right], support, drawn @ guesses)
+        drawn = generator.multinomial(units, frequency / units, size=size).astype(np.float64)
+        for number, table in enumerate(rows):
+            sums = drawn @ table[cells[:, number]]
+            if endless[number].any():  # 0 times infinity is nothing
+                sums[(drawn @ endless[number][cells[:, number]].astype(np.float64)) > 0] = np.inf
+            yield number, sums
 
 
-def _one_hot(classes: IntArray, n_classes: int) -> Float64Array:
-    found = np.zeros((len(classes), n_classes))
-    found[np.arange(len(classes)), classes] = 1.0
-    return found
-
-
-def _ends(values: npt.NDArray[np.float64], level: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+def _ends(values: Float64Array, level: float, bounded: bool) -> tuple[float, float]:
+    if bounded:
+        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+    ordered = np.sort(values)
+    # Not interpolated: between a number and infinity there is nothing.
+    low = ordered[math.floor((1 - level) / 2 * (len(ordered) - 1))]
+    high = ordered[math.ceil((1 + level) / 2 * (len(ordered) - 1))]
     return float(low), float(high)
 
 
-def _check(name: str, true: IntArray, level: float) -> None:
-    check_metric(name)
-    if not len(true):
+def _check(counts: Counts, level: float) -> None:
+    if not len(counts):
         raise HalfpintError("interval", wanted="at least one row", got="none", todo="Give data with labelled rows.")
     if not 0 < level < 1:
         raise HalfpintError("level", wanted="a share between 0 and 1", got=str(level), todo="Give 0.95, for example.")

@@ -19,9 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle
+from halfpint.counts import Counts, Metric
 from halfpint.engines.llama_cpp import LlamaCppEngine
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError
+from halfpint.evaluate.intervals import intervals
 from halfpint.models.packed_gguf import GGUF_FILE, PACKED_FILE, opened_gguf
 from halfpint.models.sizes import CAUSAL
 from halfpint.progress import SILENT, Log
@@ -33,7 +35,6 @@ FEWEST_WINDOWS = 2
 _VALUES_AT_ONCE = 1 << 23
 _LONGEST_TOKEN = 64  # characters, on average over a thousand of them
 _RESAMPLES = 2000
-_LEVEL = 0.95
 
 Logits = Callable[[list[int], int], npt.NDArray[np.float32]]
 Floats = npt.NDArray[np.float64]
@@ -189,20 +190,25 @@ def _compared(
 def _figures(rows: Floats, divergences: npt.NDArray[np.float32]) -> dict[str, Any]:
     """From each window's mean nats (reference, model), divergence and share of the same likeliest token."""
     differences = rows[:, 1] - rows[:, 0]
-    counts = np.random.default_rng(0).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=_RESAMPLES)
-    drawn = np.sort(counts @ rows[:, 2:] / len(rows), axis=0)
-    ends = [math.floor((1 - _LEVEL) / 2 * (_RESAMPLES - 1)), math.ceil((1 + _LEVEL) / 2 * (_RESAMPLES - 1))]
+    columns = np.column_stack([rows[:, 2:], np.ones(len(rows))])
+    counts = Counts(np.arange(len(rows)), columns)
+    kl_ends, same_ends = intervals(counts, [_mean(0), _mean(1)], resamples=_RESAMPLES)
     return {
         "ln_ppl_ratio": float(differences.mean()),
         "ln_ppl_ratio_error": float(differences.std(ddof=1) / math.sqrt(len(rows))),
         "perplexity": float(np.exp(rows[:, 1].mean())),
         "reference_perplexity": float(np.exp(rows[:, 0].mean())),
         "kl": float(rows[:, 2].mean()),
-        "kl_interval": drawn[ends, 0].tolist(),
+        "kl_interval": list(kl_ends),
         "kl_99": float(np.quantile(divergences, 0.99)),
         "same_top1": float(rows[:, 3].mean()),
-        "same_top1_interval": drawn[ends, 1].tolist(),
+        "same_top1_interval": list(same_ends),
     }
+
+
+def _mean(column: int) -> Metric:
+    """The mean over windows of a column, by the last one, which counts them."""
+    return Metric(lambda sums: sums[..., column] / sums[..., -1], bounded=False)
 
 
 def weight_bytes(bundle: Bundle) -> int:

@@ -14,13 +14,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import halfpint
 from halfpint.bundle import Bundle, read_json
 from halfpint.errors import DeadlineError, HalfpintError
-from halfpint.evaluate.classification import FloatArray
-from halfpint.evaluate.probe import PROBABILITIES, RESULT
+from halfpint.evaluate.probe import RESULT, read_outputs
+from halfpint.outputs import Outputs
 from halfpint.progress import SILENT, Log
 
 _LEAST_TIMEOUT_S, _TIMEOUT_A_TEXT_S = 900.0, 0.5
@@ -31,16 +29,16 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 class Measurement:
     """One bundle, measured.
 
-    probabilities: float32 of shape (texts, labels), in the order of the texts;
+    outputs: what the engine says of each text (`task.Outputs`), in the order of the texts;
     size_bytes: all files of the bundle;
     latency_p50_ms, latency_p95_ms: one text at a time, tokenisation included;
-    throughput_per_s: texts a second in chunks of 1,024, the median pass;
+    throughput_per_s: texts per second in chunks of 1,024, the median pass;
     cold_start_ms: from the start of the process until the first text is answered;
     peak_memory_bytes: resident, of the whole process, Python included; 0 where the system does not tell;
     energy_wh_per_1000, co2e_g_per_1000: of 1,000 texts in chunks; energy_source: "measured" or "modelled".
     """
 
-    probabilities: FloatArray
+    outputs: Outputs
     size_bytes: int
     latency_p50_ms: float
     latency_p95_ms: float
@@ -76,18 +74,16 @@ def measure(
         limit_s = timeout_s or _LEAST_TIMEOUT_S + _TIMEOUT_A_TEXT_S * len(texts)
         _run("halfpint.evaluate.probe", bundle, out, [str(out / "texts.json")], threads, limit_s)
         result = read_json(out / RESULT)
-        probabilities = np.load(out / PROBABILITIES, allow_pickle=False)
+        outputs = read_outputs(out)
     told = {field.name: result[field.name] for field in fields(Measurement) if field.name in result}
-    found = Measurement(probabilities=probabilities, size_bytes=bundle.size_bytes, **told)
+    found = Measurement(outputs=outputs, size_bytes=bundle.size_bytes, **told)
     log.event("measured", bundle=bundle.path, texts=len(texts), threads=threads, **figures(found))
     return found
 
 
 def figures(measurement: Measurement) -> dict[str, Any]:
-    """The measurement's numbers by name, without the probabilities."""
-    return {
-        field.name: getattr(measurement, field.name) for field in fields(measurement) if field.name != "probabilities"
-    }
+    """The measurement's numbers by name, without the outputs."""
+    return {field.name: getattr(measurement, field.name) for field in fields(measurement) if field.name != "outputs"}
 
 
 def in_fresh_process(module: str, bundle: Bundle, timeout_s: float) -> dict[str, Any]:

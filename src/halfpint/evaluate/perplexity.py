@@ -7,7 +7,6 @@ scores (a Transformer, an n-gram model) does not matter here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,7 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from halfpint.counts import LEVEL, Counts
 from halfpint.errors import HalfpintError
+from halfpint.evaluate.intervals import intervals
+from halfpint.lookup import text_task
 
 METRICS = ("perplexity_per_token", "perplexity_per_word", "bits_per_byte")
 """The figures that choices can be made on; lower is better."""
@@ -99,7 +101,7 @@ def perplexity(
     documents: int | None = None,
     resamples: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
+    level: float = LEVEL,
 ) -> Perplexity:
     """Perplexity and its intervals from sums and counts, one entry a document (or block).
 
@@ -135,9 +137,12 @@ def perplexity(
     if not 0 < level < 1:
         raise HalfpintError("level", wanted="a share between 0 and 1", got=str(level), todo="Give 0.95, for example.")
     total = table.sum(axis=0)
-    drawn = _resampled(table, resamples, seed)
-    per_token, per_word = (_figure(total, drawn, column, level) for column in (1, 2))
-    bits = _figure(total, drawn, 3, level, math.log(2))
+    counts = Counts(np.arange(len(table)), table)
+    metrics = [text_task().metrics[name] for name in METRICS]
+    ends = intervals(counts, metrics, resamples=resamples, seed=seed, level=level)
+    per_token, per_word, bits = (
+        Figure(float(metric.of(total)), low, high) for metric, (low, high) in zip(metrics, ends, strict=True)
+    )
     return Perplexity(
         per_token=per_token, per_word=per_word, bits_per_byte=bits, nats_per_token=float(total[0] / total[1]),
         tokens=round(total[1]), words=round(total[2]), bytes=round(total[3]),
@@ -170,39 +175,25 @@ def perplexity_of(scored: Iterable[Scored], **settings: Any) -> Perplexity:
     return perplexity(*_columns(sums), unit=unit, documents=len(found), **settings)
 
 
-def _figure(total: FloatArray, drawn: FloatArray, column: int, level: float, base: float = 0.0) -> Figure:
-    """Nats over a count: in units of `base` nats, or with 0 their exponential, and the ends over the resamples."""
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        rates = np.append(drawn[:, 0] / drawn[:, column], total[0] / total[column])
-        values = rates / base if base else np.exp(rates)
-    low, high = _ends(values[:-1], level)
-    return Figure(float(values[-1]), low, high)
-
-
 def _columns(rows: Sequence[tuple[float, ...]]) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     table = np.array(rows, dtype=np.float64).reshape(-1, 4)
     return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
 
 
-def _resampled(table: FloatArray, resamples: int, seed: int) -> FloatArray:
-    """Sums of the columns over units drawn with replacement: shape (resamples, 4)."""
-    generator = np.random.default_rng(seed)
-    units = len(table)
-    out = np.empty((resamples, table.shape[1]))
-    finite = np.where(np.isfinite(table), table, 0.0)
-    endless = ~np.isfinite(table[:, 0])
-    at_once = max(1, 4_000_000 // units)
-    for start in range(0, resamples, at_once):
-        size = min(at_once, resamples - start)
-        counts = generator.multinomial(units, np.full(units, 1.0 / units), size=size)
-        out[start : start + size] = counts @ finite
-        out[start : start + size, 0][counts[:, endless].any(axis=1)] = np.inf
-    return out
+def paired_counts(first: Sequence[Scored], second: Sequence[Scored]) -> tuple[Counts, Counts]:
+    """The counts of two models' scores of the same documents, whose tokens may differ.
 
-
-def _ends(values: FloatArray, level: float) -> tuple[float, float]:
-    ordered = np.sort(values)
-    # Not interpolated: between a number and infinity there is nothing.
-    low = ordered[math.floor((1 - level) / 2 * (len(ordered) - 1))]
-    high = ordered[math.ceil((1 + level) / 2 * (len(ordered) - 1))]
-    return float(low), float(high)
+    A unit is a document; where there are fewer than 50, a block of it: each document is cut into as many blocks for
+    both models, which share its bytes.
+    """
+    few = sum(len(one.log_probabilities) > 0 for one in first) < FEWEST_UNITS
+    tables: tuple[list[FloatArray], list[FloatArray]] = ([], [])
+    for pair in zip(first, second, strict=True):
+        tokens = min(len(one.log_probabilities) for one in pair)
+        blocks = max(1, tokens // BLOCK_TOKENS) if few else 1
+        for table, one in zip(tables, pair, strict=True):
+            parts = np.array_split(np.asarray(one.log_probabilities, dtype=np.float64), blocks)
+            sums = [(-part.sum(), len(part), one.words / blocks, one.bytes / blocks) for part in parts]
+            table.append(np.array(sums, dtype=np.float64))
+    counts = [np.concatenate(table) for table in tables]
+    return Counts(np.arange(len(counts[0])), counts[0]), Counts(np.arange(len(counts[1])), counts[1])

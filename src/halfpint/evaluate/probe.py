@@ -1,7 +1,8 @@
 """Measure one bundle in a process of its own.
 
 `python -m halfpint.evaluate.probe BUNDLE TEXTS.json OUT_DIR --threads N`, TEXTS.json being a list of texts.
-Writes OUT_DIR/result.json and OUT_DIR/probabilities.npy (float32, texts x labels), or result.json with an "error".
+Writes OUT_DIR/result.json and OUT_DIR/probabilities.npy (float32, units x labels; where texts have other numbers of
+units than one, these in units.npy), or result.json with an "error".
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import numpy as np
 
 from halfpint.bundle import Bundle, open_bundle, write_json
 from halfpint.energy import EnergyMeter
-from halfpint.engines import Engine, Probabilities, open_engine
+from halfpint.engines import Engine, open_engine
 from halfpint.errors import HalfpintError
 from halfpint.machine import peak_memory_bytes
+from halfpint.outputs import Outputs, joined, per_text
 
-RESULT, PROBABILITIES = "result.json", "probabilities.npy"
+RESULT, PROBABILITIES, UNITS = "result.json", "probabilities.npy", "units.npy"
 
 _WARM_UP = 10
 _MIN_CALLS, _MAX_CALLS = 200, 1000
@@ -33,10 +35,8 @@ _CHUNK = 1024
 _PASSES, _THROUGHPUT_S, _SHORTEST_S = 3, 2.0, 0.2
 
 
-def probe(
-    bundle: Bundle, texts: Sequence[str], threads: int | None, started: float
-) -> tuple[dict[str, Any], Probabilities]:
-    """The measurements of `bundle` by the names `Measurement` has, and the probabilities of all `texts`.
+def probe(bundle: Bundle, texts: Sequence[str], threads: int | None, started: float) -> tuple[dict[str, Any], Outputs]:
+    """The measurements of `bundle` by the names `Measurement` has, and what it says of all `texts`.
 
     Cold start: from `started` (a `time.monotonic()`) until the first text is answered, the check of the files' hashes
     and the loading of the engine included.
@@ -46,8 +46,8 @@ def probe(
     cold_start_s = time.monotonic() - started
     calls_s = latencies(engine, texts)
     with EnergyMeter() as meter:
-        passes_s, probabilities = throughput(engine, texts)
-    _check(bundle, probabilities, len(texts))
+        passes_s, outputs = throughput(engine, texts)
+    _check(bundle, outputs, len(texts))
     answered = len(texts) * len(passes_s)
     result = {
         "latency_p50_ms": float(np.percentile(calls_s, 50)) * 1000,
@@ -62,7 +62,7 @@ def probe(
         "calls": len(calls_s),
         "passes": len(passes_s),
     }
-    return result, probabilities
+    return result, outputs
 
 
 def latencies(engine: Engine, texts: Sequence[str]) -> list[float]:
@@ -88,34 +88,56 @@ def latencies(engine: Engine, texts: Sequence[str]) -> list[float]:
     return found
 
 
-def throughput(engine: Engine, texts: Sequence[str]) -> tuple[list[float], Probabilities]:
-    """Seconds of each pass over all texts in chunks of 1,024, and the probabilities.
+def throughput(engine: Engine, texts: Sequence[str]) -> tuple[list[float], Outputs]:
+    """Seconds of each pass over all texts in chunks of 1,024, and what the engine says of them.
 
     Passes go on until 2 s are spent or three are done, but for 0.2 s at least: shorter is not measured but guessed.
     """
     found: list[float] = []
     spent = 0.0
-    probabilities: Probabilities | None = None
+    outputs: Outputs | None = None
     while spent < _THROUGHPUT_S and (len(found) < _PASSES or spent < _SHORTEST_S):
         before = time.perf_counter()
         chunks = [engine.probabilities(texts[at : at + _CHUNK]) for at in range(0, len(texts), _CHUNK)]
         found.append(time.perf_counter() - before)
         spent += found[-1]
-        if probabilities is None:
-            probabilities = np.concatenate(chunks).astype(np.float32, copy=False)
-    assert probabilities is not None  # the loop runs once at least
-    return found, probabilities
+        if outputs is None:
+            whole = all(isinstance(chunk, np.ndarray) for chunk in chunks)
+            outputs = (
+                np.concatenate([np.asarray(chunk) for chunk in chunks])
+                if whole
+                else [one for chunk in chunks for one in chunk]
+            )
+    assert outputs is not None  # the loop runs once at least
+    return found, outputs
 
 
-def _check(bundle: Bundle, probabilities: Probabilities, n_texts: int) -> None:
-    wanted = (n_texts, len(bundle.labels))
-    if probabilities.shape != wanted or not np.isfinite(probabilities).all():
+def _check(bundle: Bundle, outputs: Outputs, n_texts: int) -> None:
+    labels = len(bundle.labels)
+    wrong = [one.shape for one in outputs if one.shape[-1:] != (labels,)]
+    values = np.zeros((0, labels), np.float32) if wrong else joined(outputs, labels)
+    if wrong or len(outputs) != n_texts or not np.isfinite(values).all():
         raise HalfpintError(
             str(bundle.path),
-            wanted=f"finite probabilities of shape {wanted}",
-            got=f"shape {probabilities.shape}, {int(np.isfinite(probabilities).sum())} of {probabilities.size} finite",
+            wanted=f"finite probabilities of {labels} labels for {n_texts} texts",
+            got=f"{len(outputs)} answers, {f'some of shape {wrong[0]}' if wrong else 'all of the right shape'}, "
+            f"{int(np.isfinite(values).sum())} of {values.size} values finite",
             todo="Make the bundle again.",
         )
+
+
+def write_outputs(outputs: Outputs, labels: int, out: Path) -> None:
+    """Leave what an engine says of texts in the folder `out`."""
+    np.save(out / PROBABILITIES, joined(outputs, labels).astype(np.float32, copy=False), allow_pickle=False)
+    if not isinstance(outputs, np.ndarray):
+        np.save(out / UNITS, np.array([len(one) for one in outputs], dtype=np.int64), allow_pickle=False)
+
+
+def read_outputs(out: Path) -> Outputs:
+    """What `write_outputs` left there."""
+    values = np.load(out / PROBABILITIES, allow_pickle=False)
+    units = out / UNITS
+    return per_text(values, np.load(units, allow_pickle=False) if units.is_file() else None)
 
 
 def told_of(error: HalfpintError, out: Path) -> int:
@@ -145,10 +167,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         texts = json.loads(given.texts.read_text(encoding="utf-8"))
         # Reading the texts is the measuring's work, not the bundle's.
         started = given.started + time.monotonic() - before
-        result, probabilities = probe(open_bundle(given.bundle), texts, given.threads, started)
+        bundle = open_bundle(given.bundle)
+        result, outputs = probe(bundle, texts, given.threads, started)
     except HalfpintError as error:
         return told_of(error, given.out)
-    np.save(given.out / PROBABILITIES, probabilities, allow_pickle=False)
+    write_outputs(outputs, len(bundle.labels), given.out)
     write_json(given.out / RESULT, result)
     return 0
 

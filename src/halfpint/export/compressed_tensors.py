@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import Bundle, copy_files, new_bundle, write_json
+from halfpint.bundle import Bundle, Kind, copy_files, write_json
 from halfpint.errors import HalfpintError, need, need_installed
 from halfpint.export._gate import run_gate
 from halfpint.export._integers import BLOCKS, GROUP, integers_of
@@ -63,8 +63,8 @@ class CompressedTensors(Stage):
             the nearest zero point; else they are refused.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("quantized",)
-    gives: ClassVar[str] = "compressed_tensors"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.QUANTIZED,)
+    gives: ClassVar[Kind] = Kind.COMPRESSED_TENSORS
     uses_data: ClassVar[bool] = False
 
     nearest: bool = False
@@ -80,7 +80,7 @@ class CompressedTensors(Stage):
         started = time.monotonic()
         self.check()
         layers = _layers(bundle)
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             others = [file.name for file in bundle.path.iterdir() if file.name.endswith(_OTHER_WEIGHTS)]
             copy_files(bundle, folder, "config.json", *others)
             groups, half_bytes = self._write(bundle.path, folder / WEIGHTS_FILE, layers, work.log)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import Bundle, new_bundle, read_json
+from halfpint.bundle import Bundle, Kind, read_json
 from halfpint.errors import HalfpintError, nearest, need, need_installed
 from halfpint.export._gate import run_gate
 from halfpint.export._gguf_architectures import (
@@ -79,8 +79,8 @@ class Gguf(Stage):
             `compress/quantize` quantised as it is.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("language", "quantized")
-    gives: ClassVar[str] = "gguf"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.LANGUAGE, Kind.QUANTIZED)
+    gives: ClassVar[Kind] = Kind.GGUF
     uses_data: ClassVar[bool] = False
 
     type: str = "q8_0"
@@ -110,7 +110,7 @@ class Gguf(Stage):
                 f"{self.use}: type", wanted=f"{CODES} for a quantised model, and for no other", got=self.type,
                 todo=f"Take {CODES}." if is_coded else "Quantise it first, or take another type.",
             )  # fmt: skip
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             types = _write(bundle.path, folder / GGUF_FILE, self.type, work.log)
             for name in _KEPT:
                 if (bundle.path / name).is_file():

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, Kind
 from halfpint.engines.torch_classifier import load_model
 from halfpint.errors import need
+from halfpint.models.heads import head_in
 from halfpint.models.tfidf import FEATURES_FILE
 from halfpint.stage import Stage, Work
 
@@ -26,12 +27,13 @@ _OPSET = 20
 class Onnx(Stage):
     """The model in fp32: an encoder by torch.onnx, a TF-IDF classifier as a graph of five operators.
 
-    Inputs of an encoder: `input_ids` and `attention_mask`, int64 (texts, tokens). Of a TF-IDF classifier: `indices`
-    int64 and `values` float32 (texts, features). Output: `logits` float32 (texts, labels).
+    Inputs of an encoder: `input_ids`, `attention_mask` and what else its head reads, int64 (texts, tokens). Of a TF-IDF
+    classifier: `indices` int64 and `values` float32 (texts, features). Output: `logits` float32 (texts, labels), or
+    (texts, tokens, labels).
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("classifier", "linear")
-    gives: ClassVar[str] = "onnx"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.CLASSIFIER, Kind.LINEAR)
+    gives: ClassVar[Kind] = Kind.ONNX
     uses_data: ClassVar[bool] = False
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
@@ -39,8 +41,8 @@ class Onnx(Stage):
         assert bundle is not None
         started = time.monotonic()
         need("onnx", "exporting to ONNX")
-        linear = bundle.config["model_type"] == "tfidf_linear"
-        with new_bundle(work.target, bundle) as (folder, card):
+        linear = bundle.kind == Kind.LINEAR
+        with self.new_bundle(work, bundle) as (folder, card):
             (_export_linear if linear else _export_encoder)(bundle, folder)
             card["engine"] = "onnx_linear" if linear else "onnx_encoder"
             card["stages"].append(self.entry(started))
@@ -52,14 +54,15 @@ def _export_encoder(bundle: Bundle, folder: Path) -> None:
     need("onnxscript", "exporting an encoder")
     model = load_model(bundle.path)
     model.encoder.set_attn_implementation("eager")  # plain matrix products, which ONNX Runtime fuses and quantises
+    inputs = head_in(bundle.path).INPUTS
 
     class Logits(torch.nn.Module):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
-            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        def forward(self, *given: Any) -> Any:
+            return self.model(**dict(zip(inputs, given, strict=True))).logits
 
     ids = torch.ones(2, 8, dtype=torch.long)
     texts, tokens = torch.export.Dim("texts", min=1), torch.export.Dim("tokens", min=2, max=512)
@@ -68,11 +71,11 @@ def _export_encoder(bundle: Bundle, folder: Path) -> None:
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         torch.onnx.export(
             Logits().eval(),
-            (ids, torch.ones_like(ids)),
+            tuple(ids.clone() for _ in inputs),  # one tensor twice would be one input of the graph
             str(folder / "model.onnx"),
-            input_names=["input_ids", "attention_mask"],
+            input_names=list(inputs),
             output_names=["logits"],
-            dynamic_shapes=({0: texts, 1: tokens}, {0: texts, 1: tokens}),
+            dynamic_shapes=(({0: texts, 1: tokens},) * len(inputs),),
             opset_version=_OPSET,
             external_data=False,
             verbose=False,

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from halfpint.bundle import Bundle, copy_files, new_bundle
+from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.models.packed_gguf import GGUF_FILE, PACKED_FILE, unpack
 from halfpint.stage import Stage, Work
 
@@ -15,15 +15,15 @@ from halfpint.stage import Stage, Work
 class Unpacked(Stage):
     """Write the model.gguf that compress/lossless packed, bit for bit, its hash checked."""
 
-    needs: ClassVar[tuple[str, ...]] = ("packed",)
-    gives: ClassVar[str] = "gguf"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.PACKED,)
+    gives: ClassVar[Kind] = Kind.GGUF
     uses_data: ClassVar[bool] = False
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Write the bundle with the plain file."""
         assert bundle is not None
         started = time.monotonic()
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             copy_files(bundle, folder, PACKED_FILE)
             with (folder / GGUF_FILE).open("wb") as out:
                 unpack(bundle.path / PACKED_FILE, out)

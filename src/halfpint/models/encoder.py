@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, Kind
 from halfpint.errors import HalfpintError, need
 from halfpint.models.sizes import MASKED, resolve
 from halfpint.stage import Stage, Work
@@ -21,8 +21,8 @@ class Encoder(Stage):
     2019, "BERT", section 3.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("language",)
-    gives: ClassVar[str] = "encoder"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.LANGUAGE,)
+    gives: ClassVar[Kind] = Kind.ENCODER
     uses_data: ClassVar[bool] = False
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
@@ -38,7 +38,7 @@ class Encoder(Stage):
         transformers = need("transformers", "an encoder")
         transformers.utils.logging.disable_progress_bar()
         model = transformers.AutoModelForMaskedLM.from_pretrained(bundle.path, dtype="float32", local_files_only=True)
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             model.base_model.save_pretrained(folder)
             for name in ("tokenizer.json", "tokenizer_config.json"):
                 if (bundle.path / name).is_file():

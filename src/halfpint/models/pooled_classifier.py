@@ -7,6 +7,7 @@ Source: mean pooling as in Reimers & Gurevych 2019, "Sentence-BERT", section 3.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -97,5 +98,32 @@ class PooledClassifier(PreTrainedModel):  # type: ignore[misc]
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
+def build(
+    encoder: dict[str, Any],
+    labels: Sequence[str],
+    max_tokens: int,
+    dropout: float,
+    like: Mapping[str, Any] | None = None,
+) -> PooledClassifier:
+    """A new classifier with a last layer of zeros (see `models.heads`)."""
+    config = PooledClassifierConfig(
+        encoder=encoder,
+        pooling=(like or {}).get("pooling", "mean"),
+        classifier_dropout=dropout,
+        max_tokens=max_tokens,
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+    )
+    model = PooledClassifier(config)
+    with torch.no_grad():
+        model.classifier.weight.zero_()
+        model.classifier.bias.zero_()
+    return model
+
+
+AUTO = AutoModelForSequenceClassification
+"""The Auto class that opens it."""
+INPUTS = ("input_ids", "attention_mask")
+"""What it reads."""
 AutoConfig.register(MODEL_TYPE, PooledClassifierConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(PooledClassifierConfig, PooledClassifier, exist_ok=True)

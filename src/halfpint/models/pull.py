@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, Kind
 from halfpint.errors import HalfpintError
 from halfpint.models.sources import locate
 from halfpint.stage import Stage, Work
@@ -22,8 +22,8 @@ class Pull(Stage):
         base: a name in the catalogue, a Hub name (owner/model), or a folder in Hugging Face layout.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("nothing",)
-    gives: ClassVar[str] = "encoder"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.NOTHING,)
+    gives: ClassVar[Kind] = Kind.ENCODER
     uses_data: ClassVar[bool] = False
 
     base: str = "all-minilm-l6-v2"
@@ -38,7 +38,7 @@ class Pull(Stage):
                 str(folder), wanted="config.json with a model_type, and model.safetensors", got="a folder without",
                 todo="Give a Hugging Face model with safetensors weights.",
             )  # fmt: skip
-        with new_bundle(work.target) as (target, card):
+        with self.new_bundle(work) as (target, card):
             for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
                 if (folder / name).is_file():
                     shutil.copyfile(folder / name, target / name)

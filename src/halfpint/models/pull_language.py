@@ -6,16 +6,19 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar
 
-from halfpint.bundle import CARD, REPORTS, Bundle, new_bundle, open_bundle, read_json
+from halfpint.bundle import CARD, REPORTS, Bundle, Kind, new_bundle, open_bundle, read_json
 from halfpint.errors import HalfpintError
+from halfpint.lookup import text_task
 from halfpint.models.sources import cache_folder, catalogue, locate
 from halfpint.progress import Log
 from halfpint.stage import Stage, Work
 
 _OWN = (CARD, "README.md", *REPORTS)  # what a bundle has of its own
+_NAMED_BY = 12  # characters of a hash that name a folder
 _WRITES = ("LM", "Generation")  # in the names of architectures with an output layer over the vocabulary
 
 
@@ -27,8 +30,8 @@ class PullLanguage(Stage):
         base: a name in the catalogue, a Hub name (owner/model), a folder in Hugging Face layout, or a bundle's folder.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("nothing",)
-    gives: ClassVar[str] = "language"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.NOTHING,)
+    gives: ClassVar[Kind] = Kind.LANGUAGE
     uses_data: ClassVar[bool] = False
 
     base: str = "smollm2-135m-instruct"
@@ -55,13 +58,47 @@ def pull_language(base: str, target: Path, log: Log) -> Bundle:
             got=f"a bundle of the engine {engine}" if engine != "torch_lm" else ", ".join(kinds),
             todo="Give one with an output layer, such as a LlamaForCausalLM.",
         )  # fmt: skip
-    with new_bundle(target, parent) as (made, card):
+    with new_bundle(target, parent, Kind.SAME if parent else Kind.LANGUAGE) as (made, card):
         for file in sorted(folder.iterdir()):
             if file.is_file() and file.name not in _OWN:
                 _linked(file, made / file.name)
-        card.update(task=card["task"] or "predict", engine="torch_lm")
+        card.update(task=card["task"] or text_task().name, engine="torch_lm")
         card["stages"].append(PullLanguage(base=base).entry(started))
     return Bundle(target)
+
+
+def base_bundle(name: str, folder: Path, log: Log) -> Bundle:
+    """The language model `name`: a bundle as it is, a base model as a bundle in `folder`, which may hold others.
+
+    Raises:
+        HalfpintError: there is no such model, or it cannot be had.
+    """
+    if (Path(name) / CARD).is_file():
+        return open_bundle(name)
+    files = sorted(one for one in Path(name).glob("[!.]*") if one.is_file() and one.suffix != ".md")
+    told = [name, *(f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}" for one in files)]
+    target = folder / sha256("\n".join(told).encode()).hexdigest()[:_NAMED_BY]
+    if not (target / CARD).is_file():
+        pull_language(name, target, log)
+    return open_bundle(target)
+
+
+def can_start(start: Bundle) -> Bundle:
+    """A bundle that stages of language models can start from.
+
+    Raises:
+        HalfpintError: it is no language model that can be trained or exported.
+    """
+    if start.card.get("engine") != "torch_lm":
+        raise HalfpintError(
+            str(start.path), wanted="a Transformer language model", got=f"one of {start.card.get('engine')}"
+        )
+    if start.kind == Kind.COMPRESSED_TENSORS:
+        raise HalfpintError(
+            str(start.path), wanted="a model that is not exported yet", got="one in compressed-tensors",
+            todo="Take the one that it was made from.",
+        )  # fmt: skip
+    return start
 
 
 def find_bundle(name: Path | str, log: Log | None = None) -> Bundle:
@@ -70,7 +107,7 @@ def find_bundle(name: Path | str, log: Log | None = None) -> Bundle:
     Raises:
         HalfpintError: there is neither, or the model cannot be had.
     """
-    if Path(name).exists() or str(name) not in catalogue("language"):
+    if Path(name).exists() or str(name) not in catalogue(Kind.LANGUAGE):
         return open_bundle(name)
     target = cache_folder() / "bundles" / str(name)
     try:

@@ -33,10 +33,16 @@ _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 _LONGEST_UNPACKED = 8 * 1024**3
 
 
+VECTORS = "vectors"
+"""The kind of word vectors in the catalogue."""
+
+
 def catalogue(kind: str = "encoder") -> dict[str, dict[str, Any]]:
-    """The base models known by name of one kind: "encoder" or "language"; with "" of every kind."""
+    """What is known by name of one kind: Kind.ENCODER, Kind.LANGUAGE or VECTORS; with "" base models of every kind."""
     known = tomllib.loads((Path(__file__).parent / "catalogue.toml").read_text(encoding="utf-8"))
-    return {name: entry for name, entry in known.items() if kind in ("", entry["kind"])}
+    return {
+        name: entry for name, entry in known.items() if kind == entry["kind"] or (not kind and entry["kind"] != VECTORS)
+    }
 
 
 def cache_folder() -> Path:

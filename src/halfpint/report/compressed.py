@@ -6,10 +6,11 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from halfpint.counts import INTERVAL
 from halfpint.report.terminal import table
 from halfpint.report.units import size
 
-_HEAD = ("", "bytes", "ln(PPL/PPL0)", "KL", "95% interval", "same top 1", "read tok/s", "write tok/s", "first ms")
+_HEAD = ("", "bytes", "ln(PPL/PPL0)", "KL", INTERVAL, "same top 1", "read tok/s", "write tok/s", "first ms")
 
 
 def compressed(report: Mapping[str, Any]) -> str:
@@ -17,7 +18,7 @@ def compressed(report: Mapping[str, Any]) -> str:
     out = shlex.quote(str(report["bundle"]))
     if "models" in report:
         primary = report["primary_metric"]
-        rows: list[tuple[str, ...]] = [("", primary, "95% interval", "size", "p50 ms", "texts/s")]
+        rows: list[tuple[str, ...]] = [("", primary, INTERVAL, "size", "p50 ms", "texts/s")]
         for name, row in report["models"].items():
             low, high = row["interval"]
             rows.append(
@@ -50,8 +51,8 @@ def kept_of(figures: Mapping[str, Any]) -> str:
             f"{figures['perplexity']:.4g}",
             f"the reference's {figures['reference_perplexity']:.4g}",
         ),
-        ("mean KL", f"{figures['kl']:.4f} nats", f"95% interval {low:.4f} to {high:.4f}"),
-        ("same first choice", f"{figures['same_top1']:.1%}", f"95% interval {first:.1%} to {last:.1%}"),
+        ("mean KL", f"{figures['kl']:.4f} nats", f"{INTERVAL} {low:.4f} to {high:.4f}"),
+        ("same first choice", f"{figures['same_top1']:.1%}", f"{INTERVAL} {first:.1%} to {last:.1%}"),
         (
             "scored",
             f"{figures['positions']:,} tokens",

@@ -33,6 +33,33 @@ def classes(report: dict[str, Any]) -> Part:
     return section("labels", "Label by label", body, short="Labels")
 
 
+def own_tables(report: dict[str, Any]) -> Part:
+    """The tables that the task has of its own: each a title, a head, and rows of words, counts and shares."""
+    shown = []
+    for one in map(units.mapping, units.rows(test_of(report, report.get("chosen")).get("tables"))):
+        lines = [row for row in map(units.rows, units.rows(one.get("rows"))) if row]
+        if lines:
+            figures = [units.number(value) is not None for value in lines[0]]
+            head = [
+                (units.text(name), figure) for name, figure in zip(units.rows(one.get("head")), figures, strict=False)
+            ]
+            body = [[value_shown(row[0]), *(_cell(value) for value in row[1:])] for row in lines]
+            title = str(one.get("title"))
+            shown.append(f"<h3>{units.text(title)}</h3>{table(title, head, body, sort=True)}")
+    return section("tables", "In detail", "".join(shown), "The chosen candidate on the test rows.", "Detail")
+
+
+def value_shown(value: object) -> str:
+    """A value of a task's table (HTML): a share where it is no whole number, a count where it is one, or words."""
+    if units.number(value) is None:
+        return units.text(value, 120)
+    return units.quality("f1", value) if isinstance(value, float) else units.count(value)
+
+
+def _cell(value: object) -> str:
+    return cell(value_shown(value), value, figure=units.number(value) is not None)
+
+
 def worst(report: dict[str, Any]) -> Part:
     """The test rows on which the chosen candidate is surest and wrong."""
     lines, found = [], [units.mapping(row) for row in units.rows(test_of(report, report.get("chosen")).get("worst"))]

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from halfpint.counts import INTERVAL
 from halfpint.report.compressed import compressed
 from halfpint.report.terminal import table
 from halfpint.report.units import size
@@ -23,7 +24,8 @@ def distilled(report: Mapping[str, Any]) -> str:
     rows = _labelled(report, primary) if of_labels else _running(report)
     out = shlex.quote(str(report["bundle"]))
     lines = ["", f"{words}, on {count}:", table(rows, left=(0,)), "", report["verdict"], "", "next:"]
-    lines.append(f'  halfpint {"predict" if of_labels else "generate"} {out} "a text of yours"')
+    command = f"halfpint predict {out}" if of_labels else f"halfpint generate {out}"
+    lines.append(f'  {command} "a text of yours"')
     if energy := report.get("energy"):
         lines.insert(-2, f"{report['seconds']:,.0f} s, {energy['wh']:.2f} Wh ({energy['source']}).")
     return "\n".join([*lines, f"  all figures: {out}/report.json"])
@@ -35,7 +37,7 @@ def shown(report: Mapping[str, Any]) -> str:
 
 
 def _labelled(report: Mapping[str, Any], primary: str) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("", "validation", "test", "95% interval", "size", "p50 ms", "texts/s")]
+    rows: list[tuple[str, ...]] = [("", "validation", "test", INTERVAL, "size", "p50 ms", "texts/s")]
     for name, row in report["models"].items():
         low, high = row["test"]["interval"]
         costs = ("", "", "")
@@ -47,7 +49,7 @@ def _labelled(report: Mapping[str, Any], primary: str) -> list[tuple[str, ...]]:
 
 
 def _running(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    head = ("", "bits per byte", "95% interval", "perplexity per token", "size", "write tok/s", "first ms")
+    head = ("", "bits per byte", INTERVAL, "perplexity per token", "size", "write tok/s", "first ms")
     rows: list[tuple[str, ...]] = [head]
     for name, row in report["models"].items():
         low, high = row["test"]["bits_per_byte_interval"]

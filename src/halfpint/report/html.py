@@ -29,6 +29,7 @@ _ORDER = (
     sections.results,
     details.confused,
     details.classes,
+    details.own_tables,
     details.worst,
     details.data_found,
     details.energy,

@@ -9,15 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from halfpint import __version__
-from halfpint.bundle import Bundle
+from halfpint.bundle import Bundle, Kind
+from halfpint.counts import INTERVAL
 from halfpint.energy import energy_spent
+from halfpint.lookup import tasks
 from halfpint.machine import describe
 from halfpint.models.weights import WEIGHTS_FILE, header_of
 from halfpint.report import units
 from halfpint.report.learning import trainings
 
-KIND = "language"
+KIND = str(Kind.LANGUAGE)
 _ANSWERS = "nats_per_assistant_token"
+
+
+def answers_messages(report: Mapping[str, Any]) -> bool:
+    """Whether a report is of a model that answers messages."""
+    name = report.get("task")
+    return name in {task.name for task in tasks() if task.answers}
 
 
 def taught(card: Mapping[str, Any]) -> dict[str, float]:
@@ -145,7 +153,7 @@ def verdict(report: Mapping[str, Any]) -> str:
         return "No text was kept to judge it on."
     ends = units.pair(found.get("bits_per_byte_interval"))
     said = f"{bits:.3f} bits per byte on {units.count(found.get('documents'))} validation documents"
-    said += f" (95% interval {ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
+    said += f" ({INTERVAL} {ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
     counted = units.mapping(report.get("baseline"))
     perplexity = f"Perplexity {_shown(found, 'per_token')} per token, {_shown(found, 'per_word')} per word."
     if report.get("objective") == "masked":

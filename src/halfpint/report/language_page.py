@@ -8,7 +8,7 @@ from typing import Any
 from halfpint.report import details, units
 from halfpint.report.curve import shown_tokens
 from halfpint.report.details import counted, facts_shown, said
-from halfpint.report.language import figure
+from halfpint.report.language import answers_messages, figure
 from halfpint.report.learning import learning
 from halfpint.report.sections import Part, section, steps_shown, tile
 from halfpint.report.tables import cell, table
@@ -111,7 +111,7 @@ def commands_of(report: dict[str, Any]) -> list[tuple[str, str]]:
     if report.get("objective") == "masked":
         return [judged]
     written = ("Let it go on with a text", f'halfpint generate {folder} "Once"')
-    if report.get("task") == "chat":
+    if answers_messages(report):
         written = ("Talk with it", f"halfpint chat {folder}")
     if report.get("objective") == "counted":
         return [written, judged, ("For KenLM and others", f"halfpint export {folder} --to arpa --out model.arpa")]

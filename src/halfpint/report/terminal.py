@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from halfpint.bundle import REPORTS
-from halfpint.metrics import METRICS
-from halfpint.report.language import KIND, taught
+from halfpint.counts import INTERVAL
+from halfpint.report.language import KIND, answers_messages, taught
 from halfpint.report.language_page import commands_of
 from halfpint.report.units import grams, size, watt_hours
+
+_SHOWN_ERRORS, _SHOWN_TEXT = 5, 100
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -19,7 +21,7 @@ def summary(report: Mapping[str, Any]) -> str:
     if report.get("kind") == KIND:
         return _language_summary(report)
     primary = report["primary_metric"]
-    rows = [("", "candidate", primary, "95% interval", "size", "p50 ms", "texts/s", "Wh/1000", "train s", "")]
+    rows = [("", "candidate", primary, INTERVAL, "size", "p50 ms", "texts/s", "Wh/1000", "train s", "")]
     for one in report["candidates"]:
         if one["status"] != "measured":
             rows.append(("", one["name"], "", "", "", "", "", "", "", f"{one['status']}: {one['why']}"[:70]))
@@ -65,10 +67,10 @@ def evaluation(result: Mapping[str, Any]) -> str:
     primary = result["primary"]
     rows = [
         *(
-            (name, f"{result[name]:.4f}", "95% interval {:.4f} to {:.4f}".format(*result["intervals"][name]))
-            for name in dict.fromkeys((primary, *METRICS))
+            (name, f"{result[name]:.4f}", "{} {:.4f} to {:.4f}".format(INTERVAL, *result["intervals"][name]))
+            for name in dict.fromkeys((primary, *result["intervals"]))
         ),
-        ("calibration error", f"{result['calibration_error']:.4f}", ""),
+        *([("calibration error", f"{result['calibration_error']:.4f}", "")] if "calibration_error" in result else []),
         ("size", size(result["size_bytes"]), ""),
         ("latency", f"{result['latency_p50_ms']:.2f} ms", f"p95 {result['latency_p95_ms']:.2f} ms"),
         ("throughput", f"{result['texts_per_s']:,.0f} texts/s", ""),
@@ -77,7 +79,39 @@ def evaluation(result: Mapping[str, Any]) -> str:
         ("energy", f"{result['energy_wh_per_1000']:.4f} Wh", f"a 1,000 texts, {result['energy_source']}"),
         ("CO2e", f"{result['co2e_g_per_1000']:.4f} g", f"a 1,000 texts, {result['energy_source']}"),
     ]
-    return table(rows, left=(0, 2))
+    return "\n".join([table(rows, left=(0, 2)), *_own_tables(result), *_worst(result)])
+
+
+def _own_tables(result: Mapping[str, Any]) -> list[str]:
+    """The tables that a task has of its own, each under its title."""
+    lines = []
+    for one in result.get("tables", ()):
+        rows = [[str(name) for name in one["head"]], *([_told(value) for value in row] for row in one["rows"])]
+        words = (
+            [number for number, value in enumerate(one["rows"][0]) if isinstance(value, str)] if one["rows"] else [0]
+        )
+        lines += ["", one["title"], table(rows, left=words)]
+    return lines
+
+
+def _told(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else _short(str(value))
+
+
+def _worst(result: Mapping[str, Any]) -> list[str]:
+    """The surest mistakes of a task that has tables of its own."""
+    if "tables" not in result or not result.get("worst"):
+        return []
+    lines = ["", "Worst errors"]
+    for one in result["worst"][:_SHOWN_ERRORS]:
+        lines += [f"  {_short(one['text'])}", f"    labelled {one['label']}; predicted {one['predicted']}"]
+    return lines
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_TEXT else text[: _SHOWN_TEXT - 1] + "…"
 
 
 def table(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
@@ -129,7 +163,7 @@ def pretrained(result: Mapping[str, Any]) -> str:
         lines.append(answers(found))
     masked = any(stage.get("objective") == "masked" for stage in result["stages"])
     lines += ["", "next:"]
-    if result.get("task") == "chat":
+    if answers_messages(result):
         lines += [f"  halfpint chat {out}", f"  halfpint serve {out}"]
         if not any(str(stage.get("use")).startswith("export/") for stage in result["stages"]):
             lines.append(f"  halfpint export {out} --to gguf --type q8_0 --out {out}-gguf")
@@ -151,7 +185,7 @@ def language(figures: Mapping[str, Any]) -> str:
         ("bits_per_byte", "bits a byte"),
     ):
         low, high = figures[f"{name}_interval"]
-        rows.append((words, f"{figures[name]:.4g}", f"95% interval {low:.4g} to {high:.4g}"))
+        rows.append((words, f"{figures[name]:.4g}", f"{INTERVAL} {low:.4g} to {high:.4g}"))
     if figures.get("perplexity_without_unknown") is not None:
         rows.append(
             (

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from halfpint.evaluate.intervals import paired_difference
+from halfpint.counts import INTERVAL, LEVEL, Counts, Metric
+from halfpint.evaluate.intervals import difference
 from halfpint.search.limits import Limits, bytes_text
+from halfpint.task import LabelTask
 
-CHEAP = ("majority", "tfidf", "static vectors")  # families that need no transformer to run
 ONE_ERROR = 0.6827
 """The level of an interval one standard error to each side."""
 
@@ -28,7 +26,11 @@ class Choice:
 
 
 def choose(
-    candidates: Sequence[dict[str, Any]], limits: Limits, primary: str, true: npt.NDArray[np.int64], n_classes: int
+    candidates: Sequence[dict[str, Any]],
+    limits: Limits,
+    primary: str,
+    task: LabelTask[Any],
+    counts: Mapping[str, Counts],
 ) -> Choice:
     """Mark each measured candidate "feasible" (with "why" it is not) and choose.
 
@@ -39,9 +41,8 @@ def choose(
     Source: the one-standard-error rule, Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
 
     Args:
-        candidates: dictionaries with "status"; measured ones also have "metrics", "size_bytes", "latency_p50_ms" and
-            "predicted" (label indices on validation).
-        true: the labels of the validation texts.
+        candidates: dictionaries with "status"; measured ones also have "metrics", "size_bytes" and "latency_p50_ms".
+        counts: of the measured ones, by name: one row per validation example.
     """
     measured = [candidate for candidate in candidates if candidate["status"] == "measured"]
     if not measured:
@@ -68,25 +69,22 @@ def choose(
         return Choice(None, best, closest, verdict)
     asked = bool(limits.floor) or limits.keep is not None
     top = max(feasible, key=lambda one: (quality(one), -one["size_bytes"]))
-    eligible = feasible if asked else [one for one in feasible if _as_good(one, top, primary, true, n_classes)]
+    eligible = feasible if asked else [one for one in feasible if _as_good(one, top, task.metrics[primary], counts)]
     chosen = min(eligible, key=size)
-    return Choice(chosen, best, None, _verdict(chosen, best, measured, primary, true, n_classes, asked))
+    return Choice(chosen, best, None, _verdict(chosen, best, measured, primary, task, counts, asked))
 
 
 def _as_good(
     one: dict[str, Any],
     top: dict[str, Any],
-    primary: str,
-    true: npt.NDArray[np.int64],
-    n_classes: int,
+    metric: Metric,
+    counts: Mapping[str, Counts],
     level: float = ONE_ERROR,
 ) -> bool:
     if one is top:
         return True
-    difference, _, high = paired_difference(
-        true, np.asarray(one["predicted"]), np.asarray(top["predicted"]), primary, n_classes=n_classes, level=level
-    )
-    return difference >= 0 or high >= 0
+    value, _, high = difference(counts[one["name"]], counts[top["name"]], metric, level=level)
+    return value >= 0 or high >= 0
 
 
 def _verdict(
@@ -94,25 +92,25 @@ def _verdict(
     best: dict[str, Any],
     measured: Sequence[dict[str, Any]],
     primary: str,
-    true: npt.NDArray[np.int64],
-    n_classes: int,
+    task: LabelTask[Any],
+    counts: Mapping[str, Counts],
     asked: bool,
 ) -> str:
     low, high = chosen["interval"]
     words = [
         f"{chosen['name']}: {primary} {chosen['metrics'][primary]:.4f} on validation "
-        f"(95% interval {low:.4f} to {high:.4f}), "
+        f"({INTERVAL} {low:.4f} to {high:.4f}), "
         f"{bytes_text(chosen['size_bytes'])}, {chosen['latency_p50_ms']:.1f} ms a text."
     ]
     words.append(
         "It is the smallest candidate that meets the limits"
         + ("." if asked else " and is within one standard error of the best of them.")
     )
-    linear = [one for one in measured if one["family"] == "tfidf"]
-    neural = [one for one in measured if one["family"] not in CHEAP]
+    linear = [one for one in measured if one["family"] in task.counting]
+    neural = [one for one in measured if one["family"] not in task.cheap]
     if linear and neural:
         cheap = max(linear, key=lambda one: one["metrics"][primary])
-        if cheap["feasible"] and _as_good(cheap, best, primary, true, n_classes, level=0.95):
+        if cheap["feasible"] and _as_good(cheap, best, task.metrics[primary], counts, level=LEVEL):
             words.append(
                 f"You don't need a transformer: {cheap['name']} reaches {cheap['metrics'][primary]:.4f}, within the "
                 f"interval of the best candidate ({best['name']}, {best['metrics'][primary]:.4f})."
@@ -125,7 +123,7 @@ def _verdict(
                 if top["metrics"][primary] >= best["metrics"][primary]
                 else f"No transformer does better than {best['name']} ({best['metrics'][primary]:.4f})."
             )
-    elif linear and chosen["family"] == "tfidf":
+    elif linear and chosen["family"] in task.counting:
         words.append(
             "You don't need a transformer: counting words meets what was asked."
             if asked

@@ -11,12 +11,11 @@ from typing import Any
 
 from halfpint import __version__
 from halfpint.bundle import Bundle, open_bundle, read_json, write_json
-from halfpint.data.prepare import Data, Prepared, prepare
+from halfpint.counts import Counts
 from halfpint.energy import energy_spent, metered
 from halfpint.errors import DeadlineError, HalfpintError, RefusedError, TrainingStoppedError, need_installed
 from halfpint.evaluate.evaluate import evaluate
 from halfpint.machine import describe
-from halfpint.metrics import METRICS, check_metric
 from halfpint.models.pull import Pull
 from halfpint.models.sources import locate
 from halfpint.pipeline import Made, Pipeline
@@ -25,7 +24,6 @@ from halfpint.recipe import Recipe
 from halfpint.report.html import write_report
 from halfpint.search.choose import Choice, choose
 from halfpint.search.limits import Limits, bytes_text
-from halfpint.search.output import check_output, copy_bundle, disk_errors, open_output, write_figures
 from halfpint.search.space import (
     EXPORTS_S,
     Group,
@@ -39,8 +37,9 @@ from halfpint.search.space import (
 )
 from halfpint.search.speed import training_speed
 from halfpint.stage import Stage
-from halfpint.tasks import classify
+from halfpint.task import LabelTask, Split
 from halfpint.train.loop import Training
+from halfpint.workspace import check_output, copy_bundle, disk_errors, open_output, write_figures
 
 NO_BASE = "none"
 _RESERVE_S, _RESERVE_SHARE = 45.0, 0.2  # for the last evaluation and the report, the less of the two
@@ -54,13 +53,15 @@ class Request:
     """What `fit` is asked for.
 
     Args:
-        data: the [data] settings; limits: what the model has to meet; out: the folder to write.
+        task: the task; data: the [data] settings, of its type; limits: what the model has to meet.
+        out: the folder to write.
         base: the encoder to start from, or "none" for candidates without one.
-        metric: what choices are made on; empty lets the data choose accuracy or macro F1.
+        metric: what choices are made on; empty lets the data choose.
         seed: of training; command: the line to repeat it, for the report.
     """
 
-    data: Data
+    task: LabelTask[Any]
+    data: Any
     limits: Limits
     out: Path
     base: str = "all-minilm-l6-v2"
@@ -85,6 +86,7 @@ class _Run:
     log: Log
     started: float
     candidates: list[dict[str, Any]] = field(default_factory=list)
+    counts: dict[str, Counts] = field(default_factory=dict)
     made: dict[str, Made] = field(default_factory=dict)
     trained: set[str] = field(default_factory=set)
 
@@ -103,26 +105,25 @@ def fit(request: Request, log: Log) -> dict[str, Any]:
     for package in ("sklearn", "onnx"):
         need_installed(package, "halfpint fit")
     started = time.monotonic()
-    if request.metric:
-        check_metric(request.metric, "--metric")
+    request.task.check_metric(request.metric, "--metric")
     with disk_errors(request.out):
         # Nothing is written, or replaced, before it is known that the data can be learned from and the base be had.
         if check_output(request.out, request.identity(), force=request.force):
             log.say(f"going on with the unfinished run in {request.out}", kind="resume")
         with metered(log):
-            prepared = prepare(request.data, log)
+            split = request.task.read(request.data, request.out / "work" / "data", log)
             if request.base != NO_BASE:
                 need_installed("torch", "candidates with an encoder (--base none leaves them out)")
                 locate(request.base, log)
             open_output(request.out, request.identity(), force=request.force)
             log.events = request.out / "events.jsonl"
-            primary = request.metric or next(iter(request.limits.floor), "") or classify.primary_metric(prepared.train)
-            pipeline = Pipeline(prepared, request.out / "work", classify, primary, log)
+            primary = request.metric or next(iter(request.limits.floor), "") or request.task.primary(split.train)
+            pipeline = Pipeline(split, request.out / "work", request.task, primary, log)
             run = _Run(request, pipeline, primary, log, started)
-            _search(run, prepared)
-            choice = choose(run.candidates, request.limits, primary, pipeline.held_targets, len(pipeline.labels))
-            tests = _prove(run, choice, prepared)
-        report = _report(run, choice, tests, prepared)
+            _search(run, split)
+            choice = choose(run.candidates, request.limits, primary, request.task, run.counts)
+            tests = _prove(run, choice, split)
+        report = _report(run, choice, tests, split)
         spent = energy_spent(request.out / "events.jsonl")
         report |= {"energy": spent, "seconds": round(spent["seconds"], 1)}
         write_report(report, request.out)
@@ -130,8 +131,8 @@ def fit(request: Request, log: Log) -> dict[str, Any]:
     return report
 
 
-def _search(run: _Run, prepared: Prepared) -> None:
-    for group in cheap_groups():
+def _search(run: _Run, split: Split[Any]) -> None:
+    for group in cheap_groups(run.request.task):
         _try_group(run, group)
     if run.request.base == NO_BASE:
         return
@@ -139,20 +140,25 @@ def _search(run: _Run, prepared: Prepared) -> None:
     plan_file = run.request.out / "plan.json"
     plan = read_json(plan_file) if plan_file.is_file() else {}
     if "texts_per_s" not in plan:
-        plan["texts_per_s"], plan["used_tokens"] = training_speed(
-            base.bundle, prepared.train, tuning(len(prepared.train))
-        )
+        task = run.request.task
+        settings = tuning(len(split.train), task.tuning)
+        plan["texts_per_s"], plan["used_tokens"] = training_speed(base.bundle, task, split.train, settings)
         plan["frozen_seconds"] = run.deadline - time.monotonic()
         write_json(plan_file, plan)
-    encoder = describe_encoder(base.bundle, run.request.base, plan["texts_per_s"])
-    sizes = (len(prepared.train), len(run.pipeline.labels), plan["used_tokens"])
+    encoder = describe_encoder(base.bundle, run.request.base, plan["texts_per_s"], run.request.task)
+    sizes = (len(split.train), len(run.pipeline.labels), plan["used_tokens"])
+    task = run.request.task
     static = static_group(encoder, sizes[0])
-    exports_s = _try_group(run, frozen_group(encoder, *sizes, plan["frozen_seconds"]))
-    _try_group(run, static)
+    exports_s = EXPORTS_S
+    if task.frozen:
+        exports_s = _try_group(run, frozen_group(encoder, *sizes, plan["frozen_seconds"]))
+    if task.static:
+        _try_group(run, static)
     if "seconds" not in plan:  # an unfinished run that goes on keeps its plan
         plan["seconds"], plan["exports_s"] = run.deadline - time.monotonic(), max(exports_s, EXPORTS_S / 2)
         write_json(plan_file, plan)
-    seconds = plan["seconds"] - static_group(encoder, sizes[0], static).expected_s  # it is taught by the first of them
+    # A static table is taught by the first of them.
+    seconds = plan["seconds"] - (static_group(encoder, sizes[0], static).expected_s if task.static else 0.0)
     most = run.request.limits.max_size_bytes
     groups = tuned_groups(encoder, *sizes, seconds, run.request.seed, plan["exports_s"], most)
     run.log.say(
@@ -162,7 +168,7 @@ def _search(run: _Run, prepared: Prepared) -> None:
         groups={group.name: group.expected_s for group in groups},
     )
     _try_tuned(run, groups)
-    if groups and groups[0].name in run.trained:
+    if task.static and groups and groups[0].name in run.trained:
         _try_group(run, static_group(encoder, sizes[0], groups[0]))
 
 
@@ -232,7 +238,8 @@ def _try_group(run: _Run, group: Group, cut: Sequence[Group] = ()) -> float:
             _note(run, variant, group, "failed", str(error))
             continue
         run.made[variant.name] = made
-        figures = {key: value for key, value in assessment.items() if key not in ("fingerprint", "primary")}
+        run.counts[variant.name] = assessment.counts
+        figures = {key: value for key, value in assessment.figures.items() if key not in ("fingerprint", "primary")}
         bundle = str(made.bundle.path.relative_to(run.request.out))
         _note(run, variant, group, "measured", "", train_s=round(trained.seconds, 1), bundle=bundle, **figures)
         run.log.say(
@@ -297,24 +304,26 @@ def _bar(run: _Run) -> float | None:
     return None if best is None or run.request.limits.floor or run.request.limits.keep else float(best["interval"][0])
 
 
-def _prove(run: _Run, choice: Choice, prepared: Prepared) -> dict[str, Any]:
+def _prove(run: _Run, choice: Choice, split: Split[Any]) -> dict[str, Any]:
     """The one look at the test texts: the chosen candidate and the baselines. Writes OUT/best and its recipe."""
     if choice.chosen is None:
         return {}
     chosen = choice.chosen["name"]
-    linear = [one for one in run.candidates if one["family"] == "tfidf" and one["name"] in run.made]
-    cheap = max(linear, key=lambda one: one["metrics"][run.primary], default=None)
-    names = [chosen, "majority", *([cheap["name"]] if cheap else [])]
+    task = run.request.task
+    counting = [one for one in run.candidates if one["family"] in task.counting and one["name"] in run.made]
+    cheap = max(counting, key=lambda one: one["metrics"][run.primary], default=None)
+    baselines = [one.name for one in task.candidates() if one.baseline]
+    names = [chosen, *baselines, *([cheap["name"]] if cheap else [])]
     tests = {}
     for name in dict.fromkeys(name for name in names if name in run.made):
-        tests[name] = evaluate(run.made[name].bundle, prepared.test, primary=run.primary, log=run.log)
-        tests[name]["metrics"] = {key: tests[name][key] for key in (*METRICS, "calibration_error", "log_loss")}
+        tests[name] = evaluate(run.made[name].bundle, split.test, primary=run.primary, log=run.log)
+        tests[name]["metrics"] = {key: tests[name][key] for key in choice.chosen["metrics"]}
     best = run.request.out / "best"
     copy_bundle(run.made[chosen].bundle.path, best)
     choice.chosen["bundle"] = best.name
-    write_figures(best, run.primary, choice.chosen, tests[chosen], prepared.key)
+    write_figures(best, run.primary, choice.chosen, tests[chosen], split.key, task.headline)
     stages = repeatable(run.made[chosen])
-    Recipe(run.request.data, classify, run.primary, stages).write(run.request.out / "recipe.toml")
+    Recipe(run.request.data, task, run.primary, stages).write(run.request.out / "recipe.toml")
     return tests
 
 
@@ -333,10 +342,8 @@ def repeatable(made: Made) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def _report(run: _Run, choice: Choice, tests: dict[str, Any], prepared: Prepared) -> dict[str, Any]:
+def _report(run: _Run, choice: Choice, tests: dict[str, Any], split: Split[Any]) -> dict[str, Any]:
     limits = run.request.limits
-    for candidate in run.candidates:
-        candidate.pop("predicted", None)
     verdict = choice.verdict
     if choice.chosen is not None:
         result = tests[choice.chosen["name"]]
@@ -347,8 +354,8 @@ def _report(run: _Run, choice: Choice, tests: dict[str, Any], prepared: Prepared
     recipe = run.request.out / "recipe.toml"
     return {
         "halfpint": __version__,
-        "task": classify.NAME,
-        "data": prepared.summary(),
+        "task": run.request.task.name,
+        "data": split.summary(),
         "limits": {**asdict(limits), "floor": dict(limits.floor) or None},
         "primary_metric": run.primary,
         "candidates": run.candidates,

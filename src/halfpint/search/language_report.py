@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from halfpint.bundle import Bundle
-from halfpint.data.conversations import ASSISTANT, Conversations
-from halfpint.data.corpus import Corpus
+from halfpint.data.conversations import ASSISTANT, Conversation
 from halfpint.evaluate.counted_baseline import counted_baseline
 from halfpint.evaluate.samples import samples
 from halfpint.progress import Log
 from halfpint.report.html import write_report
 from halfpint.report.language import language_report
+from halfpint.task import Split
 
 
 def write_language_report(
     bundle: Bundle,
-    learned: Corpus | Conversations,
+    learned: Split[Any],
     figures: Mapping[str, Any] | None,
     *,
     out: Path,
@@ -45,7 +45,7 @@ def write_language_report(
         seconds: how long it took so far.
     """
     baseline, written, asked = None, list[dict[str, Any]](), ""
-    if isinstance(learned, Conversations):
+    if learned.train and isinstance(learned.train[0], Conversation):
         asked = _question(learned)
     elif len(learned.validation):
         masked = any(entry.get("objective") == "masked" for entry in bundle.card["stages"])
@@ -60,7 +60,7 @@ def write_language_report(
     return report
 
 
-def _question(conversations: Conversations) -> str:
+def _question(conversations: Split[Conversation]) -> str:
     """What the model answers at each look at validation: the messages before the first answer."""
     messages = conversations.validation[0].messages
     first = next(place for place, message in enumerate(messages) if message.role == ASSISTANT)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeVar
 
+from halfpint.counts import Metric, check_metric
 from halfpint.errors import HalfpintError, nearest
-from halfpint.metrics import METRICS
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Zµ]*)\s*")
@@ -88,7 +88,7 @@ def parse_latency(text: str, place: str = "--max-latency") -> float:
     return _positive(float(match[1]) * factors[match[2].lower()], place, text)
 
 
-def parse_floor(texts: list[str] | None, place: str = "--floor") -> dict[str, float]:
+def parse_floor(texts: Sequence[str] | None, metrics: Mapping[str, Metric], place: str = "--floor") -> dict[str, float]:
     """Metrics with their least values from "f1_macro=0.85", each between 0 and 1."""
     floors = {}
     for text in texts or []:
@@ -97,8 +97,7 @@ def parse_floor(texts: list[str] | None, place: str = "--floor") -> dict[str, fl
             raise HalfpintError(
                 place, wanted="METRIC=VALUE with a value from 0 to 1, such as f1_macro=0.85", got=repr(text)
             )
-        if name.strip() not in METRICS:
-            raise HalfpintError(place, wanted="a metric", got=repr(name), todo=nearest(name.strip(), METRICS))
+        check_metric(name.strip(), metrics, place)
         floors[name.strip()] = float(value)
     return floors
 

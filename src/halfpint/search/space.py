@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from halfpint.bundle import Bundle
 from halfpint.compress.layers import Layers
@@ -15,12 +16,12 @@ from halfpint.distil.static import Static
 from halfpint.export.onnx import Onnx
 from halfpint.models.pull import Pull
 from halfpint.models.weights import WEIGHTS_FILE, header_of
+from halfpint.pipeline import stage_class
 from halfpint.stage import Stage
+from halfpint.task import LabelTask
 from halfpint.train.blend import Blend
 from halfpint.train.finetune import REFIT_TEXTS, Finetune
 from halfpint.train.frozen_linear import FrozenLinear
-from halfpint.train.majority import Majority
-from halfpint.train.tfidf_linear import TfidfLinear
 
 EXPORTS_S = 110.0  # what the exports of one training take with their measurements on two cores, until it is measured
 STATIC = "static vectors"
@@ -77,7 +78,9 @@ class Encoder:
         base: its name for `models/pull`.
         layers: number of layers; embedding_weights, layer_weights (of one), other_weights: numbers of weights.
         hidden: width; tokenizer_bytes: of tokenizer.json; wordpiece: whether its vocabulary can be pruned.
-        texts_per_s: texts of this data that one training step works through in a second, here.
+        texts_per_s: texts of this data that one training step works through per second, here.
+        blends: whether the task has a model of counted words to blend an encoder with.
+        tuning: the task's own settings of fine-tuning.
     """
 
     base: str
@@ -89,27 +92,28 @@ class Encoder:
     tokenizer_bytes: int
     wordpiece: bool
     texts_per_s: float
+    blends: bool = True
+    tuning: Mapping[str, Any] = field(default_factory=dict)
 
 
-def tuning(texts: int) -> Finetune:
-    """How an encoder is fine-tuned on so many texts."""
-    if texts < _MANY_TEXTS:
-        return Finetune()
-    return Finetune(learning_rate=_MANY_RATE, batch_size=_MANY_BATCH, train_embeddings=True)
+def tuning(texts: int, own: Mapping[str, Any] | None = None) -> Finetune:
+    """How an encoder is fine-tuned on so many texts; `own` are the settings that a task has of its own."""
+    many = {"learning_rate": _MANY_RATE, "batch_size": _MANY_BATCH, "train_embeddings": True}
+    return Finetune(**{**(many if texts >= _MANY_TEXTS else {}), **(own or {})})
 
 
-def cheap_groups() -> list[Group]:
-    """Candidates that need no encoder."""
-    linear = (
-        Variant("tfidf-linear-fp32", "tfidf", "fp32", (Onnx(),)),
-        Variant("tfidf-linear-int8", "tfidf", "int8", (Onnx(), OnnxInt8())),
-    )
-    small = tuple(replace(variant, name=variant.name.replace("linear", "small")) for variant in linear)
-    return [
-        Group("majority", "majority", (Majority(),), (Variant("majority", "majority", None, ()),)),
-        Group("tfidf-small", "tfidf", (TfidfLinear(features=6000),), small),
-        Group("tfidf-linear", "tfidf", (TfidfLinear(),), linear),
-    ]
+def cheap_groups(task: LabelTask[Any]) -> list[Group]:
+    """Candidates that need no encoder: those of the task."""
+    found: dict[str, Group] = {}
+    for one in task.candidates():
+        variant = Variant(one.name, one.family, one.precision, _stages(one.finish))
+        group = found.get(one.group) or Group(one.group, one.family, _stages(one.train), (), one.expected_s)
+        found[one.group] = replace(group, variants=(*group.variants, variant))
+    return list(found.values())
+
+
+def _stages(named: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[Stage, ...]:
+    return tuple(stage_class(use, "candidate")(**settings) for use, settings in named)
 
 
 def frozen_group(encoder: Encoder, texts: int, labels: int, used_tokens: int, seconds: float = math.inf) -> Group:
@@ -171,9 +175,8 @@ def tuned_groups(
     epochs, heal, train_texts, taken, twice = plan
     epoch_s *= 2.0 if twice else train_texts / texts if train_texts else 1.0
     consistency = _CONSISTENCY if twice else 0.0
-    stage = replace(
-        tuning(train_texts or texts), epochs=epochs, consistency=consistency, train_texts=train_texts, seed=seed
-    )  # fmt: skip
+    stage = tuning(train_texts or texts, encoder.tuning)
+    stage = replace(stage, epochs=epochs, consistency=consistency, train_texts=train_texts, seed=seed)
     trained = (Pull(base=encoder.base), stage)
     variants = _variants(encoder, "finetuned", encoder.layers, labels, used_tokens)
     groups = [Group("finetuned", "fine-tuned encoder", trained, variants, epochs * epoch_s + finish_s, finish_s)]
@@ -255,7 +258,8 @@ def _variants(encoder: Encoder, name: str, layers: int, labels: int, used_tokens
     ]
     if not encoder.wordpiece:
         cost = full[0].expected_bytes + _BLEND_BYTES * labels
-        return (Variant(f"{name}-w8+tfidf", "blend", "w8", (Onnx(), _STORED, Blend()), cost), *full)
+        both = [Variant(f"{name}-w8+tfidf", "blend", "w8", (Onnx(), _STORED, Blend()), cost)]
+        return (*(both if encoder.blends else []), *full)
     vocabulary = encoder.embedding_weights // encoder.hidden
     family = "pruned vocabulary"
     blends, rest = [], []
@@ -293,14 +297,14 @@ def _variants(encoder: Encoder, name: str, layers: int, labels: int, used_tokens
             rest.append(Variant(f"{name}-{suffix}-int8", family, "int8", (*pruned, OnnxInt8()), cost))
             cost = expected(weights, tokenizer, 4)
             rest.append(Variant(f"{name}-{suffix}-fp32", family, "fp32", pruned, cost))
-    return (*blends, *rest, *full)
+    return (*(blends if encoder.blends else []), *rest, *full)
 
 
-def describe_encoder(bundle: Bundle, base: str, texts_per_s: float) -> Encoder:
+def describe_encoder(bundle: Bundle, base: str, texts_per_s: float, task: LabelTask[Any]) -> Encoder:
     """The `Encoder` in a pulled bundle, from the header of its weights."""
     import json
 
-    from halfpint.compress._tensors import EMBEDDING, LAYER
+    from halfpint.compress.tensors import EMBEDDING, LAYER
 
     embedding = layer = other = 0
     for name, entry in header_of(bundle.path / WEIGHTS_FILE).items():
@@ -323,4 +327,6 @@ def describe_encoder(bundle: Bundle, base: str, texts_per_s: float) -> Encoder:
         tokenizer_bytes=(bundle.path / "tokenizer.json").stat().st_size,
         wordpiece=tokenizer["model"].get("type") == "WordPiece",
         texts_per_s=texts_per_s,
+        blends=bool(task.blend),
+        tuning=task.tuning,
     )

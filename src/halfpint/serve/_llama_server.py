@@ -166,7 +166,11 @@ class LlamaBackend(ModelThread[LlamaServer]):
         for thread in running:
             thread.join(_STOP_WAIT_S)
         if not any(thread.is_alive() for thread in running):
-            self.model = None
+            # Taking llama.cpp's server down waits for ever now and then (xllamacpp 2026.10): the process must end.
+            held, self.model = [self.model], None
+            ending = threading.Thread(target=held.clear, daemon=True, name="halfpint-ending")
+            ending.start()
+            ending.join(_STOP_WAIT_S)
 
     def _write(self, body: dict[str, Any], asked: Asked, feed: Feed[Piece]) -> None:
         failed: BaseException | None = None

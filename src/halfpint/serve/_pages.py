@@ -13,6 +13,7 @@ def style() -> str:
 
 
 def page_of(name: str) -> str:
-    """The page NAME.html with the style in it, so that it needs nothing else."""
+    """The page NAME.html with the style in it, and with ask.js where it names that: so it needs nothing else."""
     html = (_HERE / f"{name}.html").read_text(encoding="utf-8")
+    html = html.replace("/* ask.js */", (_HERE / "ask.js").read_text(encoding="utf-8"))
     return html.replace("<style></style>", f"<style>\n{style()}</style>")

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from halfpint.engines import Engine, Probabilities
+from halfpint.engines import Engine
+from halfpint.outputs import Outputs
 from halfpint.progress import Log
 from halfpint.serve._model_thread import ModelThread
 
@@ -24,12 +25,12 @@ class EngineError(Exception):
 @dataclass(eq=False)
 class _Job:
     texts: Sequence[str]
-    answer: asyncio.Future[Probabilities]
+    answer: asyncio.Future[Outputs]
     loop: asyncio.AbstractEventLoop
 
 
 class Worker(ModelThread[Engine]):
-    """A classifier in a thread of its own.
+    """A model that gives labels in a thread of its own.
 
     Args:
         load: loads the model; called in the thread.
@@ -62,8 +63,8 @@ class Worker(ModelThread[Engine]):
         """Whether one more request would be refused."""
         return len(self._jobs) >= self._max_queue
 
-    async def probabilities(self, texts: Sequence[str]) -> Probabilities:
-        """Class probabilities of at most `max_batch` texts: float32 of shape (texts, labels).
+    async def probabilities(self, texts: Sequence[str]) -> Outputs:
+        """Probabilities of the labels of at most `max_batch` texts.
 
         Cancelling the wait takes the request out of the queue.
 
@@ -124,7 +125,7 @@ class Worker(ModelThread[Engine]):
             begin += len(job.texts)
 
 
-def _hand_over(job: _Job, result: Probabilities | EngineError) -> None:
+def _hand_over(job: _Job, result: Outputs | EngineError) -> None:
     def settle() -> None:
         if job.answer.done():  # it was given up in the meantime
             return

@@ -20,43 +20,46 @@ from halfpint.engines import Engine
 from halfpint.errors import HalfpintError, nearest
 from halfpint.progress import Log
 from halfpint.serve import _rows
-from halfpint.tasks.classify import outputs
+from halfpint.task import LabelTask
 
 _CHARS_A_CHUNK = 4_000_000
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NOTHING = {"label": None, "probability": None}
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
-def predict_texts(engine: Engine, texts: Sequence[str], top: int = 1) -> list[dict[str, Any]]:
-    """`{"label", "probability", "scores"}` for each text; `scores` holds the `top` likeliest labels."""
+def predict_texts(engine: Engine, task: LabelTask[Any], texts: Sequence[str], top: int = 1) -> list[dict[str, Any]]:
+    """How the answer to each text reads (`LabelTask.rows`)."""
     if not texts:
         return []
-    return outputs(engine.probabilities([_clean(text) for text in texts]), engine.labels, top)
+    clean = [_clean(text) for text in texts]
+    return task.rows(clean, engine.probabilities(clean), engine.labels, top)
 
 
 def predict_file(
     engine: Engine,
+    task: LabelTask[Any],
     source: Path,
     out: Path,
     *,
     text: str | None = None,
     top: int = 1,
+    redact: bool = False,
     chunk: int = 2048,
     log: Log,
 ) -> int:
-    """Write the rows of `source` to `out` with the columns `label` and `probability` added; gives their number.
+    """Write the rows of `source` to `out` with the task's columns added; gives their number.
 
-    With `top` above 1 there are also `label_2`, `probability_2` and so on. Where a name is taken, all begin with
-    `predicted_`. A row without a text gets no label. `out` is written as its ending says (.csv, .tsv, .jsonl, each also
+    With `top` above 1 there may be several sets of them. Where a name is taken, all begin with `predicted_`. A row
+    without a text gets no label. `out` is written as its ending says (.csv, .tsv, .jsonl, each also
     .gz), otherwise as `source` is; it appears once it is whole.
 
     Args:
-        engine: a loaded classifier.
+        engine: a loaded model, which does `task`.
         source: CSV, TSV or JSONL, also gzipped; `-` reads standard input (kept in a temporary file).
         out: where to write; `-` is standard output.
         text: the column of the texts; None guesses it.
-        top: labels a row.
+        top: labels per row.
+        redact: replace what was found in the text by the name of its label, and add no column.
         chunk: rows in one call of the engine, at most.
         log: where progress is told.
 
@@ -65,6 +68,8 @@ def predict_file(
     """
     if top < 1 or chunk < 1:
         raise HalfpintError("top and chunk", wanted="numbers above 0", got=f"{top} and {chunk}")
+    if redact:
+        task.redacted("", {})  # refuses a task that marks nothing
     place = "standard input" if str(source) == "-" else str(source)
     if str(out) != "-" and out.is_dir():
         raise HalfpintError(str(out), wanted="a file to write", got="a folder", todo=f"Give {out}/labels.csv or so.")
@@ -78,22 +83,28 @@ def predict_file(
         column = find_text_column(_rows.sample_table(file, place, layout), text=text)
         if text is None:
             log.say(f"Texts are taken from the column {column!r} of {place}.", kind="column", column=column)
-        names = _added_columns(layout.columns, min(top, len(engine.labels)))
+        # What was found would be in the added columns.
+        names = [] if redact else _added_columns(layout.columns, task.columns(top, engine.labels))
         target = _rows.written_as(layout, _ending(out))
         written = stack.enter_context(_written(out, target.encoding))
-        writer = _rows.Writer(written, target, (*layout.columns, *(name for pair in names for name in pair)))
+        writer = _rows.Writer(written, target, (*layout.columns, *(name for rank in names for name in rank)))
         bar = stack.enter_context(log.bar(f"Labelling {place}", size))
         empty = 0
         for rows in _chunks(_rows.read_rows(file, place, layout, bar.advance), column, chunk):
             texts = [_text_of(row.get(column), place, line, column) for line, row in rows]
             given = [index for index, one in enumerate(texts) if one.strip()]
             empty += len(texts) - len(given)
-            labels = dict(zip(given, predict_texts(engine, [texts[index] for index in given], len(names)), strict=True))
+            some = predict_texts(engine, task, [texts[index] for index in given], top)
+            answers = dict(zip(given, some, strict=True))
             for index, (_, row) in enumerate(rows):
-                scores = labels[index]["scores"] if index in labels else [_NOTHING] * len(names)
-                added: dict[str, object] = {}
-                for (label, probability), score in zip(names, scores, strict=True):
-                    added |= {label: score["label"], probability: score["probability"]}
+                cells = task.cells(answers.get(index), len(names))
+                added: dict[str, object] = {
+                    name: value
+                    for rank, values in zip(names, cells, strict=True)
+                    for name, value in zip(rank, values, strict=True)
+                }
+                if redact and index in answers:
+                    added[column] = task.redacted(texts[index], answers[index])
                 writer.row({**row, **added})
     if empty:
         log.say(f"{empty:,} of {layout.rows:,} rows have no text and got no label.", kind="empty_texts", rows=empty)
@@ -115,12 +126,12 @@ def _chunks(
         yield rows
 
 
-def _added_columns(columns: Sequence[str], top: int) -> list[tuple[str, str]]:
-    """Names for the label and the probability of each rank, none of them among `columns`."""
-    prefix, ends = "", ["", *(f"_{rank}" for rank in range(2, top + 1))]
+def _added_columns(columns: Sequence[str], wanted: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """The names `wanted`, one tuple for each rank, with a prefix where one of them is among `columns`."""
+    prefix = ""
     while True:
-        names = [(f"{prefix}label{end}", f"{prefix}probability{end}") for end in ends]
-        if not any(name in columns for pair in names for name in pair):
+        names = [tuple(f"{prefix}{name}" for name in rank) for rank in wanted]
+        if not any(name in columns for rank in names for name in rank):
             return names
         prefix += "predicted_"
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from halfpint import registry
 from halfpint.bundle import Bundle, open_bundle
 from halfpint.errors import HalfpintError
+from halfpint.lookup import need_command
 from halfpint.progress import Log
 
 if TYPE_CHECKING:
@@ -62,12 +63,14 @@ def serve(
     import uvicorn
 
     log = log or Log()
-    task = str(open_bundle(bundle_path).card.get("task"))
-    room = registry.load("serve", task, place=f"{bundle_path}/card.json: task")
+    task = need_command(open_bundle(bundle_path), "serve")
+    room = registry.load("serve", task.routes, place=f"{bundle_path}/card.json: task")
     own = {name: value for name, value in (("timeout_s", timeout_s), ("slots", slots), ("context", context)) if value}
     for name in own:
         if name not in signature(room.build_app).parameters:
-            raise HalfpintError(f"--{name}", wanted="a language model for it", got=f"a bundle of the task {task!r}")
+            raise HalfpintError(
+                f"--{name}", wanted="a language model for it", got=f"a bundle of the task {task.name!r}"
+            )
     listener = _listen(host, port)
     with listener:
         address = _address(host, listener.getsockname()[1])

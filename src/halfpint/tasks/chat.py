@@ -2,25 +2,58 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from halfpint.data.conversations import ChatData
+from halfpint.data.conversations import ChatData, Conversation, is_conversation, prepare_chat
+from halfpint.errors import HalfpintError
+from halfpint.progress import Log
+from halfpint.task import Split, Task
+from halfpint.tasks import predict
 
-NAME = "chat"
-COLUMNS = ("messages",)
-HEAD = "language-modelling"
-METRICS = "perplexity"
-"""The file in evaluate/ that scores this task; it lists its metrics as METRICS."""
-DATA = ChatData
-"""What the [data] table of a recipe holds."""
+_READ = 65_536  # characters of a file that its form is guessed by
 
 
-def labels_of(examples: Sequence[Any]) -> tuple[str, ...]:
-    """No label: what the assistant says is the target."""
-    return ()
+class Chat(Task[Conversation]):
+    """The task; an example is a conversation."""
+
+    name = "chat"
+    about = "answers in a conversation"
+    data = ChatData
+    routes = "language"
+    commands = predict.Predict.commands
+    ends = predict.Predict.ends
+    metrics = predict.Predict.metrics
+    answers = True
+
+    def recognises(self, source: str) -> float:
+        """Sure of JSON whose first object has the fields of a conversation."""
+        return 0.9 if is_conversation(_first_object(Path(source))) else 0.0
+
+    def read(self, settings: Any, folder: Path, log: Log) -> Split[Conversation]:
+        """Read, check and split conversations."""
+        return prepare_chat(settings, log)
+
+    def primary(self, train: Sequence[Conversation]) -> str:
+        """Perplexity of the assistant's tokens, for models that share a tokenizer."""
+        return "perplexity_per_token"
+
+    def documents(self, split: Split[Conversation]) -> Split[str]:
+        """Conversations are no running text: turns need a template around them."""
+        raise HalfpintError("data", wanted="running text", got="conversations", todo="Give a text file.")
 
 
-def primary_metric(examples: Sequence[Any]) -> str:
-    """The metric that choices are made on: perplexity of the assistant's tokens, for models that share a tokenizer."""
-    return "perplexity_per_token"
+def _first_object(path: Path) -> Any:
+    """The first JSON object in a file, or None."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            text = file.read(_READ).lstrip().removeprefix("[")
+        return json.JSONDecoder().raw_decode(text.lstrip())[0]
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+TASK = Chat()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,3 +29,15 @@ def pad(ids: Sequence[Sequence[int]], pad_id: int) -> tuple[npt.NDArray[np.int64
         input_ids[row, : len(tokens)] = tokens
         mask[row, : len(tokens)] = 1
     return input_ids, mask
+
+
+def collate(rows: Sequence[Mapping[str, Sequence[int]]], pad_id: int) -> dict[str, npt.NDArray[np.int64]]:
+    """Rows of an `Encoded` as padded arrays: every field, and the attention mask; int64 of shape (rows, longest)."""
+    input_ids, mask = pad([row["input_ids"] for row in rows], pad_id)
+    found = {"input_ids": input_ids, "attention_mask": mask}
+    for name in rows[0]:
+        if name != "input_ids":
+            found[name] = np.zeros_like(input_ids)
+            for place, row in enumerate(rows):
+                found[name][place, : len(row[name])] = row[name]
+    return found

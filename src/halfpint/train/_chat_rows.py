@@ -15,8 +15,8 @@ import numpy.typing as npt
 from halfpint.data.packing import IGNORED, PADDING, Packed
 from halfpint.progress import Log
 from halfpint.train._chat_tokens import Rendered
-from halfpint.train._rows import HeldOut, Part, part_rows
 from halfpint.train.batches import epoch_batches
+from halfpint.train.rows import HeldOut, Part, part_rows
 
 if TYPE_CHECKING:
     from halfpint.train.chat import Chat

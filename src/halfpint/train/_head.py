@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from halfpint.engines.torch_classifier import run_batches
-from halfpint.train import _classifier
+from halfpint.outputs import Encoded
+from halfpint.train import encoders
 
 PENALTIES = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 _CHUNK = 1024
 
 
-def features(model: Any, ids: Sequence[Sequence[int]], bar: Any = None) -> npt.NDArray[np.float32]:
-    """Pooled states of tokenised texts: float32 of shape (texts, hidden)."""
+def features(model: Any, encoded: Encoded, bar: Any = None) -> npt.NDArray[np.float32]:
+    """Pooled states of encoded texts: float32 of shape (texts, hidden)."""
     parts = []
-    for start in range(0, len(ids), _CHUNK):
-        part = ids[start : start + _CHUNK]
-        parts.append(run_batches(model, part, model.pooled, model.classifier.in_features))
+    for start in range(0, len(encoded.rows), _CHUNK):
+        part = encoded.rows[start : start + _CHUNK]
+        parts.append(run_batches(model, Encoded(part), model.pooled, model.classifier.in_features))
         if bar is not None:
             bar.advance(len(part))
     return np.concatenate(parts)
@@ -31,14 +31,14 @@ def fit_head(
     inputs: npt.NDArray[np.float32],
     targets: npt.NDArray[np.int64],
     held: npt.NDArray[np.float32],
-    held_targets: npt.NDArray[np.int64],
-    primary: str,
+    judge: encoders.Judge,
     penalty: float = 0.0,
 ) -> tuple[float, float]:
     """Give `model` the multinomial logistic regression on standardised `inputs` that scores best on `held`.
 
     Args:
         inputs, held: features of the texts to learn from and to choose by, float32 of shape (texts, hidden).
+        judge: scores the latter.
         penalty: the weight of the squared weights; 0 tries several.
 
     Returns:
@@ -51,7 +51,7 @@ def fit_head(
     found: list[tuple[float, float, Any]] = []
     for weight_of_squares in (penalty,) if penalty else PENALTIES:
         weight, bias = _logistic((inputs - mean) / spread, targets, labels, weight_of_squares)
-        value = _classifier.score((held - mean) / spread @ weight.T + bias, held_targets, primary)
+        value = judge((held - mean) / spread @ weight.T + bias)
         found.append((value, weight_of_squares, (weight, bias)))
     # Of equal scores the larger penalty: its head answers less extremely.
     value, chosen, (weight, bias) = max(found, key=lambda one: (one[0], one[1]))

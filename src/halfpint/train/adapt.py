@@ -5,31 +5,34 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
-from halfpint.data.conversations import Conversations
-from halfpint.data.corpus import Corpus
+from halfpint.bundle import Bundle, Kind
 from halfpint.data.token_store import TokenStore, write_tokens
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, need
+from halfpint.lookup import text_task
 from halfpint.models.sizes import CAUSAL, resolve, shown_parameters
 from halfpint.stage import Stage, Work
+from halfpint.task import Split
 from halfpint.tokenizers.load import open_tokenizer
-from halfpint.train import _budget, _lora, checkpoint, ranks
-from halfpint.train._language_tokens import special_tokens
-from halfpint.train._rows import Batches, Judge, Part, part_rows
+from halfpint.train import budget, checkpoint, lora, ranks
 from halfpint.train.loop import Training, check_settings, device, train, use_bf16
 from halfpint.train.pretrain import Pretrain
+from halfpint.train.rows import Batches, Judge, Part, part_rows
+from halfpint.train.special import special_tokens
 
 _LORA_RATE, _FULL_RATE = 2e-4, 5e-5
-_MOST_CONTEXT = 1024
+MOST_CONTEXT = 1024
+"""Tokens of a sequence where nothing else is said."""
 _COMPARED = 4  # documents that a merged model is compared on
+Loss = Callable[[dict[str, Any]], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapt(_lora.LoRA, Training, Stage):
+class Adapt(lora.LoRA, Training, Stage):
     """Train a language model further on a corpus, with the tokenizer that it has.
 
     Packing, loss and validation are those of `train/pretrain`; the card tells the loss before as well. Adapters are
@@ -47,8 +50,8 @@ class Adapt(_lora.LoRA, Training, Stage):
         learning_rate: peak rate of AdamW; 0 takes 2e-4 with LoRA, 5e-5 without.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("language",)
-    gives: ClassVar[str] = "language"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.LANGUAGE,)
+    gives: ClassVar[Kind] = Kind.LANGUAGE
 
     context: int = 0
     packing: str = "fit"
@@ -69,73 +72,130 @@ class Adapt(_lora.LoRA, Training, Stage):
         self.check_lora(self.use)
         if 0 != self.context < 8:
             raise HalfpintError(f"{self.use}: context", wanted="8 tokens or more, or 0", got=str(self.context))
-        self._rows_of(self.context or _MOST_CONTEXT)  # refuses what they refuse
+        self._rows_of(self.context or MOST_CONTEXT)  # refuses what they refuse
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
-        """Train on `work.corpus`; keep the best evaluation on its validation documents."""
+        """Train on the documents; keep the best evaluation on its validation documents."""
         assert bundle is not None
         started = time.monotonic()
         torch = need("torch", "training a language model")
         from halfpint.models.quick_passes import quick_passes
-        from halfpint.train._language import Learner
+        from halfpint.train.learner import Learner
 
         self.check()
         corpus = self._corpus_for(bundle, work)
+        teacher = self._teacher_for(bundle, corpus)
         tokenizer = open_tokenizer(bundle.path)
         torch.manual_seed(self.seed)
         model = load_model(bundle.path, CAUSAL).to(device())
-        most = int(getattr(model.config, "max_position_embeddings", None) or _MOST_CONTEXT)
-        if self.context > most:
-            raise HalfpintError(
-                f"{self.use}: context", wanted=f"at most the model's {most:,} tokens", got=f"{self.context:,}"
-            )
-        context = self.context or min(most, _MOST_CONTEXT)
+        context = self._context_of(model)
         learn, held = self._stores(corpus, tokenizer, model.config.eos_token_id, context, work)
+        self._freeze(model)
         adapted = self.with_adapters(model, self.use)
+        figures = self._hold(model)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         learner = Learner(model, CAUSAL, device())
         learner.check_apart(self.use)
         rows = self._rows_of(context)
-        self._check_memory(model, learner, rows, work)
+        loss = self._loss_of(bundle, teacher, learner, learn, work)
+        more = self._more_bytes(model, part_rows(rows.rows(), context), context)
+        self._check_memory(model, learner, rows, work, more)
+        began = self._begins(started)
         special = special_tokens(tokenizer)
-        batches = Batches(rows, learn, CAUSAL, special, rows.rows())
-        judge = Judge(rows, learner, held, special, tokenizer)
+        batches = self._batches(rows, learn, special)
+        judge = self._judge(Judge(rows, learner, held, special, tokenizer), loss)
 
         def batch_loss(part: Part) -> Any:
-            return learner.loss(part.arrays, "sum") * part.share
+            return loss(part.arrays) * part.share
 
         with quick_passes(model):
-            seconds = math.inf if self.tokens else _budget.seconds_left(self, work, started)
-            before = judge.before(work, seconds)
-            plan = rows.plan(batches, judge, batch_loss, learner, work, started)
+            before = judge.before(work, math.inf if self._is_unhurried else budget.seconds_left(self, work, began))
+            plan = rows.plan(batches, judge, batch_loss, learner, work, began)
             outcome = train(
                 model, plan, batch_loss, judge, rows.with_rate(rows.learning_rate), work, on_step=judge.count(plan),
-                guess=math.log(model.config.vocab_size),
+                guess=self._guess(model.config.vocab_size),
             )  # fmt: skip
-        figures = {key: value for key, value in vars(outcome).items() if key not in ("seconds", "texts_per_s")}
+        figures |= {key: value for key, value in vars(outcome).items() if key not in ("seconds", "texts_per_s")}
         figures |= {
-            "nats_before": before, "nats_per_token": -outcome.best_score, "context": context,
+            judge.names[0]: before, judge.names[1]: -outcome.best_score, "context": context,
             "trained_parameters": sum(tensor.numel() for tensor in checkpoint.trainable(model).values()),
             "train_tokens": len(learn.tokens),
         }  # fmt: skip
-        work.log.say(f"validation {before:.4f} nats per token before, {-outcome.best_score:.4f} after", kind="result")
-        with new_bundle(work.target, bundle) as (folder, card):
+        work.log.say(f"validation {before:.4f} {judge.of} before, {-outcome.best_score:.4f} after", kind="result")
+        with self.new_bundle(work, bundle) as (folder, card):
             if adapted is not None:
                 some = [held.document(number)[:context].tolist() for number in range(min(_COMPARED, len(held)))]
-                model, figures["merge_difference"] = _lora.merge(adapted, some, self.use)
+                model, figures["merge_difference"] = lora.merge(adapted, some, self.use)
             shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=_without_weights)
-            model.to("cpu").eval().save_pretrained(folder)
-            card.update(task=card["task"] or "predict", engine="torch_lm")
-            card["stages"].append(self.entry(started, **figures))
+            self._as_written(bundle, model.to("cpu").eval()).save_pretrained(folder)
+            card.update(task=card["task"] or text_task().name, engine="torch_lm")
+            card["stages"].append(self.entry(started, **figures, **self._taught_by(teacher)))
         shutil.rmtree(work.scratch, ignore_errors=True)
         return Bundle(work.target)
 
-    def _corpus_for(self, bundle: Bundle, work: Work) -> Corpus:
-        corpus: Any = work.corpus
-        if corpus is None or isinstance(corpus, Conversations):
+    # What training beside a teacher (distil/) does otherwise.
+
+    @property
+    def _is_unhurried(self) -> bool:
+        """Whether looking at the validation documents before training may take any time."""
+        return self.tokens > 0
+
+    def _teacher_for(self, bundle: Bundle, corpus: Split[str]) -> Bundle | None:
+        """The model to learn from besides the text."""
+        return None
+
+    def _taught_by(self, teacher: Bundle | None) -> dict[str, Any]:
+        """What the card says of the teacher."""
+        return {}
+
+    def _context_of(self, model: Any) -> int:
+        most = int(getattr(model.config, "max_position_embeddings", None) or MOST_CONTEXT)
+        if self.context > most:
             raise HalfpintError(
-                self.use, wanted="a corpus of documents", got="other data", todo="Give running text, or a folder of it."
+                f"{self.use}: context", wanted=f"at most the model's {most:,} tokens", got=f"{self.context:,}"
+            )
+        return self.context or min(most, MOST_CONTEXT)
+
+    def _begins(self, started: float) -> float:
+        """When its minutes began (`time.monotonic()`)."""
+        return started
+
+    def _freeze(self, model: Any) -> None:
+        """Leave as they are what is not to be trained; all is, if nothing is said."""
+
+    def _hold(self, model: Any) -> dict[str, Any]:
+        """Keep what has to stay zero; gives what the card says of it."""
+        return {}
+
+    def _loss_of(self, bundle: Bundle, teacher: Bundle | None, learner: Any, learn: Any, work: Work) -> Loss:
+        """The loss of packed rows, summed over their labels: fp32 scalar."""
+        return lambda arrays: learner.loss(arrays, "sum")
+
+    def _more_bytes(self, model: Any, rows: int, context: int) -> int:
+        """About the bytes that the loss takes besides what training takes."""
+        return 0
+
+    def _batches(self, rows: Any, learn: Any, special: Any) -> Batches:
+        return Batches(rows, learn, CAUSAL, special, rows.rows())
+
+    def _judge(self, plain: Judge, loss: Loss) -> Judge:
+        """What evaluations are chosen by."""
+        return plain
+
+    def _guess(self, vocabulary: int) -> float:
+        """The loss per label of a model that knows nothing."""
+        return math.log(vocabulary)
+
+    def _as_written(self, bundle: Bundle, model: Any) -> Any:
+        """The model as it goes into the bundle."""
+        return model
+
+    def _corpus_for(self, bundle: Bundle, work: Work) -> Split[str]:
+        corpus = work.documents
+        if not len(corpus.train):
+            raise HalfpintError(
+                self.use, wanted="a corpus of documents", got="none", todo="Give running text, or a folder of it."
             )
         model_type, objective = resolve(str(bundle.config.get("model_type")))
         if objective != CAUSAL:
@@ -144,11 +204,10 @@ class Adapt(_lora.LoRA, Training, Stage):
             )
         if ranks.join()[1] > 1:
             raise HalfpintError(self.use, wanted="one process", got="several", todo="Start it without torchrun.")
-        found: Corpus = corpus
-        return found
+        return corpus
 
     def _stores(
-        self, corpus: Corpus, tokenizer: Any, eos: Any, context: int, work: Work
+        self, corpus: Split[str], tokenizer: Any, eos: Any, context: int, work: Work
     ) -> tuple[TokenStore, TokenStore]:  # fmt: skip
         """The tokens of both sides, each document with the model's end token behind it."""
         end = int(eos[0] if isinstance(eos, list) else eos) if eos is not None else None
@@ -177,14 +236,14 @@ class Adapt(_lora.LoRA, Training, Stage):
     def _check_memory(self, model: Any, learner: Any, rows: Pretrain, work: Work, more: int = 0) -> None:
         """Tell about the memory that it takes, with `more` bytes besides, or refuse where there is less."""
         trained = sum(tensor.numel() for tensor in checkpoint.trainable(model).values())
-        needed = _budget.memory_needed(
+        needed = budget.memory_needed(
             model, part_rows(rows.rows(), rows.context), rows.context, chunked=learner.chunked,
             checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision),
         )  # fmt: skip
         needed += more
-        _budget.check_memory(needed, device(), self.use)
+        budget.check_memory(needed, device(), self.use)
         work.log.say(
-            f"{_budget.shown_shape(model)}; {shown_parameters(trained)} of them are trained; learning rate "
+            f"{budget.shown_shape(model)}; {shown_parameters(trained)} of them are trained; learning rate "
             f"{rows.learning_rate:.3g}; about {needed / 2**30:.1f} GiB of memory", kind="model", trained=trained,
         )  # fmt: skip
 

@@ -9,13 +9,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from halfpint.bundle import Bundle, copy_files, new_bundle, write_json
+from halfpint.bundle import Bundle, Kind, copy_files, write_json
 from halfpint.engines import open_engine
 from halfpint.engines.blend import LINEAR, blended
 from halfpint.errors import HalfpintError, RefusedError, need
 from halfpint.models.tfidf import FEATURES_FILE
+from halfpint.outputs import joined
 from halfpint.stage import Stage, Work
-from halfpint.train import _classifier
+from halfpint.train import encoders
 from halfpint.train.tfidf_linear import TfidfLinear
 
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
@@ -32,8 +33,8 @@ class Blend(Stage):
     Source: logarithmic opinion pools, Heskes 1998, "Selecting weighting factors in logarithmic opinion pools".
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("classifier", "onnx")
-    gives: ClassVar[str] = "ready"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.CLASSIFIER, Kind.ONNX)
+    gives: ClassVar[Kind] = Kind.READY
 
     features: int = 6000
     share: float = 0.0
@@ -52,21 +53,17 @@ class Blend(Stage):
             linear = stage.run(None, replace(work, target=work.scratch / LINEAR))
         else:
             linear = work.make([stage])
-        texts = [example.text for example in work.validation]
-        targets = work.task.targets(work.validation, work.labels)
-        ours, theirs = open_engine(bundle).probabilities(texts), open_engine(linear).probabilities(texts)
-        alone = _classifier.score(ours, targets, work.primary)
-        scores = {
-            share: _classifier.score(blended(ours, theirs, share), targets, work.primary)
-            for share in ((self.share,) if self.share else _SHARES)
-        }
+        texts, judge = work.labelled.texts(work.validation), encoders.Judge.of(work)
+        ours, theirs = (joined(open_engine(one).probabilities(texts), len(work.labels)) for one in (bundle, linear))
+        alone = judge(ours)
+        scores = {share: judge(blended(ours, theirs, share)) for share in ((self.share,) if self.share else _SHARES)}
         share = max(scores, key=lambda one: (scores[one], -one))
         if not self.share and scores[share] <= alone:
             raise RefusedError(
                 self.use, wanted=f"a better {work.primary} than the {alone:.4f} of the bundle alone",
                 got=f"{scores[share]:.4f} at best", todo="Leave this step out.",
             )  # fmt: skip
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             copy_files(bundle, folder)
             config = {**bundle.config, "blend": {"share": share, "engine": bundle.card["engine"]}}
             write_json(folder / "config.json", config)

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle, read_json, write_json, write_text
+from halfpint.bundle import Bundle, Kind, read_json, write_json, write_text
 from halfpint.data.conversations import ASSISTANT, Conversation, Conversations
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, need
 from halfpint.models.sizes import CAUSAL, parameters_of, resolve, shown_parameters
 from halfpint.stage import Stage, Work
-from halfpint.train import _budget, _lora, checkpoint, ranks
+from halfpint.train import budget, checkpoint, lora, ranks
 from halfpint.train._chat_rows import ChatJudge, ChatRows, within
 from halfpint.train._chat_tokens import ChatTokenizer, Rendered
-from halfpint.train._rows import Part, part_rows
 from halfpint.train.loop import Training, check_settings, device, train, use_bf16
+from halfpint.train.rows import Part, part_rows
 
 _LORA_RATE, _FULL_RATE = 2e-4, 2e-5
 _CONTEXT_STEP = 8
@@ -33,7 +33,7 @@ _TOKENIZER_FILES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chat(_lora.LoRA, Training, Stage):
+class Chat(lora.LoRA, Training, Stage):
     """Train a causal language model on conversations, rendered by its own chat template.
 
     The loss counts what the assistant says and the token that ends its turn, and nothing else. The result is a plain
@@ -55,8 +55,8 @@ class Chat(_lora.LoRA, Training, Stage):
         learning_rate: peak rate of AdamW; 0 takes 2e-4 with LoRA, 2e-5 without.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("language",)
-    gives: ClassVar[str] = "language"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.LANGUAGE,)
+    gives: ClassVar[Kind] = Kind.LANGUAGE
 
     template: str = ""
     merge: bool = True
@@ -88,15 +88,15 @@ class Chat(_lora.LoRA, Training, Stage):
                 raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
-        """Train on the conversations of `work.corpus`; keep the best evaluation on validation."""
+        """Train on the conversations of the task's data; keep the best evaluation on validation."""
         assert bundle is not None
         started = time.monotonic()
         torch = need("torch", "training on conversations")
         from halfpint.models.quick_passes import quick_passes
-        from halfpint.train._language import Learner
+        from halfpint.train.learner import Learner
 
         self.check()
-        data: Any = work.corpus
+        data: Any = work.split
         self._refuse_others(bundle, data)
         tokenizer = ChatTokenizer(bundle.path, self.template, _name(bundle))
         learn, held, context = self._rendered(tokenizer, data, bundle, work)
@@ -122,11 +122,11 @@ class Chat(_lora.LoRA, Training, Stage):
             return learner.loss(part.arrays, "sum") * part.share
 
         with quick_passes(model):
-            before = judge.before(work, _budget.seconds_left(self, work, started))
-            plan = _budget.planned(
+            before = judge.before(work, budget.seconds_left(self, work, started))
+            plan = budget.planned(
                 self, rows, model, batch_loss, work, started, what="the conversations",
                 steps=0 if self.minutes else self.epochs * rows.steps_per_epoch, evaluation_tokens=judge.tokens,
-                told=_budget.speed_told(model, CAUSAL, context, self.precision, work.log),
+                told=budget.speed_told(model, CAUSAL, context, self.precision, work.log),
             )  # fmt: skip
             outcome = train(
                 model, plan, batch_loss, judge, self.with_rate(self._rate()), work,
@@ -144,20 +144,20 @@ class Chat(_lora.LoRA, Training, Stage):
         )
         if -outcome.best_score > before:
             work.log.say("  it got worse: lower learning_rate, or train for less long", kind="finding")
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             if adapted is not None:
                 if not self.merge:
-                    _lora.write_adapter(adapted, folder / "adapter", embeddings=untaught)
+                    lora.write_adapter(adapted, folder / "adapter", embeddings=untaught)
                 some = [one.ids[:_COMPARED_TOKENS].tolist() for one in held[:_COMPARED]]
-                model, figures["merge_difference"] = _lora.merge(adapted, some, self.use)
+                model, figures["merge_difference"] = lora.merge(adapted, some, self.use)
             self._write(model.to("cpu").eval(), folder, bundle.path, tokenizer.template, ends)
-            card.update(task="chat", engine="torch_lm")
+            card.update(task=work.task.name, engine="torch_lm")
             card["stages"].append(self.entry(started, **figures))
         shutil.rmtree(work.scratch, ignore_errors=True)
         return Bundle(work.target)
 
     def _refuse_others(self, bundle: Bundle, data: Any) -> None:
-        if not isinstance(data, Conversations):
+        if not data.train or not isinstance(data.train[0], Conversation):
             raise HalfpintError(
                 self.use, wanted="conversations", got="other data",
                 todo="Give a file of conversations: `halfpint finetune BASE FILE --task chat`.",
@@ -209,13 +209,13 @@ class Chat(_lora.LoRA, Training, Stage):
 
     def _check_memory(self, model: Any, learner: Any, rows: ChatRows, context: int, work: Work) -> None:
         trained = sum(tensor.numel() for tensor in checkpoint.trainable(model).values())
-        needed = _budget.memory_needed(
+        needed = budget.memory_needed(
             model, part_rows(rows.rows, context), context, chunked=learner.chunked,
             checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision),
         )  # fmt: skip
-        _budget.check_memory(needed, device(), self.use)
+        budget.check_memory(needed, device(), self.use)
         work.log.say(
-            f"{_budget.shown_shape(model)}; {shown_parameters(trained)} of them are trained; {rows.tokens:,} tokens, "
+            f"{budget.shown_shape(model)}; {shown_parameters(trained)} of them are trained; {rows.tokens:,} tokens, "
             f"{rows.counted:,} of them count; learning rate {self._rate():.3g}; "
             f"about {needed / 2**30:.1f} GiB of memory",
             kind="model", parameters=parameters_of(model), trained=trained,

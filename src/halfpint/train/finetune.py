@@ -1,22 +1,22 @@
-"""Stage: fine-tune an encoder with its head for classification."""
+"""Stage: fine-tune an encoder with the head of a task."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import Bundle, new_bundle
-from halfpint.engines.torch_classifier import logits, tensors
+from halfpint.bundle import Bundle, Kind
+from halfpint.engines.torch_classifier import logits, picked, tensors
 from halfpint.errors import HalfpintError, need
+from halfpint.outputs import NO_LABEL, Encoded
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.load import open_tokenizer
-from halfpint.train import _classifier, _head, checkpoint
+from halfpint.train import _head, checkpoint, encoders
 from halfpint.train.loop import Training, check_settings, device, train
 
 _WEIGHTINGS = ("none", "balanced")
@@ -39,13 +39,13 @@ class Finetune(Training, Stage):
         max_tokens: where texts are cut; 0 takes it from the data or the classifier.
         train_texts: learn from so many texts, drawn with `seed`; 0 takes all.
         refit_head: after training, fit the head by logistic regression on the trained encoder's features, and keep it
-            if it scores better on validation.
+            if it scores better on validation; of heads that pool the text into one vector.
         start_share: refit the head on an encoder that is this share of what training started from and the rest of what
             it came to. Source: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("encoder", "classifier")
-    gives: ClassVar[str] = "classifier"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.ENCODER, Kind.CLASSIFIER)
+    gives: ClassVar[Kind] = Kind.CLASSIFIER
 
     learning_rate: float = 5e-5
     head_learning_rate: float = 2e-3
@@ -80,9 +80,10 @@ class Finetune(Training, Stage):
         started = time.monotonic()
         torch = need("torch", "fine-tuning")
         max_tokens = self.max_tokens or int(bundle.config.get("max_tokens", 0))
-        max_tokens = max_tokens or _classifier.longest(open_tokenizer(bundle.path), work.train)
+        task = work.labelled
+        max_tokens = max_tokens or encoders.longest(open_tokenizer(bundle.path), task.texts(work.train[:20_000]))
         torch.manual_seed(self.seed)
-        model = _classifier.classifier_from(bundle, work.labels, max_tokens, self.dropout)
+        model = encoders.classifier_from(bundle, task, work.labels, max_tokens, self.dropout)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = self.dropout
@@ -90,19 +91,19 @@ class Finetune(Training, Stage):
             model.encoder.get_input_embeddings().weight.requires_grad_(False)
         start = {name: tensor.clone() for name, tensor in checkpoint.trainable(model.encoder).items()}
         model.to(device())
-        examples = _classifier.drawn(work.train, self.train_texts, self.seed)
-        ids = _classifier.token_ids(bundle.path, examples, max_tokens)
-        held_ids = _classifier.token_ids(bundle.path, work.validation, max_tokens)
-        targets = work.task.targets(examples, work.labels)
-        held_targets = work.task.targets(work.validation, work.labels)
+        examples = encoders.drawn(work.train, self.train_texts, self.seed)
+        encoded = encoders.encoded(bundle.path, task, task.texts(examples), max_tokens)
+        held = encoders.encoded(bundle.path, task, task.texts(work.validation), max_tokens)
+        targets = task.targets(examples, work.labels)
+        judge = encoders.Judge.of(work, held.per_text)
         weights = self._weights(targets, len(work.labels))
         pad_id = int(model.config.encoder.get("pad_token_id") or 0)
 
         def batch_loss(batch: npt.NDArray[np.int64]) -> Any:
             passes = np.concatenate([batch, batch]) if self.consistency else batch
-            inputs = tensors([ids[index] for index in passes], pad_id, device())
-            wanted = torch.from_numpy(targets[passes]).to(device())
-            said = model(**inputs).logits.float()
+            inputs = tensors(encoded, passes, pad_id, device())
+            wanted = torch.from_numpy(targets[encoded.units_of(passes)]).to(device())
+            said = picked(model(**inputs).logits.float(), encoded, passes)
             loss = torch.nn.functional.cross_entropy(
                 said, wanted, weight=weights, label_smoothing=self.label_smoothing
             )  # fmt: skip
@@ -110,18 +111,18 @@ class Finetune(Training, Stage):
 
         outcome = train(
             model,
-            [len(row) for row in ids],
+            encoded.lengths,
             batch_loss,
-            lambda: _classifier.score(logits(model, held_ids), held_targets, work.primary),
+            lambda: judge(logits(model, held)),
             self,
             work,
             guess=float(np.log(len(work.labels))),
         )
         model.to("cpu").eval()
-        finish = self._finish(model, start, outcome.best_score, ids, targets, held_ids, held_targets, work)
-        with new_bundle(work.target, bundle) as (folder, card):
-            _classifier.write_classifier(folder, model, bundle.path)
-            card.update(task=work.task.NAME, engine="torch_classifier")
+        finish = self._finish(model, start, outcome.best_score, encoded, targets, held, judge, work)
+        with self.new_bundle(work, bundle) as (folder, card):
+            encoders.write_classifier(folder, model, bundle.path)
+            card.update(task=task.name, engine="torch_classifier")
             figures = {key: value for key, value in vars(outcome).items() if key != "seconds"}
             card["stages"].append(self.entry(started, **figures, finish=finish, max_tokens=max_tokens))
         shutil.rmtree(work.scratch, ignore_errors=True)
@@ -132,10 +133,10 @@ class Finetune(Training, Stage):
         model: Any,
         start: dict[str, Any],
         score: float,
-        ids: Sequence[Sequence[int]],
+        encoded: Encoded,
         targets: npt.NDArray[np.int64],
-        held_ids: Sequence[Sequence[int]],
-        held_targets: npt.NDArray[np.int64],
+        held: Encoded,
+        judge: encoders.Judge,
         work: Work,
     ) -> dict[str, float]:
         """Try a refitted head, on a mix of the trained encoder and the starting one; leave the better in `model`.
@@ -145,18 +146,18 @@ class Finetune(Training, Stage):
         import torch
 
         tried = {"as trained": score}
-        if not self.refit_head:
+        if not (self.refit_head and hasattr(model, "pooled")):
             return tried
-        if len(ids) > REFIT_TEXTS:
-            chosen = np.random.default_rng(self.seed).permutation(len(ids))[:REFIT_TEXTS]
-            ids, targets = [ids[index] for index in chosen], targets[chosen]
+        if len(encoded.rows) > REFIT_TEXTS:
+            chosen = np.random.default_rng(self.seed).permutation(len(encoded.rows))[:REFIT_TEXTS]
+            encoded, targets = Encoded([encoded.rows[index] for index in chosen]), targets[chosen]
         kept = {name: tensor.clone() for name, tensor in checkpoint.trainable(model).items()}
         share = self.start_share
         with torch.no_grad():
             for name, parameter in checkpoint.trainable(model.encoder).items():
                 parameter.lerp_(start[name].to(parameter.device), share)
-        inputs, held = _head.features(model, ids), _head.features(model, held_ids)
-        value, _ = _head.fit_head(model, inputs, targets, held, held_targets, work.primary)
+        inputs, features = _head.features(model, encoded), _head.features(model, held)
+        value, _ = _head.fit_head(model, inputs, targets, features, judge)
         tried[f"head refitted, {share:g} of the start" if share else "head refitted"] = value
         if value <= score:
             with torch.no_grad():
@@ -172,7 +173,7 @@ class Finetune(Training, Stage):
             return None
         import torch
 
-        counts = np.maximum(np.bincount(targets, minlength=labels), 1)
+        counts = np.maximum(np.bincount(targets[targets != NO_LABEL], minlength=labels), 1)
         return torch.from_numpy((len(targets) / (labels * counts)).astype(np.float32)).to(device())
 
 

@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, Kind
 from halfpint.errors import need
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.load import open_tokenizer
-from halfpint.train import _classifier, _head
+from halfpint.train import _head, encoders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class FrozenLinear(Stage):
         seed: of that draw.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("encoder",)
-    gives: ClassVar[str] = "classifier"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.ENCODER,)
+    gives: ClassVar[Kind] = Kind.CLASSIFIER
 
     penalty: float = 0.0
     max_tokens: int = 0
@@ -37,24 +37,20 @@ class FrozenLinear(Stage):
         assert bundle is not None
         started = time.monotonic()
         need("torch", "training a head")
-        max_tokens = self.max_tokens or _classifier.longest(open_tokenizer(bundle.path), work.train)
-        model = _classifier.new_classifier(bundle, work.labels, max_tokens, 0.1)
-        examples = _classifier.drawn(work.train, self.train_texts, self.seed)
-        ids = _classifier.token_ids(bundle.path, examples, max_tokens)
-        held_ids = _classifier.token_ids(bundle.path, work.validation, max_tokens)
-        with work.log.bar("reading texts with the encoder", len(ids) + len(held_ids)) as bar:
-            inputs, held = _head.features(model, ids, bar), _head.features(model, held_ids, bar)
-        score, penalty = _head.fit_head(
-            model,
-            inputs,
-            work.task.targets(examples, work.labels),
-            held,
-            work.task.targets(work.validation, work.labels),
-            work.primary,
-            self.penalty,
-        )
-        with new_bundle(work.target, bundle) as (folder, card):
-            _classifier.write_classifier(folder, model, bundle.path)
-            card.update(task=work.task.NAME, engine="torch_classifier")
+        task = work.labelled
+        texts, held_texts = task.texts(work.train), task.texts(work.validation)
+        max_tokens = self.max_tokens or encoders.longest(open_tokenizer(bundle.path), texts)
+        model = encoders.new_classifier(bundle, task, work.labels, max_tokens, 0.1)
+        examples = encoders.drawn(work.train, self.train_texts, self.seed)
+        encoded = encoders.encoded(bundle.path, task, task.texts(examples), max_tokens)
+        held = encoders.encoded(bundle.path, task, held_texts, max_tokens)
+        with work.log.bar("reading texts with the encoder", len(encoded.rows) + len(held.rows)) as bar:
+            inputs, held_inputs = _head.features(model, encoded, bar), _head.features(model, held, bar)
+        targets = task.targets(examples, work.labels)
+        judge = encoders.Judge.of(work, held.per_text)
+        score, penalty = _head.fit_head(model, inputs, targets, held_inputs, judge, self.penalty)
+        with self.new_bundle(work, bundle) as (folder, card):
+            encoders.write_classifier(folder, model, bundle.path)
+            card.update(task=task.name, engine="torch_classifier")
             card["stages"].append(self.entry(started, validation=score, penalty=penalty, max_tokens=max_tokens))
         return Bundle(work.target)

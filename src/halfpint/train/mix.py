@@ -11,8 +11,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import Bundle, copy_files, new_bundle
-from halfpint.data.conversations import Conversations
+from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.engines.mixed import COUNTED, Floats, Mixture, Scored, mixed_logs
 from halfpint.engines.torch_lm import load as load_engine
 from halfpint.errors import HalfpintError
@@ -47,8 +46,8 @@ class Mix(Stage):
         cache: tokens back in the text that the cache looks; 0 has none.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("language",)
-    gives: ClassVar[str] = "mixed"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.LANGUAGE,)
+    gives: ClassVar[Kind] = Kind.MIXED
 
     order: int = 5
     cache: int = 2000
@@ -63,8 +62,8 @@ class Mix(Stage):
         """Count, fit the weights, write all of it into one bundle."""
         assert bundle is not None
         started = time.monotonic()
-        corpus = work.corpus
-        if corpus is None or isinstance(corpus, Conversations) or not len(corpus.validation):
+        corpus = work.documents
+        if not len(corpus.validation):
             raise HalfpintError(self.use, wanted="text with validation documents", got="none")
         engine = load_engine(bundle, None)
         if engine.objective != CAUSAL:
@@ -89,7 +88,7 @@ class Mix(Stage):
         work.log.say(
             "  nats a token: " + ", ".join(f"{value:.3f} {name}" for name, value in nats.items()), kind="mixed", **nats
         )
-        with new_bundle(work.target, bundle) as (folder, card):
+        with self.new_bundle(work, bundle) as (folder, card):
             copy_files(bundle, folder)
             mixture.save(folder / COUNTED)
             card["engine"] = "mixed"

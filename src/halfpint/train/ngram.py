@@ -7,8 +7,9 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from halfpint.bundle import Bundle, new_bundle
+from halfpint.bundle import Bundle, Kind
 from halfpint.errors import HalfpintError
+from halfpint.lookup import text_task
 from halfpint.models.ngram import NgramModel, check_settings, parse_prune
 from halfpint.stage import Stage, Work
 
@@ -24,8 +25,8 @@ class Ngram(Stage):
         min_count: words that occur less often count as unknown.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("nothing",)
-    gives: ClassVar[str] = "ngram"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.NOTHING,)
+    gives: ClassVar[Kind] = Kind.NGRAM
 
     order: int = 5
     smoothing: str = "kneser-ney"
@@ -38,7 +39,7 @@ class Ngram(Stage):
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Count, smooth, write."""
         started = time.monotonic()
-        if work.corpus is None:
+        if not len(work.documents.train):
             raise HalfpintError(
                 self.use,
                 wanted="a text to learn from",
@@ -46,13 +47,13 @@ class Ngram(Stage):
                 todo="Give the recipe's [data] a text file or a folder of them, and the task predict.",
             )
         model = NgramModel.fit(
-            work.corpus.train, self.order, self.smoothing, parse_prune(self.prune), self.min_count, work.log,
+            work.documents.train, self.order, self.smoothing, parse_prune(self.prune), self.min_count, work.log,
             work.scratch,
         )  # fmt: skip
         config = model.config()
-        with new_bundle(work.target) as (folder, card):
+        with self.new_bundle(work) as (folder, card):
             model.save(folder)
-            card.update(task="predict", engine="ngram")
+            card.update(task=text_task().name, engine="ngram")
             card["stages"].append(
                 self.entry(
                     started,

@@ -9,20 +9,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, new_bundle, read_json, write_json, write_text
+from halfpint.bundle import Bundle, Kind, read_json, write_json, write_text
 from halfpint.data.packing import MODES
 from halfpint.data.token_store import TokenStore, write_tokens
 from halfpint.errors import HalfpintError, nearest, need
+from halfpint.lookup import text_task
 from halfpint.models import sizes
 from halfpint.progress import Log
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.load import open_tokenizer
 from halfpint.tokenizers.train import KINDS, TokenizerSettings, train_tokenizer
-from halfpint.train import _budget, ranks
-from halfpint.train._language_tokens import begin_documents, special_tokens
-from halfpint.train._rows import Batches, Judge, Part, part_rows
+from halfpint.train import budget, ranks
 from halfpint.train.loop import Training, check_settings, device, train, use_bf16
 from halfpint.train.plan import Plan
+from halfpint.train.rows import Batches, Judge, Part, part_rows
+from halfpint.train.special import begin_documents, special_tokens
 
 _READY = "ready.json"  # the tokenizer is whole
 _SMALLEST_VOCABULARY = 512
@@ -55,8 +56,8 @@ class Pretrain(Training, Stage):
         beta1, beta2: decay of AdamW's two moments.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("nothing",)
-    gives: ClassVar[str] = "language"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.NOTHING,)
+    gives: ClassVar[Kind] = Kind.LANGUAGE
 
     arch: str = "llama"
     objective: str = ""
@@ -125,11 +126,11 @@ class Pretrain(Training, Stage):
         Raises:
             HalfpintError: there are not so many.
         """
-        needed = _budget.memory_needed(
+        needed = budget.memory_needed(
             shape, part_rows(self.rows(), self.context), self.context, chunked=chunked,
             checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision),
         )  # fmt: skip
-        _budget.check_memory(needed, device(), self.use)
+        budget.check_memory(needed, device(), self.use)
         return needed
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
@@ -142,15 +143,15 @@ class Pretrain(Training, Stage):
         rank, _ = ranks.join()
         work = replace(work, log=Log(quiet=True)) if rank else work
         model_type, objective = sizes.resolve(self.arch, self.objective)
-        if work.corpus is None:
+        if not len(work.documents.train):
             raise HalfpintError(
-                self.use, wanted="a corpus of documents", got="a table of examples",
+                self.use, wanted="a corpus of documents", got="none",
                 todo="Give running text: `halfpint pretrain TEXT...`, or [data] with sources in a recipe.",
             )  # fmt: skip
         parameters = sizes.parse_parameters(self.size)
         with ranks.after_first():
-            tokenizer = self._tokenizer(work.corpus.train, work, parameters, objective)
-            learn, held = self._stores(work.corpus, work, tokenizer)
+            tokenizer = self._tokenizer(work.documents.train, work, parameters, objective)
+            learn, held = self._stores(work.documents, work, tokenizer)
         special = special_tokens(tokenizer)
         vocabulary = tokenizer.get_vocab_size()
         settings, _ = sizes.size_dial(self.arch, parameters, vocabulary, self.context)
@@ -165,7 +166,7 @@ class Pretrain(Training, Stage):
         tokens = rows * self.context * self.accumulate if self.optimizer == "adamw" else math.inf
         rate = self.learning_rate or sizes.learning_rate(parameters, tokens)
         work.log.say(
-            f"{_budget.shown_shape(model)}; {len(learn.tokens):,} tokens to learn from; learning rate {rate:.3g}; "
+            f"{budget.shown_shape(model)}; {len(learn.tokens):,} tokens to learn from; learning rate {rate:.3g}; "
             f"about {needed / 2**30:.1f} GiB of memory", kind="model", parameters=sizes.parameters_of(model),
         )  # fmt: skip
         batches = Batches(self, learn, objective, special, rows)
@@ -192,14 +193,14 @@ class Pretrain(Training, Stage):
 
     def _write(self, model: Any, entry: dict[str, Any], work: Work) -> None:
         """The bundle; what is in scratch goes."""
-        with new_bundle(work.target) as (folder, card):
+        with self.new_bundle(work) as (folder, card):
             model.save_pretrained(folder)
             shutil.copyfile(work.scratch / "tokenizer" / "tokenizer.json", folder / "tokenizer.json")
             config = read_json(work.scratch / "tokenizer" / "tokenizer_config.json")
             write_json(folder / "tokenizer_config.json", {**config, "model_max_length": self.context})
             if (work.scratch / "tokenizer" / _TEMPLATE).is_file():
                 shutil.copyfile(work.scratch / "tokenizer" / _TEMPLATE, folder / _TEMPLATE)
-            card.update(task="predict", engine="torch_lm")
+            card.update(task=text_task().name, engine="torch_lm")
             card["stages"].append(entry)
         shutil.rmtree(work.scratch, ignore_errors=True)
 
@@ -246,7 +247,7 @@ class Pretrain(Training, Stage):
 
     def _learner(self, model: Any, objective: str) -> Any:
         """The model with its loss, checked to keep documents apart."""
-        from halfpint.train._language import Learner
+        from halfpint.train.learner import Learner
 
         if self.gradient_checkpointing:
             if not model.supports_gradient_checkpointing:
@@ -268,10 +269,10 @@ class Pretrain(Training, Stage):
     ) -> Plan:  # fmt: skip
         """The steps: for so many tokens, in so many minutes, or in so many epochs."""
         steps = self.tokens / batches.tokens_a_step if self.tokens else self.epochs * batches.steps_per_epoch
-        told = _budget.speed_told(
+        told = budget.speed_told(
             learner.model, learner.objective, self.context, self.precision, work.log, self.mask_share
         )
-        return _budget.planned(
+        return budget.planned(
             self, batches, learner.model, batch_loss, work, started, what="the text",
             steps=max(1, math.ceil(steps)) if self.tokens or not self.minutes else 0,
             evaluation_tokens=judge.tokens, told=told,

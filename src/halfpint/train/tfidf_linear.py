@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import Bundle, new_bundle, write_json
+from halfpint.bundle import Bundle, Kind, write_json
 from halfpint.errors import HalfpintError, need
-from halfpint.metrics import metric
 from halfpint.models.tfidf import Features, terms
 from halfpint.stage import Stage, Work
+from halfpint.train import encoders
 
 _STRENGTHS = (0.1, 0.3, 1.0, 3.0)
 
@@ -32,8 +32,8 @@ class TfidfLinear(Stage):
         seed: of the solver.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("nothing",)
-    gives: ClassVar[str] = "linear"
+    needs: ClassVar[tuple[Kind, ...]] = (Kind.NOTHING,)
+    gives: ClassVar[Kind] = Kind.LINEAR
 
     features: int = 30_000
     min_documents: int = 2
@@ -57,18 +57,16 @@ class TfidfLinear(Stage):
         started = time.monotonic()
         need("sklearn", "training a TF-IDF classifier")
         save_file = need("safetensors.numpy", "training a TF-IDF classifier").save_file
-        targets = work.task.targets(work.train, work.labels)
-        texts = [example.text for example in work.train]
-        held_texts = [example.text for example in work.validation]
-        held_targets = work.task.targets(work.validation, work.labels)
+        task, judge = work.labelled, encoders.Judge.of(work)
+        targets, held_targets = (task.targets(examples, work.labels) for examples in (work.train, work.validation))
+        texts, held_texts = task.texts(work.train), task.texts(work.validation)
         vocabulary = self._vocabulary(texts)
         matrix, held = _matrix(vocabulary, texts), _matrix(vocabulary, held_texts)
         tried = {}
         best: Any = None
         for strength in (self.strength,) if self.strength else _STRENGTHS:
             model = _fit(matrix, targets, strength, self.seed)
-            predicted = _scores(model, held, len(work.labels)).argmax(1)
-            tried[strength] = metric(work.primary, held_targets, predicted, len(work.labels))
+            tried[strength] = judge(_scores(model, held, len(work.labels)))
             if best is None or tried[strength] > tried[best[0]]:
                 best = (strength, model)
             elif tried[strength] < max(tried.values()) - 0.02:
@@ -84,7 +82,7 @@ class TfidfLinear(Stage):
             model = _fit(matrix, targets, strength, self.seed)
         weight, bias = _weights(model, len(work.labels))
         scale = _temperature(_scores(model, held, len(work.labels)), held_targets)
-        with new_bundle(work.target) as (folder, card):
+        with self.new_bundle(work) as (folder, card):
             config = {
                 "model_type": "tfidf_linear",
                 "id2label": dict(enumerate(work.labels)),
@@ -97,7 +95,7 @@ class TfidfLinear(Stage):
                 "idf": np.ascontiguousarray(vocabulary.idf, dtype=np.float32),
             }
             save_file(tensors, folder / "model.safetensors")
-            card.update(task=work.task.NAME, engine="linear")
+            card.update(task=task.name, engine="linear")
             card["stages"].append(self.entry(started, strength=strength, features=len(vocabulary.names)))
         return Bundle(work.target)
 

@@ -1,0 +1,162 @@
+"""A language model made smaller: what it kept after each step, what fewer bits alone keep, the best way to a target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from halfpint.commands._compress_bits import BITS, PROBED_TOKENS, best_way, fewest_bits, row_of
+from halfpint.commands._compress_refusals import refuse_early
+from halfpint.commands._compress_steps import steps_of
+from halfpint.compress.lossless import Lossless
+from halfpint.compress.quantize import Quantize
+from halfpint.distil.heal import Heal
+from halfpint.errors import HalfpintError, RefusedError
+from halfpint.evaluate.kept import weight_bytes
+from halfpint.export.gguf import CODES, Gguf
+from halfpint.models.packed_gguf import PACKED_FILE
+from halfpint.pipeline import Made
+from halfpint.stage import Stage
+
+if TYPE_CHECKING:
+    from halfpint.commands._compression import Compression
+
+_SURELY = 0.95  # of the bytes that fewer bits should come to: what is more than allowed by then is not made
+_NOT_SO_SMALL = "Fewer bits alone, rounded, do not come down to these bytes"
+_ERRORS = 1.96  # standard errors that a 95 % interval goes to
+_CONTROLS = 3  # that are made, until one takes no more bytes
+
+
+def compress_language(run: Compression) -> tuple[Made, dict[str, Any]]:
+    """Make the steps of a language model, one row of figures after each."""
+    stages = steps_of(run.asked, str(run.start.path))
+    refuse_early(run, stages)
+    if run.asked.target_bytes:
+        stages = best_way(run)
+    elif run.asked.keep:
+        stages = fewest_bits(run)
+    rows: list[dict[str, Any]] = []
+    made, count = run.make(stages[:1]), 0
+    while count < len(stages):
+        count += 1
+        if isinstance(stages[count - 1], Quantize) or (stages[count:] and isinstance(stages[count], Lossless)):
+            continue  # what was written runs in llama.cpp after the next stage, or is the same after it
+        so_far = run.make(stages[:count])
+        name = " + ".join(stage.use for stage in stages[:count])
+        after, before = _healed(run, so_far, made) if isinstance(stages[count - 1], Heal) else (0.0, 0.0)
+        if after > before:
+            lost = f"KL {after:.3g} after it, {before:.3g} before: it is left out"
+            run.log.say(f"  {stages[count - 1].use}: {lost}", kind="refused")
+            run.points.append({"name": name, "refused": lost})
+            count -= 1
+            stages = [*stages[:count], *stages[count + 1 :]]
+            continue
+        made = so_far
+        row = row_of(run, name, made.bundle)
+        rows.append(row)
+        said = f"  {stages[count - 1].use}: {row['file_bytes'] / 1e6:.1f} MB, ln(PPL/PPL0) {row['ln_ppl_ratio']:.4f}"
+        run.log.say(said, kind="step", **row)
+    control, why = None, _NOT_SO_SMALL
+    try:
+        control = _control(run, rows[-1]["file_bytes"], stages)
+    except HalfpintError as error:  # what was made is there, whatever the comparison says
+        why = f"With fewer bits alone it was not compared: {error}".removesuffix(".")
+        run.log.say(f"  control: {error}", kind="refused")
+    reference = {"file_bytes": rows[0]["reference_bytes"], "perplexity": rows[0]["reference_perplexity"]}
+    report = {
+        "task": run.pipeline.task.name, "reference": reference, "steps": rows, "control": control, "points": run.points,
+        "verdict": verdict(rows[-1], control, run.asked.target_bytes, run.asked.keep or 0.0, why), "data": _facts(run),
+        "is_met": is_met(rows[-1], run.asked.target_bytes, run.asked.keep or 0.0),
+    }  # fmt: skip
+    return made, report
+
+
+def _healed(run: Compression, after: Made, before: Made) -> list[float]:
+    """The divergences with and without a step, on the text to choose by."""
+    return [
+        row_of(run, "", one.bundle, tokens=PROBED_TOKENS, to_choose=True)["kl"] for one in (after, before)
+    ]  # fmt: skip
+
+
+def _facts(run: Compression) -> dict[str, Any]:
+    return run.pipeline.split.summary()
+
+
+def _control(run: Compression, most_bytes: int, stages: Sequence[Stage]) -> dict[str, Any] | None:
+    """The whole model with as few bits, rounded, as give no more bytes; None where there is no such."""
+    tried: list[tuple[float, list[Stage]]] = [
+        (bits, [Quantize(bits=bits, method="round"), Gguf(type=CODES)]) for bits in BITS
+    ]
+    if isinstance(stages[-1], Lossless):
+        return _packed_control(run, most_bytes)
+    known = 0.0  # bytes of the last one for each bit
+    for bits, plain in tried:
+        name = f"{bits:g} bits, rounded"
+        if [stage.settings() for stage in plain] == [stage.settings() for stage in stages]:
+            return None
+        if known and known * bits * _SURELY > most_bytes:
+            continue
+        try:
+            bundle = run.make(plain).bundle
+        except RefusedError as error:
+            run.log.say(f"  control, {name}: {error}", kind="refused")
+            continue
+        size = weight_bytes(bundle)
+        if size <= most_bytes * 1.005:
+            return row_of(run, name, bundle)
+        known = size / bits
+    return None
+
+
+def _packed_control(run: Compression, most_bytes: int) -> dict[str, Any] | None:
+    """As `_control`, where what was made is packed.
+
+    Raises:
+        RefusedError: llama.cpp says something else than the rounded model, as with one that says next to nothing.
+    """
+    wanted = most_bytes
+    for _ in range(_CONTROLS):
+        as_many = Quantize(target_bytes=wanted, method="round", packed=True, seed=run.asked.seed)
+        bundle = run.make([as_many, Gguf(type=CODES), Lossless()]).bundle
+        if (size := (bundle.path / PACKED_FILE).stat().st_size) <= most_bytes * 1.005:
+            return row_of(run, "as many bytes, rounded and packed", bundle)
+        wanted = int(0.995 * wanted * most_bytes / size)  # bytes are planned with estimates
+    return None
+
+
+def is_met(row: dict[str, Any], target: int, keep: float) -> bool | None:
+    """Whether what was made has no more bytes, or keeps as much, as was asked for; None where neither was.
+
+    What is kept is known up to its error: the fewest bits that kept enough on one text miss it by a little on every
+    second one.
+    """
+    if target:
+        return bool(row["file_bytes"] <= target)
+    return math.exp(_ERRORS * row["ln_ppl_ratio_error"] - row["ln_ppl_ratio"]) >= keep if keep else None
+
+
+def verdict(
+    row: dict[str, Any], control: dict[str, Any] | None, target: int, keep: float = 0.0, why: str = _NOT_SO_SMALL
+) -> str:  # fmt: skip
+    """One sentence on what was kept, and whether fewer bits alone had kept as much; or why there is no such file."""
+    said = (
+        f"{row['file_bytes'] / 1e6:.1f} MB of {row['reference_bytes'] / 1e6:.1f}: "
+        f"ln(PPL/PPL0) {row['ln_ppl_ratio']:.4f} "
+        f"± {row['ln_ppl_ratio_error']:.4f}, mean KL {row['kl']:.4f}, the same first choice in {row['same_top1']:.1%}"
+    )
+    if "loaded_bytes" in row:
+        said += f"; {row['loaded_bytes'] / 1e6:.1f} MB once it is loaded"
+    if target and not is_met(row, target, keep):
+        said += f"; over the target of {target / 1e6:.1f} MB"
+    if keep:
+        said += f"; {math.exp(-row['ln_ppl_ratio']):.4f} of the perplexity's inverse, {keep:g} asked for"
+        met = is_met(row, target, keep)
+        said += "" if met else ": not kept on text that nothing was chosen by"
+    if control is None:
+        return f"{said}. {why}."
+    better = control["kl"] - row["kl"]
+    return (
+        f"{said}. Fewer bits alone ({control['name']}, {control['file_bytes'] / 1e6:.1f} MB) have a KL of "
+        f"{control['kl']:.4f}: " + ("the steps pay." if better > 0 else "the steps do not pay; take that instead.")
+    )

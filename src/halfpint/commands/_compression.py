@@ -1,0 +1,105 @@
+"""One run of `halfpint compress`: its model and its data, opened; what the kinds of models have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from halfpint.bundle import CARD, REPORTS, Bundle, Kind, read_json
+from halfpint.commands._compress_refusals import refuse_test_split
+from halfpint.data.corpus import CorpusData, choosing, prepare_corpus
+from halfpint.distil.teachers import teacher_bundle
+from halfpint.errors import HalfpintError
+from halfpint.lookup import open_task, task_of, text_task
+from halfpint.models.pull_language import base_bundle
+from halfpint.pipeline import Made, Pipeline
+from halfpint.progress import Log
+from halfpint.stage import Stage
+from halfpint.task import LabelTask, label_task, settings_of
+
+if TYPE_CHECKING:
+    from halfpint.commands.compress import Compress
+
+_HELD_SHARE = 0.2  # of the text, to judge by
+_CHOOSING = 0.1  # of the rest, where something is chosen
+
+
+@dataclass
+class Compression:
+    """One run of `compress`: the model that it begins with, the data, and what was tried.
+
+    Attributes:
+        held, judged: text that nothing is fitted on, to choose by, and to judge what was chosen by.
+    """
+
+    asked: Compress
+    pipeline: Pipeline
+    start: Bundle
+    log: Log
+    held: Sequence[str] = ()
+    judged: Sequence[str] = ()
+    points: list[dict[str, Any]] = field(default_factory=list)
+
+    def make(self, stages: Sequence[Stage]) -> Made:
+        """What stages make of the model."""
+        return self.pipeline.make(stages, start=self.start)
+
+
+def is_classifier(model: str) -> bool:
+    """Whether a bundle, or what `fit` or `run` wrote, says of itself that it is a classifier."""
+    card = next((folder / CARD for folder in (Path(model), Path(model) / "best") if (folder / CARD).is_file()), None)
+    name = read_json(card).get("task") if card else None
+    return name is not None and isinstance(open_task(str(name), f"{card}: task"), LabelTask)
+
+
+def opened(asked: Compress, work: Path, log: Log) -> Compression:
+    """The model and the data, each of its kind."""
+    given = Path(asked.model)
+    if is_classifier(asked.model):
+        start = teacher_bundle(asked.model)
+        task = label_task(task_of(start), str(start.path))
+        settings = settings_of(
+            task, source=asked.data, test=asked.test, text=asked.text, label=asked.label, seed=asked.seed
+        )
+        split = task.read(settings, work / "data", log)
+        _tell_of_split(given, split.key, log)
+        if start.kind not in (Kind.CLASSIFIER, Kind.ONNX):
+            raise HalfpintError(
+                str(start.path),
+                wanted="a fine-tuned encoder, or its export",
+                got=f"a bundle of the kind '{start.kind}'",
+            )
+        return Compression(asked, Pipeline(split, work, task, task.primary(split.train), log), start, log)
+    start = base_bundle(asked.model, work / "base", log)
+    refuse_test_split(asked.data, below=True)
+    if start.kind != Kind.LANGUAGE:
+        raise HalfpintError(
+            str(start.path), wanted="a model that is not quantised or exported yet",
+            got=f"one of the kind '{start.kind}'",
+            todo="Compress the model that it was made from.",
+        )  # fmt: skip
+    for name, value in (("--static", asked.static), ("--test", asked.test)):
+        if value:
+            raise HalfpintError(name, wanted="a classifier for it", got="a language model", todo="Leave it out.")
+    data = CorpusData(
+        sources=(asked.data,), text=asked.text, validation_share=_HELD_SHARE, clean=False, seed=asked.seed
+    )
+    corpus = prepare_corpus(data, work / "corpus", log)
+    judged = corpus.validation
+    if asked.target_bytes or asked.keep or asked.heal:
+        corpus, judged = choosing(corpus, _CHOOSING)
+    pipeline = Pipeline(corpus, work, text_task(), text_task().primary(()), log)
+    return Compression(asked, pipeline, start, log, held=corpus.validation, judged=judged)
+
+
+def _tell_of_split(given: Path, key: str, log: Log) -> None:
+    """Say where `fit`, which made the model, had divided the texts otherwise."""
+    report = next((folder / REPORTS[0] for folder in (given, given.parent) if (folder / REPORTS[0]).is_file()), None)
+    told = read_json(report).get("data") if report else None
+    if isinstance(told, dict) and told.get("fingerprint", key) != key:
+        log.say(
+            "  the model was trained on another part of these texts, or on others: it may know some that it is judged "
+            "by now. Give DATA, --test and --seed as fit had them.", kind="finding",
+        )  # fmt: skip

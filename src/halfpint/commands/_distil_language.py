@@ -1,0 +1,211 @@
+"""Distilling language models: the stages, and teacher, student and control on the same held-out documents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from halfpint.bundle import CARD, Bundle, Kind, open_bundle
+from halfpint.commands._distil_student import check_methods, need_student
+from halfpint.counts import INTERVAL
+from halfpint.data.corpus import CorpusData, choosing, prepare_corpus
+from halfpint.distil.heal import TOKEN_BATCH, TOKEN_RATE, Heal
+from halfpint.distil.on_policy import OnPolicy
+from halfpint.distil.sequence import Sequence as Written
+from halfpint.distil.student import Student
+from halfpint.distil.token_answers import need_causal
+from halfpint.distil.token_hidden import TokenHidden
+from halfpint.distil.token_logits import TokenLogits
+from halfpint.distil.universal import Universal
+from halfpint.engines import open_language_engine
+from halfpint.errors import HalfpintError
+from halfpint.evaluate.intervals import difference
+from halfpint.evaluate.perplexity import paired_counts, perplexity_of
+from halfpint.evaluate.writing import writing
+from halfpint.lookup import text_task
+from halfpint.models.pull_language import base_bundle
+from halfpint.models.sources import catalogue
+from halfpint.pipeline import Made, Pipeline
+from halfpint.progress import Log
+from halfpint.stage import Stage
+from halfpint.train.adapt import Adapt
+
+if TYPE_CHECKING:
+    from halfpint.commands.distil import Distil
+
+METHODS = ("hidden", "logits", "sequence", "on_policy", "uld")
+_FRESH_RATE = 1e-3  # of a student that begins with new weights
+_CHOOSING = 0.05  # of the training text, to choose checkpoints by
+
+
+class Languages:
+    """One distillation of a language model: what is asked, the teacher, and what was made.
+
+    Raises:
+        HalfpintError: a method, a student or a setting that cannot be.
+    """
+
+    def __init__(self, asked: Distil, teachers: list[Bundle], log: Log) -> None:
+        self.asked, self.teachers, self.log = asked, teachers, log
+        self.methods = asked.methods or ("logits",)
+        check_methods(self.methods, METHODS, METHODS[1:])
+        for teacher in teachers:
+            need_causal(teacher, "--teacher")
+        if asked.unlabelled or asked.train_texts or asked.copies or asked.label:
+            raise HalfpintError(
+                "halfpint distil", wanted="running text alone for a language model",
+                got="settings of labelled texts (--unlabelled, --copies, --train-texts or --label)",
+                todo="Leave them out.",
+            )  # fmt: skip
+        if asked.is_fresh and asked.match != "relations" and "hidden" in self.methods:
+            raise HalfpintError(
+                "--match",
+                wanted=f"relations for a student of another shape (--student {asked.student})",
+                got=asked.match,
+            )
+        need_student(asked, catalogue(Kind.LANGUAGE))
+        for stage in (*self._first, *self._taught):
+            stage.check()
+
+    def open(self, work: Path) -> None:
+        """Take the text.
+
+        Raises:
+            HalfpintError: no text, or none to choose by.
+        """
+        asked, self._base = self.asked, work / "base"
+        for stage in self._taught:
+            stage.fits(self._origin)
+        data = CorpusData(sources=(asked.data,), text=asked.text, validation=asked.test, seed=asked.seed)
+        corpus = prepare_corpus(data, work / "corpus", self.log)
+        self.corpus, self.judged = choosing(corpus, _CHOOSING)
+        if not len(self.judged):
+            raise HalfpintError(
+                asked.data, wanted="documents enough to keep some to compare on", got=f"{len(corpus.train)}",
+                todo="Give more text, or --test with text of its own.",
+            )  # fmt: skip
+        self.pipeline = Pipeline(self.corpus, work, text_task(), text_task().primary(()), self.log)
+
+    @cached_property
+    def _first(self) -> tuple[Stage, ...]:
+        name, _, value = self.asked.student.partition("=")
+        if name == "layers":
+            return (Student(layers=value, seed=self.asked.seed),)
+        return (Student(size=value, seed=self.asked.seed),) if name == "size" else ()
+
+    @cached_property
+    def _origin(self) -> Bundle:
+        """The bundle that the student's chain begins with."""
+        if self.asked.is_cut:
+            return self.teachers[0]
+        given = Path(self.asked.student)
+        found = open_bundle(given) if (given / CARD).is_file() else base_bundle(str(given), self._base, self.log)
+        need_causal(found, "--student")
+        return found
+
+    def _settings(self, kind: type[Adapt]) -> dict[str, Any]:
+        asked = self.asked
+        heals = asked.is_cut and not asked.is_fresh  # it has its teacher's layers, and is to find its way again
+        rate = _FRESH_RATE if asked.is_fresh else TOKEN_RATE if heals else 0.0
+        shared: dict[str, Any] = {
+            "minutes": 0.0 if asked.epochs else asked.minutes, "tokens": asked.token_count, "seed": asked.seed,
+            "epochs": asked.epochs or 1, "learning_rate": asked.rate or rate,
+        }  # fmt: skip
+        if heals and not asked.epochs:
+            shared["batch_tokens"] = TOKEN_BATCH
+        if issubclass(kind, TokenHidden):
+            return {**shared, "match": asked.match, "train_embeddings": asked.is_fresh}
+        if issubclass(kind, Written):
+            return shared
+        if asked.temperature:
+            shared["temperature"] = asked.temperature
+        if asked.label_share >= 0:
+            shared["label_share"] = asked.label_share
+        elif heals and kind is TokenLogits:
+            shared["label_share"] = Heal.label_share
+        if asked.divergence and kind is not Universal:
+            shared |= {"divergence": asked.divergence, "js_beta": asked.js_beta}
+        if kind is TokenLogits:
+            shared["cached"] = asked.divergence in ("", "forward")
+        return shared
+
+    @cached_property
+    def _taught(self) -> tuple[Stage, ...]:
+        """The stages of the methods."""
+        kinds: dict[str, Any] = {
+            "hidden": TokenHidden, "logits": TokenLogits, "sequence": Written, "on_policy": OnPolicy, "uld": Universal,
+        }  # fmt: skip
+        teacher = ",".join(str(one.path.resolve()) for one in self.teachers)
+        return tuple(kinds[name](teacher=teacher, **self._settings(kinds[name])) for name in self.methods)
+
+    @cached_property
+    def _alone(self) -> Stage:
+        """The training of the control: the text alone, as long as all methods of the student together."""
+        count = len(self.methods)
+        settings = {**self._settings(TokenLogits), "label_share": 1.0}
+        settings |= {name: settings[name] * count for name in ("minutes", "tokens", "epochs")}
+        return TokenLogits(**settings)
+
+    def _made(self, *taught: Stage) -> Made:
+        return self.pipeline.make([*self._first, *taught], start=self._origin)
+
+    @cached_property
+    def student(self) -> Made:
+        """The student, taught."""
+        return self._made(*self._taught)
+
+    def report(self) -> dict[str, Any]:
+        """Make all and compare them."""
+        self.log.say("student:", kind="group")
+        others = {f"teacher {number}": one for number, one in enumerate(self.teachers[1:], 2)}
+        made = {"teacher": self.teachers[0], **others, "student": self.student.bundle}
+        if self.asked.has_control:
+            self.log.say("the same student without a teacher:", kind="group")
+            made["control"] = self._made(self._alone).bundle
+        documents = self.judged
+        scored = {name: open_language_engine(bundle).score(documents) for name, bundle in made.items()}
+        rows = {
+            name: {
+                "test": perplexity_of(found).figures(),
+                "size_bytes": made[name].size_bytes,
+                **({} if name == "control" else writing(made[name])),
+            }
+            for name, found in scored.items()
+        }
+        compared = {
+            f"student less {name}": {"test": list(bits_difference(scored["student"], scored[name]))}
+            for name in ("teacher", "control")
+            if name in scored
+        }
+        return {
+            "task": text_task().name, "primary_metric": "bits_per_byte", "models": rows, "differences": compared,
+            "verdict": verdict(rows, compared), "data": self.corpus.summary(),
+        }  # fmt: skip
+
+
+def bits_difference(first: Sequence[Any], second: Sequence[Any], seed: int = 0) -> tuple[float, float, float]:
+    """Bits per byte of the first model less those of the second on the same documents, and the ends of its interval."""
+    metric = replace(text_task().metrics["bits_per_byte"], bounded=True)  # no token is impossible for either
+    return difference(*paired_counts(first, second), metric, seed=seed)
+
+
+def verdict(rows: dict[str, Any], compared: dict[str, Any]) -> str:
+    """One sentence on whether the teacher was worth it; fewer bits are better."""
+    of = {name: row["test"]["bits_per_byte"] for name, row in rows.items()}
+    theirs = [f"{value:.4f}" for name, value in of.items() if name.startswith("teacher")]
+    small = (
+        f"The student takes {of['student']:.4f} bits per byte of held-out text, its teacher"
+        f"{'s' * (len(theirs) > 1)} {', '.join(theirs)}"
+    )
+    if "control" not in of:
+        return f"{small}. What the teacher was good for is not known: no student was trained without one."
+    value, low, high = compared["student less control"]["test"]
+    told = f"{value:+.4f} ({INTERVAL} {low:+.4f} to {high:+.4f})"
+    if high < 0:
+        return f"{small}, and the same student without a teacher {of['control']:.4f}: the teacher is worth {told}."
+    return f"{small}; but the same student without a teacher takes {of['control']:.4f}: the difference of {told} " + (
+        "says that the teacher did harm." if low > 0 else "does not show that the teacher was of use."
+    )

@@ -1,0 +1,66 @@
+"""`halfpint report`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from halfpint.command import Command, Group, Result, positional
+from halfpint.errors import HalfpintError
+from halfpint.progress import Log
+
+
+@dataclass(frozen=True)
+class Reported(Result):
+    """The report of a finished command.
+
+    Attributes:
+        report: all of it.
+        page: report.html, written anew; None for `distil` and `compress`, which have none.
+    """
+
+    report: Mapping[str, Any] = field(repr=False)
+    page: Path | None
+
+    def as_json(self) -> str:
+        """The report as it is."""
+        return json.dumps(self.report, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        from halfpint.report.distilled import shown
+        from halfpint.report.terminal import summary
+
+        return summary(self.report) if self.page else shown(self.report)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Command):
+    """Print the report of a finished command and write its page again.
+
+    `distil` and `compress` have no page.
+
+    Args:
+        out: Output folder of fit, run, pretrain, finetune, distil or compress.
+        json: Print JSON and nothing else.
+    """
+
+    group: ClassVar[Group] = Group.RUNS
+
+    out: Path = positional(metavar="OUT")
+    json: bool = False
+
+    def run(self, log: Log) -> Reported:
+        """Read report.json and write report.html."""
+        from halfpint.bundle import read_json
+        from halfpint.report.html import write_report
+        from halfpint.report.language import KIND
+
+        found = read_json(self.out / "report.json")
+        if {"candidates", "verdict"} <= set(found) or found.get("kind") == KIND:
+            return Reported(found, write_report(found, self.out))
+        if not {"verdict", "bundle", "stages"} <= set(found):
+            raise HalfpintError(f"{self.out}/report.json", wanted="a report of halfpint", got="another file")
+        return Reported(found, None)

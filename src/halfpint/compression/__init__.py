@@ -1,1 +1,0 @@
-"""Making models smaller, from a request to a report."""

@@ -1,0 +1,52 @@
+"""Judge a language model on documents: perplexity, bits per byte, their intervals, speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from halfpint.bundle import Bundle
+from halfpint.engines import open_language_engine
+from halfpint.evaluate.perplexity import perplexity_of
+from halfpint.models.sizes import MASKED
+from halfpint.progress import Log
+
+_MASKED_CHARS, _EXCERPT_CHARS = 10_000, 400  # of text that masked models are judged on: half a minute
+
+
+def judge(bundle: Bundle, documents: Sequence[str], log: Log) -> dict[str, Any]:
+    """How well a language model predicts documents: perplexity (which, the names say), bits per byte, intervals, speed.
+
+    "perplexity" is that per token of the model. A model of whole words (n-grams) counts the end of each line as a
+    token, as KenLM does, and "perplexity_without_unknown" leaves out the words it does not know.
+    """
+    engine = open_language_engine(bundle)
+    if getattr(engine, "objective", "") == MASKED and sum(map(len, documents)) > _MASKED_CHARS:
+        documents = _excerpts(documents)
+        chars = sum(map(len, documents))
+        log.say(f"  a masked model is read once a token: {chars:,} characters stand for the text", kind="excerpts")
+    started = time.monotonic()
+    scored = engine.score(documents)
+    seconds = time.monotonic() - started
+    found = perplexity_of(scored).figures()
+    figures = {"perplexity": found["perplexity_per_token"], "bits_per_byte": found["bits_per_byte"]}
+    if scored[0].unknown is not None:
+        logs = np.concatenate([one.log_probabilities for one in scored]).astype(np.float64)
+        unknown = np.concatenate([one.unknown for one in scored])
+        figures["perplexity_without_unknown"] = float(np.exp(-logs[~unknown].mean())) if not unknown.all() else None
+        figures["unknown_share"] = float(unknown.mean())
+    figures |= found
+    figures |= {"tokens_per_s": round(found["tokens"] / max(seconds, 1e-9), 1), "size_bytes": bundle.size_bytes}
+    log.event("evaluated", bundle=bundle.path, **figures)
+    return figures
+
+
+def _excerpts(documents: Sequence[str]) -> list[str]:
+    """Pieces from evenly spread documents, each from one's middle."""
+    number = _MASKED_CHARS // _EXCERPT_CHARS
+    chosen = [documents[place * len(documents) // number] for place in range(min(number, len(documents)))]
+    size = _MASKED_CHARS // len(chosen)
+    return [text[max(0, len(text) // 2 - size // 2) :][:size] for text in chosen]

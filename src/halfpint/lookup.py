@@ -1,0 +1,114 @@
+"""Tasks by their names, by what a bundle does, by what data looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from halfpint import registry
+from halfpint.bundle import Bundle
+from halfpint.errors import HalfpintError
+from halfpint.progress import Log
+from halfpint.task import Task
+
+
+def open_task(name: str, place: str = "task") -> Task[Any]:
+    """The task `name`.
+
+    Raises:
+        HalfpintError: there is none; the message has the nearest name.
+    """
+    task: Task[Any] = registry.load("tasks", name, place).TASK
+    return task
+
+
+def tasks() -> list[Task[Any]]:
+    """All tasks."""
+    return [open_task(name) for name in registry.variants("tasks")]
+
+
+@cache
+def text_task() -> Task[Any]:
+    """The task of a model that has learned running text and nothing else."""
+    return next(task for task in tasks() if task.of_text)
+
+
+def default_task() -> Task[Any]:
+    """The task of recipes that name none."""
+    return next(task for task in tasks() if task.default)
+
+
+def task_of(bundle: Bundle) -> Task[Any]:
+    """The task that a bundle does.
+
+    Raises:
+        HalfpintError: it does none, or one that is not known here.
+    """
+    return open_task(str(bundle.card.get("task")), f"{bundle.path}/card.json: task")
+
+
+def guess_task(source: str, names: Sequence[str] = ()) -> Task[Any]:
+    """The task that the data at `source` looks like; among `names`, or all.
+
+    Raises:
+        HalfpintError: it looks like none of them.
+    """
+    known = [task for task in tasks() if not names or task.name in names]
+    scores = [(task.recognises(source), task) for task in known]
+    best, task = max(scores, key=lambda one: one[0])
+    if best <= 0:
+        said = "; ".join(f"{one.name}: {one.about}" for one in known)
+        raise HalfpintError(source, wanted=f"data of a task ({said})", got="data that looks like none of them")
+    return task
+
+
+def find_task(source: str, name: str, command: str, log: Log) -> Task[Any]:
+    """The task `name`; without a name the one that the data at `source` looks like, which is said.
+
+    Raises:
+        HalfpintError: there is none, or `halfpint COMMAND` makes no sense for it.
+    """
+    task = open_task(name, "--task") if name else guess_task(source)
+    if command not in task.commands:
+        others = ", ".join(sorted(task.commands))
+        raise HalfpintError(
+            source, wanted=f"data that `halfpint {command}` takes",
+            got=f"data that looks like the task {task.name!r} ({task.about})" if not name else f"--task {name}",
+            todo=f"These commands take it: {others}." + ("" if name else " Name another task with --task."),
+        )  # fmt: skip
+    if not name and not task.default:
+        log.say(f"{source}: task {task.name!r} ({task.about}), by its content; --task names another", kind="task")
+    return task
+
+
+def need_routes(bundle: Bundle, module: str) -> Task[Any]:
+    """The bundle's task, which the file of serve/ with the name `module` serves.
+
+    Raises:
+        HalfpintError: another one serves it.
+    """
+    task = task_of(bundle)
+    routes = module.rpartition(".")[2]
+    if task.routes != routes:
+        raise HalfpintError(
+            str(bundle.path), wanted=f"a bundle that serve/{routes} serves", got=f"one of the task {task.name!r}",
+            todo=f"serve/{task.routes} serves it.",
+        )  # fmt: skip
+    return task
+
+
+def need_command(bundle: Bundle, command: str) -> Task[Any]:
+    """The bundle's task, which the command `command` makes sense for.
+
+    Raises:
+        HalfpintError: it does not; the message has the commands that do.
+    """
+    task = task_of(bundle)
+    if command not in task.commands:
+        others = ", ".join(sorted(task.commands))
+        raise HalfpintError(
+            str(bundle.path), wanted=f"a bundle that `halfpint {command}` takes",
+            got=f"one of the task {task.name!r} ({task.about})", todo=f"These commands take it: {others}.",
+        )  # fmt: skip
+    return task

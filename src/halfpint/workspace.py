@@ -1,0 +1,256 @@
+"""Where a command works and what it leaves: OUT, the unfinished work, errors of the disk, the energy that was spent.
+
+A command that makes one bundle works beside OUT, in the folder OUT.unfinished, and moves the bundle there once it is
+whole. A command that tries several (`fit`, `run`) works inside OUT and leaves the best one there.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from halfpint.bundle import CARD, REPORTS, Bundle, open_bundle, write_json
+from halfpint.energy import energy_spent
+from halfpint.errors import DISK_FAULTS, HalfpintError
+from halfpint.machine import available_disk_bytes, cpu_model, describe
+from halfpint.progress import Log
+
+REQUEST, REPORT, EVENTS = "request.json", "report.json", "events.jsonl"
+OURS = ("best", "work", "plan.json", "recipe.toml", REPORT, "report.html", EVENTS, REQUEST)
+UNFINISHED = ".unfinished"
+_TOOK_LONG = (CARD, "checkpoint")  # what is worth going on from
+_LEAST_FREE = 200_000_000
+
+
+@dataclass
+class Workspace:
+    """The folders of one run of a command.
+
+    Attributes:
+        out: what it leaves.
+        folder: where it works.
+        log: where it says what it does; its events go to `events` once `begin` was called.
+    """
+
+    out: Path
+    folder: Path
+    log: Log
+
+    @property
+    def events(self) -> Path:
+        """The events of all parts of the run."""
+        return (self.out if self.folder.parent == self.out else self.folder) / EVENTS
+
+    def begin(self) -> None:
+        """Make the folder to work in and write events there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log.events = self.events
+
+    def spent(self) -> dict[str, Any]:
+        """ "seconds", "energy" and "machine" of all parts of the run, between interruptions, for its report."""
+        energy = energy_spent(self.events)
+        kept = {name: energy[name] for name in ("wh", "co2e_g", "source") if name in energy}
+        return {"machine": describe(), "seconds": round(energy.get("seconds", 0.0), 1), "energy": kept}
+
+    def finish(self, bundle: Bundle, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Put the bundle into OUT with its report beside it; gives the report, with what the run took."""
+        copy_bundle(bundle.path, self.out)
+        whole = {**report, "bundle": str(self.out), **self.spent()}
+        write_json(self.out / REPORTS[0], whole)
+        return whole
+
+    def clear(self) -> None:
+        """Remove the folder that it worked in."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _has(self, names: Sequence[str]) -> bool:
+        return any(any(self.folder.rglob(name)) for name in names)
+
+
+@contextmanager
+def open_workspace(
+    out: Path, log: Log, *, force: bool, folder: Path | None = None, keep: Sequence[str] = ()
+) -> Iterator[Workspace]:
+    """A workspace for one bundle at `out`; what is unfinished stays, and the same command goes on from there.
+
+    What a failure leaves that took no time is removed again, if it was not there before.
+
+    Args:
+        force: replace a bundle that is there.
+        keep: names of files that took long too.
+        folder: where to work; None takes OUT.unfinished.
+
+    Raises:
+        HalfpintError: `out` holds something else, or the disk does not do.
+    """
+    refuse_other_files(out, force=force)
+    space = Workspace(out, folder or out.with_name(out.name + UNFINISHED), log)
+    fresh, before = not space.folder.exists(), log.events
+    with disk_errors(out):
+        try:
+            yield space
+        except HalfpintError:
+            if fresh and not space._has((*_TOOK_LONG, *keep)):
+                space.clear()
+            raise
+        finally:
+            log.events = before
+
+
+def check_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_bytes: int = _LEAST_FREE) -> bool:
+    """Whether an unfinished run of the same request is in `folder`, to be resumed. Nothing is written.
+
+    Raises:
+        HalfpintError: the folder is not empty (and not an unfinished run of this request), `force` would replace what
+            `fit` did not write, or the device has too little room.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise HalfpintError(f"--out {folder}", wanted="a folder", got="a file", todo="Give another name.")
+    resume = False
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        try:
+            there = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            there = None
+        resume = bool(there == _plain(request) and not (folder / REPORT).exists())
+        if not resume:
+            got = "a finished run" if (folder / REPORT).exists() else "files of something else"
+            if isinstance(there, dict) and not (folder / REPORT).exists():
+                changed = sorted(key for key in {*there, *request} if there.get(key) != _plain(request).get(key))
+                got = f"the unfinished run of another request (other: {', '.join(changed)})"
+            raise HalfpintError(
+                f"--out {folder}", wanted="an empty or new folder", got=f"one that holds {got}",
+                todo="Give another --out, or --force to replace what halfpint wrote there.",
+            )  # fmt: skip
+    theirs = [name for name in OURS if force and (folder / name).exists()]
+    if theirs and not (folder / REQUEST).exists():  # which a run writes first and --force removes last
+        raise HalfpintError(
+            f"--out {folder}", wanted="a folder whose parts --force may replace",
+            got=f"a {theirs[0]} of something else", todo="Give another --out, or move it away.",
+        )  # fmt: skip
+    _need_room(folder, free_bytes)
+    return resume
+
+
+def _need_room(folder: Path, free_bytes: int) -> None:
+    free = available_disk_bytes(folder)
+    if free < free_bytes:
+        raise HalfpintError(
+            f"--out {folder}", wanted=f"{free_bytes / 1e6:,.0f} MB free on the device", got=f"{free / 1e6:,.0f} MB",
+            todo="Make room or give another --out.",
+        )  # fmt: skip
+
+
+def refuse_other_files(out: Path, *, force: bool) -> None:
+    """Refuse a folder to write a bundle to that holds anything, unless that is a bundle and `force` is given; and a
+    device without room.
+
+    Raises:
+        HalfpintError: with what is there.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (force and (out / CARD).is_file()))):
+        todo = "Give another --out, or --force." if (out / CARD).is_file() else "Give another --out."
+        got = "a bundle that is there" if (out / CARD).is_file() else "other files"
+        raise HalfpintError(f"--out {out}", wanted="a new or empty folder", got=got, todo=todo)
+    _need_room(out, _LEAST_FREE)
+
+
+def open_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_bytes: int = _LEAST_FREE) -> bool:
+    """Make `folder` ready for `request`; gives whether an unfinished run of the same request is there to be resumed.
+
+    With `force` what halfpint wrote there before goes; other files stay.
+
+    Raises:
+        HalfpintError: as `check_output`, or the folder cannot be written.
+    """
+    resume = check_output(folder, request, force=force, free_bytes=free_bytes)
+    try:
+        for name in OURS if force else ():
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / REQUEST, _plain(request))
+    except OSError as error:
+        raise disk_error(error, folder) from None
+    return resume
+
+
+def _plain(request: Mapping[str, Any]) -> Any:
+    """The request as its file holds it."""
+    return json.loads(json.dumps(request, sort_keys=True))
+
+
+def disk_error(error: OSError, folder: Path) -> HalfpintError:
+    """What to say of an error of the file system."""
+    if error.errno == errno.ENOSPC:
+        return HalfpintError(
+            str(error.filename or folder), wanted="room on the device", got="none left",
+            todo="What was written before stays whole. Make room and give the same command again: it resumes.",
+        )  # fmt: skip
+    return HalfpintError(
+        str(error.filename or folder), wanted="to read or write there", got=error.strerror or str(error)
+    )
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of the file system into ones that say what to do."""
+    try:
+        yield
+    except HalfpintError:
+        raise
+    except Exception as error:
+        # Packages written in Rust (safetensors) have exceptions of their own, with the number in their text.
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        found = error if isinstance(error, OSError) else OSError(int(number[1]) if number else None, str(error))
+        if found.errno in DISK_FAULTS:
+            raise disk_error(found, folder) from error
+        raise
+
+
+def write_figures(
+    bundle: Path,
+    primary: str,
+    validation: Mapping[str, Any],
+    test: Mapping[str, Any],
+    data: str,
+    metrics: Sequence[str],
+) -> None:
+    """Tell in a bundle's card how it did.
+
+    Args:
+        validation: "metrics" and the "interval" of the primary one; test: what `evaluate` gives.
+        data: the hash of what was learned from.
+        metrics: of the test that are written.
+    """
+    card = dict(open_bundle(bundle).card)
+    told = ("rows", *metrics, "interval", "latency_p50_ms", "texts_per_s")
+    card["figures"] = {
+        "validation": {primary: validation["metrics"][primary], "interval": validation["interval"]},
+        "test": {key: test[key] for key in told},
+        "energy_wh_per_1000": test["energy_wh_per_1000"],
+        "energy_source": test["energy_source"],
+        "data": data,
+        "machine": cpu_model(),
+    }
+    write_json(bundle / CARD, card)
+
+
+def copy_bundle(source: Path, target: Path) -> None:
+    """Copy a bundle's folder whole or not at all."""
+    scratch = target.with_name(f".halfpint-{target.name}-{os.getpid()}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        shutil.copytree(source, scratch)
+        shutil.rmtree(target, ignore_errors=True)
+        scratch.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,105 @@
+"""The folders that commands write to: whose files are whose."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halfpint.errors import HalfpintError
+from halfpint.workspace import OURS, check_output, copy_bundle, open_output
+
+REQUEST: Mapping[str, Any] = {"data": {"source": "x.csv"}, "seed": 0, "limits": {"keep": None}}
+
+
+def test_a_new_or_empty_folder_is_made_ready(tmp_path: Path) -> None:
+    assert open_output(tmp_path / "new" / "deep", REQUEST, force=False) is False
+    assert json.loads((tmp_path / "new" / "deep" / "request.json").read_text(encoding="utf-8")) == REQUEST
+    (tmp_path / "empty").mkdir()
+    assert open_output(tmp_path / "empty", REQUEST, force=False) is False
+
+
+def test_the_same_request_is_resumed_and_no_other(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    open_output(out, REQUEST, force=False)
+    (out / "work").mkdir()
+    assert check_output(out, REQUEST, force=False) is True
+    assert open_output(out, REQUEST, force=False) is True
+    with pytest.raises(HalfpintError, match=r"the unfinished run of another request \(other: seed\)"):
+        check_output(out, {**REQUEST, "seed": 1}, force=False)
+    (out / "report.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(HalfpintError, match=r"one that holds a finished run.*--force"):
+        check_output(out, REQUEST, force=False)
+
+
+def test_files_of_others_are_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine", encoding="utf-8")
+    with pytest.raises(HalfpintError, match="files of something else"):
+        open_output(tmp_path, REQUEST, force=False)
+    with pytest.raises(HalfpintError, match="wanted a folder, got a file"):
+        open_output(tmp_path / "thesis.tex", REQUEST, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_force_replaces_ours_and_keeps_the_rest(tmp_path: Path) -> None:
+    open_output(tmp_path, REQUEST, force=False)
+    for found in OURS:
+        path = tmp_path / found
+        if "." in found:
+            path.write_text("{}", encoding="utf-8")
+        else:
+            path.mkdir()
+            (path / "part").touch()
+    (tmp_path / "thesis.tex").write_text("mine", encoding="utf-8")
+    assert open_output(tmp_path, {**REQUEST, "seed": 1}, force=True) is False
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["request.json", "thesis.tex"]
+    assert json.loads((tmp_path / "request.json").read_text(encoding="utf-8"))["seed"] == 1
+
+
+@pytest.mark.parametrize("theirs", ["work", "best", "events.jsonl"])
+def test_force_replaces_nothing_in_a_folder_of_others(theirs: str, tmp_path: Path) -> None:
+    """`--out . --force` in a project that happens to have a folder called work."""
+    path = tmp_path / theirs
+    if "." in theirs:
+        path.write_text("mine", encoding="utf-8")
+    else:
+        path.mkdir()
+        (path / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(HalfpintError, match=f"got a {theirs} of something else"):
+        open_output(tmp_path, REQUEST, force=True)
+    assert [found.name for found in tmp_path.iterdir()] == [theirs]
+    assert not path.is_dir() or (path / "mine.txt").is_file()
+
+
+def test_force_does_not_follow_links(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.txt").write_text("mine", encoding="utf-8")
+    out = tmp_path / "out"
+    open_output(out, REQUEST, force=False)
+    (out / "best").symlink_to(tmp_path / "elsewhere")
+    open_output(out, REQUEST, force=True)
+    assert (tmp_path / "elsewhere" / "mine.txt").is_file()
+    assert not (out / "best").exists()
+
+
+def test_a_full_device_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(HalfpintError, match="MB free on the device"):
+        open_output(tmp_path / "out", REQUEST, force=False, free_bytes=10**18)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_is_copied_whole(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "best"
+    source.mkdir()
+    (source / "new").write_text("new", encoding="utf-8")
+    target.mkdir()
+    (target / "old").write_text("old", encoding="utf-8")
+    copy_bundle(source, target)
+    assert [path.name for path in target.iterdir()] == ["new"]
+    with pytest.raises(OSError, match="nowhere"):
+        copy_bundle(tmp_path / "nowhere", target)
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "source"]
