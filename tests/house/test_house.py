@@ -65,8 +65,11 @@ WEB = {"fastapi", "pydantic", "starlette"}
 HEAVY_FILES = {
     "models.pooled_classifier": {"torch", "transformers"},
     "models.factored": {"torch", "transformers"},
+    "models.tagger": {"torch", "transformers"},
+    "models.word_tagger": {"torch"},
     "serve.classify": {"pydantic"},
     "serve._labels_app": WEB,
+    "serve.tag": {"pydantic"},
     "serve._http": WEB,
     "serve._events": {"starlette"},
     "serve.language": WEB,
