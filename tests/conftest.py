@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import signal
 import string
 import subprocess
 import sys
@@ -54,8 +55,10 @@ SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def pytest_configure() -> None:
-    """What halfpint runs in processes of their own need not import PyTorch anew each time."""
+    """What halfpint runs in processes of its own need not import PyTorch anew each time; Ctrl-C ends what is started."""
     subprocess.run = READY  # type: ignore[assignment]
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has it ignored by what it runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
