@@ -55,7 +55,7 @@ SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def pytest_configure() -> None:
-    """What halfpint runs in processes of its own need not import PyTorch anew each time; Ctrl-C ends what is started."""
+    """What halfpint runs in processes of its own need not import PyTorch anew each time; Ctrl-C ends it."""
     subprocess.run = READY  # type: ignore[assignment]
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has it ignored by what it runs in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)

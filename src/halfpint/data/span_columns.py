@@ -170,8 +170,10 @@ def _sentences(
 def _irregular(lines: dict[int, int], width: int) -> list[Finding]:
     if not lines:
         return []
-    what = f"lines without a word or with another number of columns than {width} ({shown(list(lines))})"
-    message = f"{len(lines):,} {what}: their sentences are left out"
+    one = len(lines) == 1
+    what = f"without a word or with another number of columns than {width} ({shown(list(lines))})"
+    left = "its sentence is" if one else "their sentences are"
+    message = f"{len(lines):,} {'line' if one else 'lines'} {what}: {left} left out"
     rows = tuple(dict.fromkeys(lines.values()))
     return [Finding(kind="irregular_line", severity="error", message=message, rows=rows, drop=True)]
 
