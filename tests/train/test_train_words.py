@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,7 @@ TRAIN = [
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Bundle]:
-    def run(use: str, train: list[TagExample], **settings: Any) -> Bundle:
+    def run(use: str, train: list[TagExample], deadline: float | None = None, **settings: Any) -> Bundle:
         labels = TASK.labels(train)
         split = Split(train=train, validation=train)
         work = Work(
@@ -52,6 +53,7 @@ def make(tmp_path: Path) -> Callable[..., Bundle]:
             split=split,
             labels=labels,
             primary="f1_strict",
+            deadline=deadline,
         )
         return stage_class(use, "here")(**settings).run(None, work)
 
@@ -116,7 +118,16 @@ def test_a_field_needs_labelled_words(make: Callable[..., Bundle]) -> None:
         make("train/crf", [replace(one, spans=None) for one in TRAIN])
 
 
-@pytest.mark.parametrize("setting", ["l1", "l2", "train_texts", "smallest", "seed", "iterations"])
+@pytest.mark.parametrize(("seconds", "steps"), [(None, 8), (3600.0, 8), (0.0, 1)])
+def test_a_field_makes_fewer_steps_where_time_is_short(
+    seconds: float | None, steps: int, make: Callable[..., Bundle]
+) -> None:
+    pytest.importorskip("pycrfsuite")
+    deadline = None if seconds is None else time.monotonic() + seconds
+    assert make("train/crf", TRAIN, deadline, iterations=8).card["stages"][-1]["steps"] == steps
+
+
+@pytest.mark.parametrize("setting", ["l1", "l2", "train_texts", "smallest", "seed", "iterations", "time_share"])
 def test_settings_out_of_range_are_refused(setting: str) -> None:
     with pytest.raises(HalfpintError, match=setting):
         stage_class("train/crf", "here")(**{setting: -1})

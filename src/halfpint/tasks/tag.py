@@ -221,7 +221,9 @@ class Tag(LabelTask[TagExample]):
                 name="dictionary", group="dictionary", family="dictionary", precision=None,
                 train=(("train/dictionary", {}),), baseline=True,
             ),
-            Candidate(name="crf", group="crf", family="crf", precision="int8", train=(("train/crf", {}),)),
+            Candidate(
+                name="crf", group="crf", family="crf", precision="fp16", train=(("train/crf", {"time_share": 0.3}),)
+            ),
             Candidate(
                 name="bilstm", group="bilstm", family="bilstm", precision="fp16",
                 train=(("train/word_tagger", {"time_share": 0.3}),),
