@@ -52,6 +52,19 @@ def kinds(found: Read, **others: Read) -> dict[str, str]:
     return {one.kind: one.message for one in find_faults(found, others)}
 
 
+@pytest.mark.parametrize(("documents", "whole"), [(40, True), (12, False)])
+def test_documents_stay_whole_where_there_are_enough(documents: int, whole: bool, write: Write) -> None:
+    sentences = [
+        "".join(f"word{number}x{one}x{at} O\n" for at in range(5)) + f"Bonn{number}x{one} B-LOC\n"
+        for number in range(documents) for one in range(3)
+    ]  # fmt: skip
+    source = write("".join("-DOCSTART- O\n\n" * (at % 3 == 0) + one + "\n" for at, one in enumerate(sentences)))
+    found = prepare_spans(TagData(source=source), SILENT)
+    sides = [{example.document for example in side} for side in (found.train, found.validation, found.test)]
+    assert all(sides)
+    assert (sum(map(len, sides)) == documents) == whole
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize(
     ("form", "blank"),

@@ -25,11 +25,12 @@ _NAMES = {"iob1": "IOB1", "iob2": "IOB2 (BIO)", "bioes": "BIOES (BILOU)", "plain
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence: the lines of its words, the words, their tags."""
+    """One sentence: the lines of its words, the words, their tags, and the number of its document (0: unknown)."""
 
     lines: list[int]
     words: list[str]
     tags: list[str]
+    document: int = 0
 
 
 def shown(numbers: Sequence[int]) -> str:
@@ -135,7 +136,7 @@ def _sentences(
     """The sentences; the lines with another number of columns, each with the first line of its sentence; comments."""
     found: list[Sentence] = []
     irregular: dict[int, int] = {}
-    comments = 0
+    comments = document = 0
     now = Sentence([], [], [])
     bad: list[int] = []
 
@@ -145,10 +146,11 @@ def _sentences(
             found.append(now)
         first = now.lines[0] if now.lines else bad[0] if bad else 0
         irregular.update(dict.fromkeys(bad, first))
-        now, bad = Sentence([], [], []), []
+        now, bad = Sentence([], [], [], document), []
 
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip(_BLANK) or line.startswith("-DOCSTART-"):
+            document += line.startswith("-DOCSTART-")
             end()
             continue
         cells = _cells(line, split)
@@ -327,4 +329,4 @@ def sentence_example(sentence: Sentence, reader: TagReader) -> TagExample:
         Span(starts[first], starts[last - 1] + len(sentence.words[last - 1]), label)
         for first, last, label in reader.spans(sentence)
     )
-    return TagExample(" ".join(sentence.words), spans, sentence.lines[0])
+    return TagExample(" ".join(sentence.words), spans, sentence.lines[0], sentence.document)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from halfpint.data.dedup import normalise
 from halfpint.data.span_columns import shown
@@ -55,7 +56,7 @@ def mended(example: TagExample) -> TagExample:
         trimmed = Span(start, start + len(piece.strip()), span.label)
         if trimmed.start < trimmed.end and all(trimmed.end <= one.start or one.end <= trimmed.start for one in kept):
             kept.append(trimmed)
-    return TagExample(example.text, tuple(sorted(kept)), example.row)
+    return replace(example, spans=tuple(sorted(kept)))
 
 
 def raise_if_unusable(findings: Sequence[Finding], source: str) -> None:

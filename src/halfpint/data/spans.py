@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from halfpint.data.examples import Example
 from halfpint.data.prepare import findings_told, sources
 from halfpint.data.split import split
 from halfpint.errors import HalfpintError
+from halfpint.outputs import Ints
 from halfpint.progress import Log
 from halfpint.task import Finding, Split
 
 _SMALL = 300
+_DOCUMENTS = 30  # with fewer, a side might get one that is like no other
 
 
 class Span(NamedTuple):
@@ -34,11 +38,13 @@ class TagExample:
     Attributes:
         spans: None where nobody has labelled the text, () where there is nothing in it.
         row: the line of the file that it starts on, from 1.
+        document: the number of its document in the file, from 1; 0 where the file does not tell documents apart.
     """
 
     text: str
     spans: tuple[Span, ...] | None
     row: int = 0
+    document: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +129,8 @@ def prepare_spans(settings: TagData, log: Log) -> Split[TagExample]:
     held = {side: _labelled(side, cleaned(one), settings) for side, one in others.items()}
     parts = _parts(kept, held, settings)
     train, validation, test = parts
-    log.say(f"  {len(train):,} train, {len(validation):,} validation, {len(test):,} test")
+    whole = " (whole documents)" if len(others) < 2 and _documents(kept) is not None else ""
+    log.say(f"  {len(train):,} train, {len(validation):,} validation, {len(test):,} test{whole}")
     if len(validation) < _SMALL:
         log.say("  few texts to choose by: expect wide intervals", kind="finding")
     key = hashlib.sha256(f"{fingerprint(train)} {fingerprint(validation)}".encode()).hexdigest()
@@ -155,7 +162,9 @@ def _labelled(side: str, examples: Sequence[TagExample], settings: TagData) -> l
 def _parts(
     kept: Sequence[TagExample], held: dict[str, list[TagExample]], settings: TagData
 ) -> tuple[list[TagExample], list[TagExample], list[TagExample]]:
-    """Train, validation and test: near duplicates on one side, labels in proportion, the rarest in a text counting."""
+    """Train, validation and test: labels in proportion, the rarest in a text counting; whole documents on one side
+    where the file tells them apart, else near duplicates: a text is easier beside its neighbours than a new one is.
+    """
     shares = {side: 0.0 if side in held else getattr(settings, f"{side}_share") for side in ("validation", "test")}
     if not any(shares.values()):
         return list(kept), held["validation"], held["test"]
@@ -165,7 +174,7 @@ def _parts(
         rarest = min({span.label for span in example.spans or ()}, key=lambda label: (counts[label], label), default="")
         stand_ins.append(Example(example.text, rarest, number))
     fractions = (1 - shares["validation"] - shares["test"], shares["validation"], shares["test"])
-    found = split(stand_ins, fractions=fractions, seed=settings.seed)
+    found = split(stand_ins, fractions=fractions, seed=settings.seed, groups=_documents(kept))
     train, validation, test = (
         [kept[one.row] for one in side] for side in (found.train, found.validation, found.test)
     )  # fmt: skip
@@ -180,6 +189,12 @@ def _parts(
             todo="Give more texts, or a test file with --test.",
         )  # fmt: skip
     return train, validation, test
+
+
+def _documents(examples: Sequence[TagExample]) -> Ints | None:
+    """The document of each example, where all have one and there are enough of them to split by."""
+    numbers = np.array([example.document for example in examples], dtype=np.int64)
+    return numbers if numbers.all() and len(np.unique(numbers)) >= _DOCUMENTS else None
 
 
 @dataclass(frozen=True)
