@@ -59,6 +59,12 @@ def test_every_length_and_width(bundles: Get) -> None:
         assert np.isfinite(logits).all()
 
 
+def test_a_graph_does_not_say_where_it_was_made(bundles: Get) -> None:
+    content = (bundles("onnx").path / "model.onnx").read_bytes()
+    assert b"input_ids" in content
+    assert not any(trace in content for trace in (b"site-packages", b".py", b"halfpint."))
+
+
 @pytest.mark.parametrize("size", [1, 5, 64])
 def test_linear_parity(size: int, bundles: Get, prepared: Prepared) -> None:
     texts = random_texts(64, prepared)

@@ -69,20 +69,30 @@ def _export_encoder(bundle: Bundle, folder: Path) -> None:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        torch.onnx.export(
+        program = torch.onnx.export(
             Logits().eval(),
             tuple(ids.clone() for _ in inputs),  # one tensor twice would be one input of the graph
-            str(folder / "model.onnx"),
             input_names=list(inputs),
             output_names=["logits"],
             dynamic_shapes=(({0: texts, 1: tokens},) * len(inputs),),
             opset_version=_OPSET,
-            external_data=False,
             verbose=False,
         )
+    _forget_source(program.model.graph)
+    program.save(str(folder / "model.onnx"), external_data=False)
     for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
         if (bundle.path / name).is_file():
             shutil.copyfile(bundle.path / name, folder / name)
+
+
+def _forget_source(graph: Any) -> None:
+    """Remove from each node where in the source it was made: paths of this machine, and several percent of the file."""
+    for node in graph:
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*graph.inputs, *graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def _export_linear(bundle: Bundle, folder: Path) -> None:
