@@ -29,7 +29,7 @@ from halfpint.command import (
 from halfpint.errors import HalfpintError
 from halfpint.functions import document, in_python
 from halfpint.lookup import tasks
-from halfpint.pipeline import stage_class
+from halfpint.stage import stage_class
 
 HERE = Path(__file__).resolve().parent
 STUB = HERE.parent / "src" / "halfpint" / "__init__.pyi"

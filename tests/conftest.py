@@ -268,7 +268,7 @@ def stage_of(tiny_encoder: Path, tiny_language: Path) -> Callable[[str], Stage]:
     """The stage that makes the bundle with a name in `rows`."""
 
     def make(name: str) -> Stage:
-        from halfpint.pipeline import stage_class
+        from halfpint.stage import stage_class
 
         row, tiny = ROWS[name], {"TINY": str(tiny_encoder), "TINY-LANGUAGE": str(tiny_language)}
         settings = {key: tiny.get(value, value) for key, value in row.settings.items()}

@@ -16,9 +16,9 @@ from halfpint.data.examples import Example
 from halfpint.data.prepare import Prepared, data_key
 from halfpint.engines import open_engine
 from halfpint.errors import HalfpintError
-from halfpint.pipeline import Assessment, Pipeline, faults_in_order, stage_class
+from halfpint.pipeline import Assessment, Pipeline, faults_in_order
 from halfpint.progress import Log
-from halfpint.stage import Stage, Work
+from halfpint.stage import Stage, Work, stage_class
 from halfpint.tasks.classify import TASK
 from halfpint.train.majority import Majority
 from halfpint.train.tfidf_linear import TfidfLinear

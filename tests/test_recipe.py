@@ -22,10 +22,10 @@ from halfpint.errors import HalfpintError
 from halfpint.export.onnx import Onnx
 from halfpint.lookup import open_task
 from halfpint.models.pull import Pull
-from halfpint.pipeline import faults_in_order, stage_class
+from halfpint.pipeline import faults_in_order
 from halfpint.progress import Log
 from halfpint.recipe import Recipe, check_recipe, read_recipe
-from halfpint.stage import Stage
+from halfpint.stage import Stage, stage_class
 from halfpint.task import Task
 from halfpint.train.adapt import Adapt
 from halfpint.train.chat import Chat

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from halfpint import registry
 from halfpint.bundle import CARD, Bundle, Kind, open_bundle, read_json, write_json
 from halfpint.counts import Counts
 from halfpint.engines import open_engine
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import HalfpintError
 from halfpint.evaluate.evaluate import score
 from halfpint.evaluate.parity import check_parity
 from halfpint.outputs import Outputs, joined, per_text
@@ -26,8 +25,6 @@ from halfpint.stage import Stage, Work
 from halfpint.task import LabelTask, Split, Task, label_task
 
 _NAMED_BY = 12  # characters of a key that name a folder
-STAGE_ROOMS = ("models", "train", "compress", "distil", "export")
-"""The rooms that hold stages."""
 
 
 @dataclass(frozen=True)
@@ -200,19 +197,3 @@ class Pipeline:
         np.save(scratch, joined(outputs, len(self.labels)), allow_pickle=False)
         scratch.replace(cached)
         return outputs
-
-
-def stage_class(use: str, place: str) -> type[Stage]:
-    """The stage named "room/file".
-
-    Raises:
-        HalfpintError: there is none; the message has the nearest name.
-    """
-    known = {f"{room}/{name}": (room, name) for room in STAGE_ROOMS for name in registry.variants(room)}
-    if use not in known:
-        raise HalfpintError(f"{place}: use", wanted="a stage (room/file)", got=repr(use), todo=nearest(use, known))
-    module = registry.load(*known[use])
-    for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, Stage) and value.__module__ == module.__name__:
-            return value
-    raise HalfpintError(f"{place}: use", wanted="a stage (room/file)", got=f"{use!r}, which is no stage")

@@ -14,8 +14,8 @@ from halfpint import registry
 from halfpint.bundle import write_text
 from halfpint.errors import HalfpintError, nearest
 from halfpint.lookup import default_task, open_task
-from halfpint.pipeline import faults_in_order, stage_class
-from halfpint.stage import Stage
+from halfpint.pipeline import faults_in_order
+from halfpint.stage import Stage, stage_class
 from halfpint.task import Task
 
 _PARTS: dict[str, type] = {"data": dict, "task": dict, "stage": list}

@@ -12,10 +12,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint import __version__
+from halfpint import __version__, registry
 from halfpint.bundle import Bundle, Kind, new_bundle
+from halfpint.errors import HalfpintError, nearest
 from halfpint.progress import SILENT, Log
 from halfpint.task import LabelTask, Split, Task, label_task
+
+STAGE_ROOMS = ("models", "train", "compress", "distil", "export")
+"""The rooms that hold stages."""
 
 
 @dataclass
@@ -140,3 +144,19 @@ class Stage:
             "seconds": round(time.monotonic() - started, 3),
             **figures,
         }
+
+
+def stage_class(use: str, place: str) -> type[Stage]:
+    """The stage named "room/file".
+
+    Raises:
+        HalfpintError: there is none; the message has the nearest name.
+    """
+    known = {f"{room}/{name}": (room, name) for room in STAGE_ROOMS for name in registry.variants(room)}
+    if use not in known:
+        raise HalfpintError(f"{place}: use", wanted="a stage (room/file)", got=repr(use), todo=nearest(use, known))
+    module = registry.load(*known[use])
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, Stage) and value.__module__ == module.__name__:
+            return value
+    raise HalfpintError(f"{place}: use", wanted="a stage (room/file)", got=f"{use!r}, which is no stage")

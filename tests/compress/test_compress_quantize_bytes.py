@@ -89,7 +89,7 @@ def test_costs_foretell_the_divergence(
 def test_a_file_stays_within_its_bytes(
     bundles: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from halfpint.pipeline import stage_class
+    from halfpint.stage import stage_class
 
     monkeypatch.setattr("halfpint.export.gguf._gate", lambda *_: {})
     parent = bundles("language")

@@ -19,8 +19,7 @@ from halfpint.data.prepare import Prepared
 from halfpint.engines import open_engine, open_language_engine
 from halfpint.errors import HalfpintError
 from halfpint.outputs import Outputs, joined
-from halfpint.pipeline import stage_class
-from halfpint.stage import Stage, Work
+from halfpint.stage import Stage, Work, stage_class
 
 ROOMS = ("models", "train", "compress", "distil", "export")
 NAMES = (

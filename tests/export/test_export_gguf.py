@@ -102,7 +102,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Callab
 
 def quantize_stage() -> type[Any]:
     """The stage that makes codes."""
-    from halfpint.pipeline import stage_class
+    from halfpint.stage import stage_class
 
     return stage_class("compress/quantize", "here")
 

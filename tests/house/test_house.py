@@ -19,11 +19,10 @@ from halfpint import registry
 from halfpint.command import Result, command_class, command_names, settings_of
 from halfpint.errors import HalfpintError
 from halfpint.lookup import tasks
-from halfpint.pipeline import stage_class
 from halfpint.recipe import read_recipe
 from halfpint.search.fit import Request
 from halfpint.search.limits import Limits
-from halfpint.stage import Stage
+from halfpint.stage import Stage, stage_class
 from halfpint.tokenizers.train import TokenizerSettings
 
 ROOT = Path(__file__).resolve().parents[2]

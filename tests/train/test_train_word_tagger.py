@@ -23,9 +23,8 @@ from halfpint.models.crf import marginals
 from halfpint.models.word_inputs import FIRST, LONGEST, PADDING, UNKNOWN, Table, WordInputs, read_table, spell
 from halfpint.models.word_tagger import WordTagger, crf_loss
 from halfpint.outputs import NO_LABEL
-from halfpint.pipeline import stage_class
 from halfpint.progress import Log
-from halfpint.stage import Work
+from halfpint.stage import Work, stage_class
 from halfpint.task import Split
 from halfpint.train import word_tagger
 from halfpint.train.word_tagger import WordTaggerTraining, association

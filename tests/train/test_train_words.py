@@ -17,9 +17,9 @@ from halfpint.engines import open_engine
 from halfpint.errors import HalfpintError
 from halfpint.lookup import open_task
 from halfpint.models.dictionary import Counted, count
-from halfpint.pipeline import Pipeline, stage_class
+from halfpint.pipeline import Pipeline
 from halfpint.progress import SILENT
-from halfpint.stage import Work
+from halfpint.stage import Work, stage_class
 from halfpint.task import Split
 
 TASK: Any = open_task("tag")

@@ -22,9 +22,9 @@ from halfpint.export.onnx import Onnx
 from halfpint.lookup import task_of
 from halfpint.models.pull import Pull
 from halfpint.outputs import Outputs
-from halfpint.pipeline import Made, Pipeline, stage_class
+from halfpint.pipeline import Made, Pipeline
 from halfpint.progress import Log
-from halfpint.stage import Stage
+from halfpint.stage import Stage, stage_class
 from halfpint.task import Split, label_task, settings_of
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from halfpint.distil.static import Static
 from halfpint.export.onnx import Onnx
 from halfpint.models.pull import Pull
 from halfpint.models.weights import WEIGHTS_FILE, header_of
-from halfpint.pipeline import stage_class
-from halfpint.stage import Stage
+from halfpint.stage import Stage, stage_class
 from halfpint.task import LabelTask
 from halfpint.train.blend import Blend
 from halfpint.train.finetune import REFIT_TEXTS, Finetune

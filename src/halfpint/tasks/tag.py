@@ -40,7 +40,7 @@ class Tag(LabelTask[TagExample]):
     )
     ends = frozenset({Kind.CLASSIFIER, Kind.ONNX, Kind.READY})
     metrics = figures.METRICS
-    cheap = ("dictionary", "crf", "bilstm")
+    cheap = ("dictionary", "crf", "bilstm", "blend")
     counting = ("crf",)
     headline = ("f1_strict", "f1_partial")
     tuning: ClassVar[Mapping[str, Any]] = {
@@ -215,18 +215,18 @@ class Tag(LabelTask[TagExample]):
         return [one for _, one in sorted(found, key=lambda pair: -pair[0])[:_WORST]]
 
     def candidates(self) -> Sequence[Candidate]:
-        """A dictionary of what was labelled, a conditional random field, and one on top of a small network."""
+        """A dictionary of what was labelled, a conditional random field, one on top of a small network, and both."""
+        bilstm = (("train/word_tagger", {"time_share": 0.3}),)
         return [
             Candidate(
                 name="dictionary", group="dictionary", family="dictionary", precision=None,
                 train=(("train/dictionary", {}),), baseline=True,
             ),
+            Candidate(name="crf", group="crf", family="crf", precision="fp16", train=(("train/crf", {}),)),
+            Candidate(name="bilstm", group="bilstm", family="bilstm", precision="fp16", train=bilstm),
             Candidate(
-                name="crf", group="crf", family="crf", precision="fp16", train=(("train/crf", {"time_share": 0.3}),)
-            ),
-            Candidate(
-                name="bilstm", group="bilstm", family="bilstm", precision="fp16",
-                train=(("train/word_tagger", {"time_share": 0.3}),),
+                name="bilstm+crf", group="bilstm", family="blend", precision="fp16", train=bilstm,
+                finish=(("train/blend", {"other": "train/crf"}),),
             ),
         ]  # fmt: skip
 

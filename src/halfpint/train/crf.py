@@ -45,7 +45,7 @@ class CrfTraining(Stage):
     iterations: int = 100
     train_texts: int = 0
     smallest: float = 0.01
-    time_share: float = 1.0
+    time_share: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:
