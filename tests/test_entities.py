@@ -50,7 +50,7 @@ def test_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in.jsonl").write_text(json.dumps({"text": text, "id": 7}) + "\n", encoding="utf-8")
     assert predict_file(engine, task, tmp_path / "in.jsonl", tmp_path / "out.jsonl", log=Log(quiet=True)) == 1
     written = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))
-    assert written["id"] == 7 and json.loads(written["entities"])[2]["label"] == "PLACE"
+    assert written["id"] == 7 and written["entities"][2]["label"] == "PLACE"
 
 
 def test_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

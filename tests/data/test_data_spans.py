@@ -167,10 +167,61 @@ def test_other_files_are_not_taken_for_it(text: str, write: Write) -> None:
 
 def test_a_large_file_is_known_by_its_beginning(write: Write) -> None:
     row = json.dumps({"text": TEXT, "spans": SPANS})
-    assert looks_like_spans(write((row + "\n") * 2000)) == 0.9
-    assert looks_like_spans(write("[" + ", ".join([row] * 2000) + "]")) == 0.9
-    assert looks_like_spans(write(columns(SCHEMES["IOB2 (BIO)"]) + "\n\nword O" * 20_000)) == 0.9
+    assert looks_like_spans(write((row + "\n") * 5000)) == 0.9
+    assert looks_like_spans(write("[" + ", ".join([row] * 5000) + "]")) == 0.9
+    assert looks_like_spans(write(columns(SCHEMES["IOB2 (BIO)"]) + "\n\nword O" * 60_000)) == 0.9
     assert looks_like_spans("/no/such/file") == looks_like_spans(str(Path(__file__).parent)) == 0.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"text": "nothing here", "spans": []}\n' * 40 + json.dumps({"text": TEXT, "spans": SPANS}),
+        json.dumps({"text": TEXT + " and so on" * 60_000, "entities": SPANS}),
+    ],
+)
+def test_spans_are_known_though_the_first_rows_have_none_or_are_long(text: str, write: Write) -> None:
+    assert looks_like_spans(write(text)) == 0.9
+
+
+def test_texts_in_which_nothing_is_marked_are_known(write: Write) -> None:
+    assert looks_like_spans(write('{"text": "nothing here", "spans": []}\n' * 40)) == 0.6
+    assert looks_like_spans(write('{"text": "nothing here", "labels": []}\n' * 40)) == 0.0
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_large_file_in_utf16_is_known(encoding: str, tmp_path: Path) -> None:
+    text = "\ufeff" + (columns(SCHEMES["IOB1"]) + "\n\nLjubljana\u010a\u0a0a O\n\n") * 4000
+    (tmp_path / "wide").write_bytes(text.encode(encoding))
+    assert looks_like_spans(str(tmp_path / "wide")) == 0.9
+
+
+def test_comments_with_as_many_columns_as_words(write: Write) -> None:
+    found = read(write("# id one\tx=y\nAnna _ _ B-PER\n# _ _ O\n\n# id two\tx=y\nBonn _ _ B-LOC\n"))
+    assert [one.text for one in found.examples] == ["Anna #", "Bonn"] and not found.findings
+    assert "2 comment lines (#) left out" in found.notes
+    plain = read(write("# id a1 d=t\nthe\tDET\n#\tSYM\n\n# id a2 d=t\n#\tSYM\n"))
+    assert [one.text for one in plain.examples] == ["the #", "#"]
+
+
+def test_a_word_without_a_tag_costs_its_sentence(write: Write) -> None:
+    found = read(write("in\tO\nBerlin\t\n\nin\tO\nRome\tB-LOC\n"))
+    assert "without a tag" in kinds(found)["irregular_line"] and "line 2" in kinds(found)["irregular_line"]
+
+
+def test_halves_of_surrogate_pairs(write: Write) -> None:
+    found = read(write('{"text": "Anna \\ud83d in Bonn", "spans": [{"start": 0, "end": 4, "label": "PER"}]}'))
+    assert found.examples[0].text == "Anna \ufffd in Bonn"
+    assert read(write('{"tokens": ["Anna", "\\ud83d"], "tags": ["B-PER", "O"]}')).examples[0].text == "Anna \ufffd"
+
+
+def test_the_first_row_need_not_be_like_the_others(write: Write) -> None:
+    spans = [{"start": 0, "end": 4, "label": "PER"}]
+    rows = [{"text": None, "spans": []}, {"text": "Anna", "spans": spans}]
+    found = read(write("\n".join(map(json.dumps, rows))))
+    assert [one.text for one in found.examples] == ["Anna"] and "1 rows without a text" in found.findings[0].message
+    both = {"text": "Anna", "tokens": ["Anna"], "tags": ["B-PER"]}
+    assert read(write(json.dumps(both))).examples[0].spans == (Span(0, 4, "PER"),)
 
 
 def test_impossible_tags_are_repaired_and_told(write: Write) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import re
 
 from halfpint.errors import HalfpintError
 
 _SHOWN = 8
+_HALF = re.compile(r"[\ud800-\udfff]")
 
 # first bytes -> what the file is, what to do
 _NOT_TEXT = {
@@ -53,6 +55,11 @@ def decode(data: bytes, place: str) -> tuple[str, str]:
         return body.decode("cp1252"), "encoding Windows-1252 (it is not UTF-8)"
     except UnicodeDecodeError:
         return body.decode("latin-1"), "encoding Latin-1 (it is neither UTF-8 nor Windows-1252)"
+
+
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD for halves of surrogate pairs: JSON can hold them, UTF-8 and tokenizers cannot."""
+    return _HALF.sub("\ufffd", text)
 
 
 def _decode_utf16(data: bytes, place: str) -> str:

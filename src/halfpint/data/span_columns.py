@@ -17,7 +17,8 @@ from halfpint.task import Finding
 
 _BLANK = " \t\r\f\v"
 _PREFIXED = re.compile(r"([BIOELSUM])([-_])(.+)")
-_NOTHING = frozenset({"O", "o", "_", ""})
+_COMMENT = re.compile(r"#(?: |begin|end|\s*$)", re.MULTILINE)  # or a word that is this sign: then it has a tag
+_NOTHING = frozenset({"O", "o", "_"})
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z]+)?:")
 _SHOWN = 8
 _NAMES = {"iob1": "IOB1", "iob2": "IOB2 (BIO)", "bioes": "BIOES (BILOU)", "plain": "a label for each word"}
@@ -134,6 +135,9 @@ def _sentences(
     text: str, split: str | None, width: int, text_at: int, tags_at: int
 ) -> tuple[list[Sentence], dict[int, int], int]:
     """The sentences; the lines with another number of columns, each with the first line of its sentence; comments."""
+    lines = text.split("\n")
+    rows = (_cells(line, split) for line in lines if not _COMMENT.match(line)) if _COMMENT.search(text) else ()
+    words_tags = _NOTHING | {row[tags_at - 1].strip(_BLANK) for row in rows if len(row) == width}
     found: list[Sentence] = []
     irregular: dict[int, int] = {}
     comments = document = 0
@@ -148,23 +152,24 @@ def _sentences(
         irregular.update(dict.fromkeys(bad, first))
         now, bad = Sentence([], [], [], document), []
 
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip(_BLANK) or line.startswith("-DOCSTART-"):
             document += line.startswith("-DOCSTART-")
             end()
             continue
         cells = _cells(line, split)
-        if len(cells) != width or not cells[text_at - 1].strip(_BLANK):
-            if line.startswith(("# ", "#begin", "#end")) or line.rstrip() == "#":
-                comments += 1
-            else:
-                bad.append(number)
+        tag = cells[tags_at - 1].strip(_BLANK) if len(cells) == width else ""
+        if _COMMENT.match(line) and tag not in words_tags:
+            comments += 1
+            continue
+        if not tag or not cells[text_at - 1].strip(_BLANK):
+            bad.append(number)
             continue
         if width == 10 and not cells[0].isdecimal() and cells[0][:1].isdecimal():
             continue  # CoNLL-U's lines for several words at once (3-4) and for unwritten ones (5.1)
         now.lines.append(number)
         now.words.append(cells[text_at - 1].strip(_BLANK))
-        now.tags.append(cells[tags_at - 1].strip(_BLANK))
+        now.tags.append(tag)
     end()
     return found, irregular, comments
 
@@ -173,7 +178,7 @@ def _irregular(lines: dict[int, int], width: int) -> list[Finding]:
     if not lines:
         return []
     one = len(lines) == 1
-    what = f"without a word or with another number of columns than {width} ({shown(list(lines))})"
+    what = f"without a word, without a tag or with another number of columns than {width} ({shown(list(lines))})"
     left = "its sentence is" if one else "their sentences are"
     message = f"{len(lines):,} {'line' if one else 'lines'} {what}: {left} left out"
     rows = tuple(dict.fromkeys(lines.values()))

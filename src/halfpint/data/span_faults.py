@@ -25,9 +25,9 @@ def find_faults(given: Read, others: Mapping[str, Read]) -> list[Finding]:
     Args:
         others: what will be judged on, by "validation" and "test".
     """
-    findings = [*given.findings, *_spans(given.examples)]
+    findings = [*given.findings, *span_faults(given.examples)]
     for side, other in others.items():
-        findings += [_of(finding, side) for finding in (*other.findings, *_spans(other.examples))]
+        findings += [_of(finding, side) for finding in (*other.findings, *span_faults(other.examples))]
     bare = [example.row for example in given.examples if example.spans is None]
     findings += _finding("unlabelled", "warning", "texts that nobody has labelled: left out", bare, drop=True)
     findings += _repeats(given.examples, others) + _labels(given.examples, others)
@@ -40,7 +40,7 @@ def cleaned(given: Read, findings: Sequence[Finding] | None = None) -> list[TagE
     Args:
         findings: None takes those of the examples alone.
     """
-    findings = [*given.findings, *_spans(given.examples)] if findings is None else findings
+    findings = [*given.findings, *span_faults(given.examples)] if findings is None else findings
     rows = {row for finding in findings if finding.drop for row in finding.rows}
     return [mended(example) for example in given.examples if example.row not in rows]
 
@@ -89,9 +89,13 @@ def _of(finding: Finding, side: str) -> Finding:
     return Finding(kind=finding.kind, severity=finding.severity, message=message)
 
 
-def _spans(examples: Sequence[TagExample]) -> list[Finding]:
+def span_faults(examples: Sequence[TagExample]) -> list[Finding]:
     """Spans that are no part of their text, that overlap, that begin or end in a word or in a space."""
-    outside, overlapping, spaced, inside = [], [], [], []
+    outside: list[int] = []
+    overlapping: list[int] = []
+    blank: list[int] = []
+    spaced: list[int] = []
+    inside: list[int] = []
     for example in examples:
         size, last = len(example.text), 0
         if not example.spans:
@@ -107,7 +111,7 @@ def _spans(examples: Sequence[TagExample]) -> list[Finding]:
                 overlapping.append(example.row)
             last = max(last, span.end)
             if piece != piece.strip():
-                spaced.append(example.row)
+                (spaced if piece.strip() else blank).append(example.row)
                 continue
             if borders is None:
                 ends = words(example.text)
@@ -126,6 +130,7 @@ def _spans(examples: Sequence[TagExample]) -> list[Finding]:
             )
         )  # fmt: skip
     found += _finding("overlapping", "warning", "overlapping spans; the longest is kept", overlapping)
+    found += _finding("blank_span", "warning", "spans of nothing but spaces, which are left out", blank)
     found += _finding("span_spaces", "note", "spans with spaces at an end, which are cut off", spaced)
     what = "spans that begin or end inside a word; they are learned as whole words and never found exactly"
     return found + _finding("inside_word", "warning", what, inside)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+from halfpint.data.encoding import whole_characters
 from halfpint.data.names import TEXT_NAMES, listed
 from halfpint.data.span_columns import Sentence, TagReader, mark_of, scheme_of, sentence_example, shown
 from halfpint.data.spans import Read, Span, TagData, TagExample
@@ -17,6 +19,8 @@ from halfpint.errors import HalfpintError, nearest
 from halfpint.task import Finding
 
 _SPANS = ("spans", "entities", "label", "labels", "annotations", "ents")
+_SURE = ("spans", "entities", "ents")
+_GUESSED_BY = 1000  # rows
 _TOKENS, _TAGS = ("tokens", "words"), ("tags", "ner_tags", "labels", "pos_tags", "ner")
 _STARTS, _ENDS = ("start", "start_offset", "begin", "start_char"), ("end", "end_offset", "stop", "end_char")
 _LABELS = listed("label type tag entity entity_group category labels")
@@ -24,15 +28,14 @@ _LABELS = listed("label type tag entity entity_group category labels")
 
 def looks_like_objects(text: str) -> float:
     """How surely the beginning of a file is JSON with spans, from 0 to 1."""
-    found = 0
-    for number, (_, row) in enumerate(_rows_until_broken(text)):
-        row = _as_mapping(row)  # noqa: PLW2901
-        if row is None:
-            return 0.0
-        found += bool(_field(row, "", TEXT_NAMES) and _spans_field(row)) or bool(_tokens(row))
-        if number >= 20:
-            break
-    return 0.9 if found else 0.0
+    rows = [_as_mapping(row) for _, row in islice(_rows_until_broken(text), _GUESSED_BY)]
+    if not all(row is not None for row in rows):
+        return 0.0
+    given = [row for row in rows if row]
+    if any((_field(row, "", TEXT_NAMES) and _spans_field(row)) or _tokens(row) for row in given):
+        return 0.9
+    unmarked = any(_field(row, "", TEXT_NAMES) and any(row.get(name) == [] for name in _SURE) for row in given)
+    return 0.6 if unmarked else 0.0
 
 
 def read_objects(text: str, source: str, settings: TagData) -> Read:
@@ -42,12 +45,14 @@ def read_objects(text: str, source: str, settings: TagData) -> Read:
         HalfpintError: a line that is not JSON, or objects without a text or without spans.
     """
     rows = [(number, _as_mapping(row)) for number, row in _rows(text, source)]
-    first = next((row for _, row in rows if row is not None), {})
-    if not _field(first, settings.text, TEXT_NAMES) and _tokens(first):
+    given = [row for _, row in rows if row]
+    first = next((row for row in given if _field(row, settings.text, TEXT_NAMES)), given[0] if given else {})
+    spans = settings.label or any(map(_spans_field, given))
+    if (not spans or not _field(first, settings.text, TEXT_NAMES)) and any(map(_tokens, given)):
         return _read_tokens(rows, source, settings)
     text_field = _found(first, settings.text, TEXT_NAMES, f"{source}: data.text", "a text")
-    named = settings.label or next((name for _, row in rows if row and (name := _spans_field(row))), "")
-    if not named or (settings.label and not any(row and settings.label in row for _, row in rows)):
+    named = settings.label or next((name for row in given if (name := _spans_field(row))), "")
+    if not named or (settings.label and not any(settings.label in row for row in given)):
         raise HalfpintError(
             f"{source}: data.label", wanted="a field with spans, such as spans or entities",
             got=repr(settings.label) if settings.label else f"the fields {', '.join(map(repr, first))}",
@@ -174,6 +179,7 @@ def _example(row: Mapping[str, Any], text_field: str, spans_field: str, number: 
     text, given = row.get(text_field), row.get(spans_field)
     if not isinstance(text, str) or not text.strip():
         return None
+    text = whole_characters(text)
     if given is None:
         return TagExample(text, None, number)
     spans = [_span(one) for one in given] if isinstance(given, list) else [None]
@@ -192,7 +198,8 @@ def _read_tokens(rows: Sequence[tuple[int, Mapping[str, Any] | None]], source: s
         if not good or not all(isinstance(one, str) and one.strip() for one in [*(words or ()), *(tags or ())]):
             broken.append(number)
         else:
-            sentences.append(Sentence([number] * len(words or ()), list(words or ()), list(tags or ())))
+            named = [whole_characters(word) for word in words or ()]
+            sentences.append(Sentence([number] * len(named), named, list(tags or ())))
     if not sentences:
         raise HalfpintError(
             source, wanted=f"texts in {names[1]!r}, a tag for each of {names[0]!r}", got="numbers, or nothing",

@@ -178,17 +178,28 @@ def _parts(
     train, validation, test = (
         [kept[one.row] for one in side] for side in (found.train, found.validation, found.test)
     )  # fmt: skip
-    known = set(span_labels(train))
-    for side in (validation, test):  # a label that is nowhere else goes where it can be learned
-        train += [one for one in side if not known.issuperset(span.label for span in one.spans or ())]
-        side[:] = [one for one in side if known.issuperset(span.label for span in one.spans or ())]
+    rare = _learn_all(train, (validation, test))
     validation, test = held.get("validation", validation), held.get("test", test)
     if not train or not validation or not test:
+        labels = f"; texts with {', '.join(sorted(rare)[:8])} are needed for training" if rare else ""
         raise HalfpintError(
-            settings.source, wanted="texts enough to keep some for validation and test", got=f"{len(kept)} texts",
-            todo="Give more texts, or a test file with --test.",
+            settings.source, wanted="texts enough to keep some for validation and test",
+            got=f"{len(kept)} texts{labels}", todo="Give more texts, or a test file with --test.",
         )  # fmt: skip
     return train, validation, test
+
+
+def _learn_all(train: list[TagExample], sides: tuple[list[TagExample], ...]) -> set[str]:
+    """Move to `train` the texts with labels that it does not have, with their documents; gives these labels."""
+    known, moved = set(span_labels(train)), set()
+    for side in sides:
+        new = [one for one in side if not known.issuperset(span.label for span in one.spans or ())]
+        moved |= {span.label for one in new for span in one.spans or ()} - known
+        whole = {one.document for one in new} - {0}
+        rows = {one.row for one in new}
+        train += [one for one in side if one.document in whole or one.row in rows]
+        side[:] = [one for one in side if one.document not in whole and one.row not in rows]
+    return moved
 
 
 def _documents(examples: Sequence[TagExample]) -> Ints | None:
@@ -225,6 +236,7 @@ def text_of_file(source: str, *, most_bytes: int = 0) -> tuple[str, str]:
     Raises:
         HalfpintError: no such file, an empty one, or not text.
     """
+    import codecs
     import gzip
     import zlib
 
@@ -246,5 +258,6 @@ def text_of_file(source: str, *, most_bytes: int = 0) -> tuple[str, str]:
     if not data.strip():
         raise HalfpintError(source, wanted="texts with labelled spans", got="an empty file")
     if most_bytes and len(data) == most_bytes:  # the last line is not whole, nor may its last character be
-        data = data[: data.rfind(b"\n") + 1] or data
+        wide = {codecs.BOM_UTF16_LE: b"\n\0", codecs.BOM_UTF16_BE: b"\0\n"}.get(data[:2], b"\n")
+        data = data[: data.rfind(wide) + len(wide)] or data
     return decode(data, source)

@@ -22,6 +22,7 @@ from halfpint.outputs import Floats, Ints
 
 ATTRIBUTES_FILE, WEIGHTS_FILE = "attributes.txt", "model.safetensors"
 _CELLS_AT_ONCE = 2_000_000
+_WORDS_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True)
@@ -59,25 +60,29 @@ class Crf:
         index = self._index.get
         found: list[int] = []
         counts: list[int] = []
-        sizes = np.zeros(len(texts), dtype=np.int64)
-        for number, text in enumerate(texts):
-            words = attributes(text)
-            sizes[number] = len(words)
-            for word in words:
+        blocks = [np.zeros((0, len(self.transitions)))]
+        ends = []
+        done = 0
+        for text in texts:
+            for word in attributes(text):
                 known = [place for name in word if (place := index(name)) is not None]
                 found += known
                 counts.append(len(known))
-        scores = self._scores(np.array(found, dtype=np.int64), np.array(counts, dtype=np.int64))
-        return marginals(np.split(scores, np.cumsum(sizes)[:-1]) if len(texts) else [], self.transitions)
+                if len(counts) == _WORDS_AT_ONCE:
+                    blocks.append(self._scores(found, counts))
+                    found, counts, done = [], [], done + _WORDS_AT_ONCE
+            ends.append(done + len(counts))
+        scores = np.concatenate([*blocks, self._scores(found, counts)])
+        return marginals(np.split(scores, ends[:-1]) if ends else [], self.transitions)
 
     @cached_property
     def _index(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.names)}
 
-    def _scores(self, found: Ints, counts: Ints) -> npt.NDArray[Any]:
-        """Scores (words, tags) from the attributes of all words, word after word, and how many each word has."""
-        tags = len(self.transitions)
-        word_of = np.repeat(np.arange(len(counts)), counts)
+    def _scores(self, attributes_found: Sequence[int], counts: Sequence[int]) -> npt.NDArray[Any]:
+        """Scores (words, tags) from the attributes of some words, word after word, and how many each word has."""
+        tags, found = len(self.transitions), np.array(attributes_found, dtype=np.int64)
+        word_of = np.repeat(np.arange(len(counts)), np.array(counts, dtype=np.int64))
         begin, size = self.starts[found], self.starts[found + 1] - self.starts[found]
         # The weights of each attribute that was found, one after the other.
         at = np.repeat(begin - np.concatenate([[0], np.cumsum(size)[:-1]]), size) + np.arange(int(size.sum()))

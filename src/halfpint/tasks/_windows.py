@@ -43,12 +43,12 @@ def word_rows(texts: Sequence[str], tokenizer: Any, max_tokens: int) -> Encoded:
         firsts, of_word = _first_tokens(spans, one.offsets)
         shape = np.array(shapes(text, spans), dtype=np.int64)[of_word] if len(ids) else np.zeros(0, dtype=np.int64)
         starts = _starts(len(ids), room)
-        # The middles of the rows; a word goes to the nearest one.
+        # A word goes to the row whose middle is nearest. First tokens rise, so each row has words that stand together.
         middles = starts + (min(room, len(ids)) - 1) / 2
-        chosen = np.abs(firsts[:, None] - middles[None, :]).argmin(axis=1)
-        for number, start in enumerate(starts.tolist()):
+        borders = np.searchsorted(firsts, (middles[1:] + middles[:-1]) / 2, side="right").tolist()
+        for start, begin, stop in zip(starts.tolist(), [0, *borders], [*borders, len(spans)], strict=True):
             end = min(start + room, len(ids))
-            mine = np.flatnonzero(chosen == number)
+            mine = np.arange(begin, stop)
             rows.append(
                 {
                     "input_ids": [*before, *ids[start:end], *after],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,9 +10,9 @@ import numpy as np
 
 from halfpint.bundle import Kind
 from halfpint.counts import Counts
-from halfpint.data.span_faults import cleaned, find_faults
+from halfpint.data.span_faults import cleaned, find_faults, span_faults
 from halfpint.data.span_files import looks_like_spans, read_spans
-from halfpint.data.spans import Span, TagData, TagExample, prepare_spans, span_labels
+from halfpint.data.spans import Span, TagData, TagExample, prepare_spans, span_labels, text_of_file
 from halfpint.data.words import words, words_in
 from halfpint.errors import HalfpintError
 from halfpint.lookup import guess_task
@@ -24,7 +23,7 @@ from halfpint.tasks import _span_figures as figures
 from halfpint.tasks._tags import OUTSIDE, Tags, best_tags, labels_in, tag_names
 from halfpint.tasks._windows import word_rows
 
-_SHOWN, _SHOWN_TEXT, _WORST = 5, 300, 20
+_SHOWN, _SHOWN_TEXT, _WORST, _GLANCE = 5, 300, 20, 4096
 
 
 class Tag(LabelTask[TagExample]):
@@ -53,7 +52,7 @@ class Tag(LabelTask[TagExample]):
 
     def read(self, settings: Any, folder: Path, log: Log) -> Split[TagExample]:
         """Read, check, clean and split a file with labelled spans."""
-        _refuse_other_data(settings.source)
+        _refuse_other_data(settings)
         return prepare_spans(settings, log)
 
     def labels(self, train: Sequence[TagExample]) -> tuple[str, ...]:
@@ -82,16 +81,20 @@ class Tag(LabelTask[TagExample]):
 
     def given(self, settings: Any, log: Log) -> Sequence[TagExample]:
         """All texts of the file whose spans fit them."""
-        _refuse_other_data(settings.source)
+        _refuse_other_data(settings)
         found = read_spans(settings.source, settings)
+        findings = [*found.findings, *span_faults(found.examples)]
+        kept = cleaned(found, findings)
         log.say(f"{settings.source}: {len(found.examples):,} texts; {found.said}", kind="data")
-        for finding in found.findings:
-            log.say(f"  {finding.severity}: {finding.message}", kind="finding")
-        return cleaned(found)
+        for finding in findings:
+            log.say(f"  {'dropped' if finding.drop else finding.severity}: {finding.message}", kind="finding")
+        if not kept:
+            raise HalfpintError(settings.source, wanted="texts whose spans fit them", got="none")
+        return kept
 
     def check(self, settings: Any) -> Checked:
         """Tags that cannot be, spans that do not fit their text, repeats, leaks and more."""
-        _refuse_other_data(settings.source)
+        _refuse_other_data(settings)
         found = read_spans(settings.source, settings)
         sides = [side for side in ("validation", "test") if getattr(settings, side)]
         others = {side: read_spans(getattr(settings, side), settings) for side in sides}
@@ -157,14 +160,16 @@ class Tag(LabelTask[TagExample]):
         return (("entities",),)
 
     def cells(self, row: Mapping[str, Any] | None, ranks: int) -> list[tuple[Any, ...]]:
-        """The entities as JSON; nothing for a row without a text."""
-        return [(None if row is None else json.dumps(row["entities"], ensure_ascii=False),)] * ranks
+        """The entities, which a file of columns holds as JSON; nothing for a row without a text."""
+        return [(None if row is None else row["entities"],)] * ranks
 
     def redacted(self, text: str, row: Mapping[str, Any]) -> str:
         """The text with [LABEL] in the place of each entity."""
-        for entity in sorted(row.get("entities", ()), key=lambda one: -one["start"]):
-            text = f"{text[: entity['start']]}[{entity['label']}]{text[entity['end'] :]}"
-        return text
+        pieces, end = [], 0
+        for entity in sorted(row.get("entities", ()), key=lambda one: int(one["start"])):
+            pieces += [text[end : entity["start"]], f"[{entity['label']}]"]
+            end = entity["end"]
+        return "".join([*pieces, text[end:]])
 
     def need_labels(self, examples: Sequence[TagExample], labels: Sequence[str]) -> None:
         """Refuse texts that nobody has labelled, and labels that no tag is of."""
@@ -231,19 +236,20 @@ class Tag(LabelTask[TagExample]):
         ]  # fmt: skip
 
 
-def _refuse_other_data(source: str) -> None:
-    """Say so where a file is data of another task.
+def _refuse_other_data(settings: TagData) -> None:
+    """Say so where a file is data of another task; who names its columns or fields is taken at the word.
 
     Raises:
-        HalfpintError: with what it looks like.
+        HalfpintError: with what it looks like, or what is wrong with the file.
     """
-    if not Path(source).expanduser().is_file() or looks_like_spans(source) > 0:
+    text_of_file(settings.source, most_bytes=_GLANCE)  # says what is wrong with the file itself
+    if looks_like_spans(settings.source) > 0 or settings.text or settings.label or settings.scheme:
         return
-    other = guess_task(source)
+    other = guess_task(settings.source)
     raise HalfpintError(
-        source, wanted="texts with labelled spans: CoNLL columns, or JSONL with a text and its spans",
-        got=f"what looks like data of the task {other.name!r}: {other.about}",
-        todo=f"Give another file, or the task {other.name!r}.",
+        settings.source, wanted="texts with labelled spans: CoNLL columns, or JSONL with a text and its spans",
+        got=f"neither; it looks like data of the task {other.name!r}: {other.about}",
+        todo=f"Give another file or the task {other.name!r}, or name its columns or fields (--text, --label).",
     )  # fmt: skip
 
 
