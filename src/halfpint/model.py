@@ -92,7 +92,7 @@ class Model:
             self._engine = open_language_engine(bundle, threads=threads)
         else:
             self._engine = open_engine(bundle, threads=threads)
-            self.labels = tuple(self._engine.labels)
+            self.labels = tuple(self._task.names(self._engine.labels))
 
     def __call__(self, texts: str | Sequence[str], top: int = 1) -> list[Answer]:
         """An answer for each text, in order; a masked language model gives one for each [MASK].

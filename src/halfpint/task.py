@@ -244,6 +244,10 @@ class LabelTask(Task[Ex]):
     def said(self, row: Mapping[str, Any]) -> str:
         """One of `rows` in one line, for a terminal."""
 
+    def names(self, labels: Sequence[str]) -> Sequence[str]:
+        """The labels that people know, of a model whose outputs have the names `labels`."""
+        return labels
+
     @abstractmethod
     def columns(self, top: int, labels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         """For files: names of the added columns, one tuple for each rank up to `top`."""

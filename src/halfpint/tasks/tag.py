@@ -155,6 +155,10 @@ class Tag(LabelTask[TagExample]):
         found = [f"{one['text']} ({one['label']}, {one['probability']:.3f})" for one in row["entities"]]
         return "  ".join(found) or "nothing"
 
+    def names(self, labels: Sequence[str]) -> Sequence[str]:
+        """The labels of spans, without their places in one."""
+        return labels_in(labels)
+
     def columns(self, top: int, labels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         """entities."""
         return (("entities",),)
