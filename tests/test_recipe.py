@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from halfpint import registry
 from halfpint.bundle import read_json
-from halfpint.commands.init import init_recipe
+from halfpint.commands.init import Init
 from halfpint.commands.run import run_recipe
 from halfpint.data.prepare import Data
 from halfpint.errors import HalfpintError
@@ -23,7 +23,7 @@ from halfpint.export.onnx import Onnx
 from halfpint.lookup import open_task
 from halfpint.models.pull import Pull
 from halfpint.pipeline import faults_in_order
-from halfpint.progress import Log
+from halfpint.progress import SILENT, Log
 from halfpint.recipe import Recipe, check_recipe, read_recipe
 from halfpint.stage import Stage, stage_class
 from halfpint.task import Task
@@ -300,15 +300,25 @@ def test_init_writes_a_recipe_that_reads(tmp_path: Path) -> None:
     rows = [f"text {number} about {word},{word}" for number in range(6) for word in ("bills", "bugs")]
     source.write_text("message,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
     out = tmp_path / "recipe.toml"
-    said = init_recipe(str(source), text="", label="", test="", out=out, force=False)
-    assert f"next: halfpint run {out}" in said
+    said = Init(data=str(source), out=out).run(SILENT)
+    assert f"next: halfpint run {out}" in said.text
     recipe = read_recipe(out)
     assert (recipe.data.source, recipe.data.text, recipe.data.label) == (str(source), "message", "label")
     assert recipe.stages[0] == Pull()
     assert recipe.stages[3] == Onnx()
     with pytest.raises(HalfpintError, match="--force"):
-        init_recipe(str(source), text="", label="", test="", out=out, force=False)
-    init_recipe(str(source), text="message", label="label", test="", out=out, force=True)
+        Init(data=str(source), out=out).run(SILENT)
+    Init(data=str(source), text="message", label="label", out=out, force=True).run(SILENT)
+
+
+def test_init_knows_the_task_of_the_data(tmp_path: Path) -> None:
+    said = Init(data="examples/orders.conll", out=tmp_path / "recipe.toml").run(SILENT)
+    recipe = read_recipe(tmp_path / "recipe.toml")
+    assert "tags from column 2 of 2" in said.text and recipe.task.name == "tag"
+    assert (recipe.data.text, recipe.data.label) == ("1", "2")
+    assert [stage.use for stage in recipe.stages] == [
+        "models/pull", "train/finetune", "export/onnx", "compress/onnx_int8"
+    ]  # fmt: skip
 
 
 def test_a_run_is_proven_and_then_cached(tmp_path: Path, few_rows: Callable[[int], Path]) -> None:

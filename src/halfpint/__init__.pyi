@@ -445,6 +445,7 @@ def import_(
 def init(
     data: _Path,
     *,
+    task: str = "",
     text: str = "",
     label: str = "",
     test: _Path = "",
@@ -455,7 +456,9 @@ def init(
     """Write a recipe for DATA, to edit and to run with `halfpint run`.
 
     Args:
-        data: Table of labelled texts: CSV, TSV, JSONL, Parquet, a `datasets` folder or a Hub name.
+        data: Labelled texts: CSV, TSV, JSONL, Parquet, a `datasets` folder, a Hub name, or another form
+            of the task.
+        task: What the labels are (default: guessed from the data, and said).
         text: Column with the texts (default: guessed).
         label: Column with the labels (default: guessed).
         test: Labelled texts for the final test.

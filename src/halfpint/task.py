@@ -219,6 +219,14 @@ class LabelTask(Task[Ex]):
         """
 
     @abstractmethod
+    def columns_of(self, settings: Any) -> tuple[dict[str, str], str]:
+        """The columns or fields that the data of `settings` is read from, by setting, and how they were found.
+
+        Raises:
+            HalfpintError: it cannot be read.
+        """
+
+    @abstractmethod
     def encode(self, texts: Sequence[str], tokenizer: Any, max_tokens: int) -> Encoded:
         """Texts as an encoder reads them, by a `tokenizers.Tokenizer`; rows have at most `max_tokens`."""
 

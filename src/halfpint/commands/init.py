@@ -32,7 +32,8 @@ class Init(Command):
     """Write a recipe for DATA, to edit and to run with `halfpint run`.
 
     Args:
-        data: Table of labelled texts: CSV, TSV, JSONL, Parquet, a `datasets` folder or a Hub name.
+        data: Labelled texts: CSV, TSV, JSONL, Parquet, a `datasets` folder, a Hub name, or another form of the task.
+        task: What the labels are (default: guessed from the data, and said).
         text: Column with the texts (default: guessed).
         label: Column with the labels (default: guessed).
         test: Labelled texts for the final test.
@@ -43,6 +44,7 @@ class Init(Command):
     group: ClassVar[Group] = Group.RUNS
 
     data: str = positional(metavar="DATA")
+    task: str = option("", metavar="TASK")
     text: str = option("", metavar="COLUMN")
     label: str = option("", metavar="COLUMN")
     test: str = option("", metavar="DATA")
@@ -50,37 +52,31 @@ class Init(Command):
     force: bool = False
 
     def run(self, log: Log) -> Drafted:
-        """Find the columns and write the recipe."""
-        text = init_recipe(self.data, text=self.text, label=self.label, test=self.test, out=self.out, force=self.force)
-        return Drafted(self.out, text)
+        """Find the columns and write a recipe that fine-tunes the default encoder and exports it in int8.
 
+        Raises:
+            HalfpintError: the data cannot be read, or `out` is there already.
+        """
+        from halfpint.bundle import write_text
+        from halfpint.compress.onnx_int8 import OnnxInt8
+        from halfpint.export.onnx import Onnx
+        from halfpint.lookup import find_task
+        from halfpint.models.pull import Pull
+        from halfpint.recipe import Recipe
+        from halfpint.stage import stage_class
+        from halfpint.task import label_task, settings_of
+        from halfpint.train.finetune import Finetune
 
-def init_recipe(data: str, *, text: str, label: str, test: str, out: Path, force: bool) -> str:
-    """Write a recipe that fine-tunes the default encoder on `data` and exports it in int8; gives what to say.
-
-    Raises:
-        HalfpintError: the data cannot be read, or `out` is there already.
-    """
-    from halfpint.bundle import write_text
-    from halfpint.compress.onnx_int8 import OnnxInt8
-    from halfpint.data.columns import find_columns
-    from halfpint.data.prepare import Data
-    from halfpint.data.read import read_table
-    from halfpint.export.onnx import Onnx
-    from halfpint.lookup import default_task
-    from halfpint.models.pull import Pull
-    from halfpint.recipe import Recipe
-    from halfpint.train.finetune import Finetune
-    from halfpint.train.frozen_linear import FrozenLinear
-
-    if out.exists() and not force:
-        raise HalfpintError(
-            f"--out {out}", wanted="a new file", got="one that is there", todo="Give --force or another."
-        )
-    columns = find_columns(read_table(data), text=text or None, label=label or None)
-    settings = Data(source=data, test=test, text=columns.text, label=columns.label)
-    stages = (Pull(), FrozenLinear(), Finetune(), Onnx(), OnnxInt8())
-    recipe = Recipe(settings, default_task(), "", stages)
-    head = "# A recipe of halfpint: every setting with its default, to be changed or left out.\n"
-    write_text(out, head + recipe.toml())
-    return f"wrote {out}: {columns.said}\nnext: halfpint run {out}"
+        if self.out.exists() and not self.force:
+            raise HalfpintError(
+                f"--out {self.out}", wanted="a new file", got="one that is there", todo="Give --force or another."
+            )
+        task = label_task(find_task(self.data, self.task, self.word(), log), "halfpint init")
+        given = {"source": self.data, "test": self.test}
+        columns, said = task.columns_of(settings_of(task, **given, text=self.text, label=self.label))
+        frozen = [stage_class(task.frozen, "halfpint init")()] if task.frozen else []
+        stages = (Pull(), *frozen, Finetune(**task.tuning), Onnx(), OnnxInt8())
+        recipe = Recipe(settings_of(task, **given, **columns), task, "", stages)
+        head = "# A recipe of halfpint: every setting with its default, to be changed or left out.\n"
+        write_text(self.out, head + recipe.toml())
+        return Drafted(self.out, f"wrote {self.out}: {said}\nnext: halfpint run {self.out}")

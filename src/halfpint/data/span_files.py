@@ -16,7 +16,7 @@ def looks_like_spans(source: str) -> float:
         text, _ = text_of_file(source, most_bytes=_GLANCE)
         if "\n" not in text:  # the first row is longer, or the only one
             text, _ = text_of_file(source, most_bytes=64 * _GLANCE)
-    except HalfpintError:
+    except (HalfpintError, ValueError):  # a name that no file can have is a ValueError
         return 0.0
     return looks_like_objects(text) if text.lstrip()[:1] in ("{", "[") else looks_like_columns(text)
 

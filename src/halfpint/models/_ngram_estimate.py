@@ -221,7 +221,8 @@ def _discounts(column: Column, size: int) -> tuple[float, float, float] | None:
         return None
     share = n[1] / (n[1] + 2 * n[2])
     found = [float(j - (j + 1) * share * n[j + 1] / n[j]) for j in (1, 2, 3)]
-    if any(not 0 <= amount <= j for j, amount in enumerate(found, start=1)):
+    # One of 0 would leave nothing for words that were not seen: their probability would be 0, any perplexity infinite.
+    if any(not 0 < amount <= j for j, amount in enumerate(found, start=1)):
         return None
     return found[0], found[1], found[2]
 

@@ -101,6 +101,11 @@ class Classify(LabelTask[Example]):
             notes=table.notes, findings=check(examples, test=others),
         )  # fmt: skip
 
+    def columns_of(self, settings: Any) -> tuple[dict[str, str], str]:
+        """The columns of texts and labels."""
+        found = find_columns(read_table(settings.source), text=settings.text or None, label=settings.label or None)
+        return {"text": found.text, "label": found.label}, found.said
+
     def encode(self, texts: Sequence[str], tokenizer: Any, max_tokens: int) -> Encoded:
         """One row per text, cut at `max_tokens`."""
         tokenizer.enable_truncation(max_length=max_tokens)

@@ -103,6 +103,12 @@ class Tag(LabelTask[TagExample]):
             findings=find_faults(found, others),
         )  # fmt: skip
 
+    def columns_of(self, settings: Any) -> tuple[dict[str, str], str]:
+        """The columns of words and tags, or the fields of texts and spans."""
+        _refuse_other_data(settings)
+        found = read_spans(settings.source, settings)
+        return found.columns, found.said
+
     def encode(self, texts: Sequence[str], tokenizer: Any, max_tokens: int) -> Encoded:
         """Rows of tokens with the shapes of their words; a long text has several, which overlap."""
         return word_rows(texts, tokenizer, max_tokens)
