@@ -61,12 +61,12 @@ def init_recipe(data: str, *, text: str, label: str, test: str, out: Path, force
     Raises:
         HalfpintError: the data cannot be read, or `out` is there already.
     """
-    from halfpint.bundle import write_text
     from halfpint.compress.onnx_int8 import OnnxInt8
     from halfpint.data.columns import find_columns
     from halfpint.data.prepare import Data
     from halfpint.data.read import read_table
     from halfpint.export.onnx import Onnx
+    from halfpint.files import write_text
     from halfpint.lookup import default_task
     from halfpint.models.pull import Pull
     from halfpint.recipe import Recipe

@@ -14,8 +14,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from halfpint.bundle import file_sha256, replace_folder
+from halfpint.bundle import file_sha256
 from halfpint.errors import HalfpintError, nearest
+from halfpint.files import new_folder
 from halfpint.progress import Log
 
 _WANTED = ("config.json", "model.safetensors", "tokenizer.json")
@@ -79,10 +80,8 @@ def locate(name: str, log: Log) -> Path:
                 wanted = known.get(name, {}).get("weights_sha256")
                 if wanted and file_sha256(folder / "model.safetensors") != wanted:
                     raise OSError("model.safetensors has another sha256 than the catalogue tells; refused")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryDirectory(prefix=".halfpint-", dir=target.parent) as near:
-                    copy = shutil.copytree(folder, Path(near) / "model", ignore=shutil.ignore_patterns(".cache"))
-                    replace_folder(copy, target)
+                with new_folder(target) as copy:
+                    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(".cache"), dirs_exist_ok=True)
             return target
         except _NotHereError:
             continue
