@@ -12,6 +12,10 @@ import pytest
 from halfpint.bundle import Bundle, copy_files, file_sha256, new_bundle, open_bundle, write_json
 from halfpint.engines import open_engine
 from halfpint.errors import HalfpintError
+from halfpint.models.pull import Pull
+from halfpint.models.pull_language import pull_language
+from halfpint.progress import SILENT
+from halfpint.stage import Work
 
 
 @pytest.fixture
@@ -125,3 +129,36 @@ def test_a_report_is_no_part_of_a_bundle(small: Path) -> None:
     write_json(small / "card.json", card)
     (small / "report.json").write_text("{}", encoding="utf-8")
     assert open_bundle(small).path == small
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_kernels_from_elsewhere(
+    key: str, tiny_language: Path, tiny_encoder: Path, work: Callable[..., Work], tmp_path: Path
+) -> None:  # fmt: skip
+    """Base models lose their names, wherever they stand in the configuration; a bundle with one is refused."""
+    for source, folder in ((tiny_language, "language"), (tiny_encoder, "encoder")):
+        given = Path(shutil.copytree(source, tmp_path / folder))
+        config = json.loads((given / "config.json").read_text(encoding="utf-8"))
+        evil = {**config, key: "evil/kernel@main:run", "text_config": {key: "evil/kernel", "kept": [1, {"a": "b/c"}]}}
+        (given / "config.json").write_text(json.dumps(evil), encoding="utf-8")
+    made = (
+        pull_language(str(tmp_path / "language"), tmp_path / "one", SILENT),
+        Pull(base=str(tmp_path / "encoder")).run(None, work(tmp_path / "two")),
+    )
+    for bundle in made:
+        assert "evil" not in (bundle.path / "config.json").read_text(encoding="utf-8")
+        assert open_bundle(bundle.path).config["text_config"] == {"kept": [1, {"a": "b/c"}]}
+    assert "evil" in (tmp_path / "language" / "config.json").read_text(encoding="utf-8"), "the source is as it was"
+    write_json(made[0].path / "config.json", {**made[0].config, key: "evil/kernel"})
+    card = {**made[0].card, "files": {"config.json": file_sha256(made[0].path / "config.json")}}
+    write_json(made[0].path / "card.json", card)
+    with pytest.raises(HalfpintError, match="runs no code from elsewhere"):
+        open_bundle(made[0].path)
+
+
+def test_a_link_in_a_base_model_publishes_nothing(tiny_language: Path, tmp_path: Path) -> None:
+    given = Path(shutil.copytree(tiny_language, tmp_path / "given"))
+    (tmp_path / "secret").write_text("mine", encoding="utf-8")
+    (given / "notes.txt").symlink_to(tmp_path / "secret")
+    made = pull_language(str(given), tmp_path / "made", SILENT)
+    assert "notes.txt" not in made.card["files"] and not (made.path / "notes.txt").exists()

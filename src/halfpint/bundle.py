@@ -207,12 +207,29 @@ def _check_files(bundle: Bundle) -> None:
             )
         if file.suffix == ".safetensors":
             safetensors_header(file)
+    if "config.json" in files and without_kernels(bundle.config) != bundle.config:
+        raise HalfpintError(
+            str(folder / "config.json"), wanted="a model that runs no code from elsewhere",
+            got="the name of kernels to download", todo="Do not use this bundle: it is not as halfpint wrote it.",
+        )  # fmt: skip
     for name in other_files(bundle):
         if name.endswith(_USED):
             raise HalfpintError(
                 str(folder / name), wanted="only files that card.json lists", got="another one that would be used",
                 todo="Remove it, or make or copy the bundle again.",
             )  # fmt: skip
+
+
+def without_kernels(config: Any) -> Any:
+    """A config.json without the names of kernels on the Hub (owner/name), which transformers would download and run."""
+    if isinstance(config, list):
+        return [without_kernels(one) for one in config]
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: without_kernels(value) for key, value in config.items()
+        if not ("implementation" in key and "/" in str(value))
+    }  # fmt: skip
 
 
 def other_files(bundle: Bundle) -> list[str]:

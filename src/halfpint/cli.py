@@ -153,12 +153,13 @@ def main() -> None:
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
-        again = "".join(_how_to_go_on(command_class(word), words) for word in typed)
-        print(f"\ninterrupted{again}", file=sys.stderr)
     except (BrokenPipeError, SystemExit):  # the latter is how click says the same, and nothing else
         code = _nobody_reads()
     except Exception as error:
         code = _failed(error)
+    if code == EXIT_INTERRUPTED:
+        again = "".join(_how_to_go_on(command_class(word), words) for word in typed)
+        print(f"\ninterrupted{again}", file=sys.stderr)
     with suppress(OSError):  # nobody takes what standard output still holds: the message says why
         sys.stdout.flush()
     sys.exit(code)

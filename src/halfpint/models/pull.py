@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from halfpint.bundle import Bundle, Kind, read_json
+from halfpint.bundle import Bundle, Kind, read_json, without_kernels, write_json
 from halfpint.errors import HalfpintError
 from halfpint.models.sources import locate
 from halfpint.stage import Stage, Work
@@ -38,7 +38,8 @@ class Pull(Stage):
                 todo="Give a Hugging Face model with safetensors weights.",
             )  # fmt: skip
         with self.new_bundle(work) as (target, card):
-            for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+            write_json(target / "config.json", without_kernels(config))
+            for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json"):
                 if (folder / name).is_file():
                     shutil.copyfile(folder / name, target / name)
             card["stages"].append(self.entry(started))
