@@ -120,7 +120,7 @@ def robbed(life: Life, after_s: float) -> None:
 def doubled(life: Life) -> None:
     """Type it twice: the second is refused with the number of the first, which finishes."""
     first, end = life.start(), time.monotonic() + PATIENCE_S
-    while not list(life.folder.glob(".halfpint-*.lock")):
+    while not any(lock.stat().st_size for lock in life.folder.glob(".halfpint-*.lock")):
         assert first.poll() is None and time.monotonic() < end, first.communicate()[1]
         time.sleep(0.005)
     os.kill(first.pid, signal.SIGSTOP)  # it is quick: it must not end before the second one looks
