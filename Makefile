@@ -13,13 +13,14 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo test test-all test-random check docs
+.PHONY: help demo test test-all test-random faults check docs
 
 help:
 	@echo "make demo    fit a sentiment classifier on 38,158 tweets (MINUTES=$(MINUTES)) and try it"
 	@echo "make test    the tests, without those that take long"
 	@echo "make test-all       all tests"
 	@echo "make test-random    the tests of properties, on other examples each time"
+	@echo "make faults  tiny runs that are killed, limited and robbed of their folder, and finish all the same"
 	@echo "make check   style, types, generated pages"
 	@echo "make docs    write docs/cli.md, docs/stages.md and the type stub"
 
@@ -50,6 +51,9 @@ test-all: $(READY)
 
 test-random: $(READY)
 	HALFPINT_EXAMPLES=random $(PYTEST) -m hypothesis
+
+faults: $(READY)
+	$(BIN)/python tests/faults/harness.py
 
 check: $(READY)
 	$(BIN)/ruff check .

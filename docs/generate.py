@@ -48,6 +48,7 @@ CODES = {
     errors.EXIT_BAD_INPUT: "bad input: one message that starts with `error:`; nothing was written",
     errors.EXIT_INFEASIBLE: "`fit`: no candidate meets the limits; everything that was tried is kept. `compress`: the "
     "result is larger than `--target`, or keeps less than `--keep`",
+    errors.EXIT_FAULT: "a fault in halfpint itself: the message says in which file its traceback is",
     errors.EXIT_INTERRUPTED: f"interrupted (Ctrl-C); these go on where they stopped when typed again: {RESUMES}",
 }
 

@@ -90,11 +90,60 @@ def test_a_change_early_on_reaches_the_end(
     assert ran(tmp_path).count("train/frozen_linear") == 2
 
 
-def test_a_damaged_bundle_is_told(pipeline: Callable[..., Pipeline]) -> None:
+@pytest.mark.parametrize("damage", ["config.json", "card.json"])
+def test_a_damaged_bundle_is_made_again(damage: str, pipeline: Callable[..., Pipeline], tmp_path: Path) -> None:
     made = pipeline().make([Majority()])
-    (made.bundle.path / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(HalfpintError, match="damaged or was changed"):
-        pipeline().make([Majority()])
+    fingerprint = made.bundle.fingerprint
+    (made.bundle.path / damage).write_text("", encoding="utf-8")
+    assert pipeline().make([Majority()]).bundle.fingerprint == fingerprint
+    told = (tmp_path / "events.jsonl").read_text(encoding="utf-8")
+    assert ran(tmp_path) == ["train/majority"] * 2 and f"{made.bundle.path.name} is damaged and is made again" in told
+
+
+def test_damaged_measurements_are_made_again(pipeline: Callable[..., Pipeline], tmp_path: Path) -> None:
+    made = pipeline().make([Majority()])
+    first = pipeline().assess(made)
+    for cached in (tmp_path / "work").glob("*.assessment.*"):
+        cached.write_bytes(cached.read_bytes()[:20])
+        again = pipeline().assess(made)
+        assert again.figures["metrics"] == first.figures["metrics"]
+        assert np.array_equal(again.counts.rows, first.counts.rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resuming(Stage):
+    """Goes on from what lies in its scratch folder, and cannot where that is damaged."""
+
+    gives: ClassVar[Kind] = Kind.READY
+    fails: bool = False
+
+    def run(self, bundle: Bundle | None, work: Work) -> Bundle:
+        part = work.scratch / "part.npy"
+        if part.exists():
+            np.load(part, allow_pickle=False)
+        elif self.fails:
+            raise HalfpintError("here", wanted="other settings", got="these")
+        with self.new_bundle(work, bundle) as (folder, card):
+            (folder / "config.json").write_text("{}", encoding="utf-8")
+            card["stages"].append({"use": self.use, "settings": {}, "seconds": 0.0})
+        return Bundle(work.target)
+
+
+def test_damaged_unfinished_work_is_begun_again(pipeline: Callable[..., Pipeline], tmp_path: Path) -> None:
+    """Also where the stage then ends with an error of its own."""
+    for fails in (False, True):
+        stage = Resuming(fails=fails)
+        key = stage.key("", f"{pipeline().split.key} accuracy")
+        scratch = tmp_path / "work" / f"unfinished-{stage.use.replace('/', '-')}-{key[:12]}"
+        scratch.mkdir(parents=True)
+        (scratch / "part.npy").touch()
+        if fails:
+            with pytest.raises(HalfpintError, match="wanted other settings"):
+                pipeline().make([stage])
+        else:
+            assert pipeline().make([stage]).bundle.config == {}
+        assert not (scratch / "part.npy").exists()
+        assert "begins again" in (tmp_path / "events.jsonl").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -204,7 +204,7 @@ def all_stages() -> dict[str, type[Stage]]:
 
 VALUES: dict[type, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
-    int: st.integers(1, 2**53),
+    int: st.integers(1, 2**32 - 1),
     float: st.floats(1e-12, 1e12),
     str: (TEXTS := st.text(st.characters(exclude_categories=["Cs"]), max_size=30)),
     tuple[str, ...]: st.lists(TEXTS, max_size=3).map(tuple),
@@ -345,3 +345,31 @@ def test_a_run_leaves_the_files_of_others_alone(tmp_path: Path, few_rows: Callab
     with pytest.raises(HalfpintError, match="--out"):
         run_recipe(recipe, tmp_path / "work" / "mine.txt", Log(quiet=True))
     assert [path.name for path in tmp_path.iterdir()] == ["work"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[data]\nsource = " + "[" * 100_000,
+        "[data]\nseed = " + "1" * 5_000,
+        f"[data]\nseed = {10**30}",
+        "[data]\nsource = 'x.csv'\nseed = -1\n[[stage]]\nuse = 'train/majority'",
+        "[data]\nsource = 'x.csv'\n[[stage]]\nuse = 'train/tfidf_linear'\nstrength = inf",
+        "[data]\nsource = 'x.csv'\n[[stage]]\nuse = 'train/tfidf_linear'\nstrength = nan",
+    ],
+    ids=["deep", "digits", "large", "negative", "infinite", "nan"],
+)
+def test_numbers_and_depths_that_no_program_takes(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(HalfpintError) as told:
+        read_recipe(path)
+    assert len(str(told.value)) < 500
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "1" * 5_000, "1e999", "-1"])
+def test_overrides_that_no_program_takes(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(GOOD, encoding="utf-8")
+    with pytest.raises(HalfpintError):
+        read_recipe(path, [f"data.seed={value}"])

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import multiprocessing
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from halfpint.bundle import new_bundle
 from halfpint.errors import HalfpintError
-from halfpint.workspace import OURS, check_output, copy_bundle, open_output
+from halfpint.progress import SILENT
+from halfpint.workspace import OURS, check_output, copy_bundle, disk_errors, open_output, open_workspace
 
-REQUEST: Mapping[str, Any] = {"data": {"source": "x.csv"}, "seed": 0, "limits": {"keep": None}}
+REQUEST: Mapping[str, Any] = {"halfpint": "0.1.0", "data": {"source": "x.csv"}, "seed": 0, "limits": {"keep": None}}
 
 
 def test_a_new_or_empty_folder_is_made_ready(tmp_path: Path) -> None:
@@ -48,11 +53,13 @@ def test_force_replaces_ours_and_keeps_the_rest(tmp_path: Path) -> None:
     open_output(tmp_path, REQUEST, force=False)
     for found in OURS:
         path = tmp_path / found
+        if found == "request.json":
+            continue
         if "." in found:
             path.write_text("{}", encoding="utf-8")
         else:
             path.mkdir()
-            (path / "part").touch()
+    (tmp_path / "work" / "train-majority-0123456789ab").mkdir()
     (tmp_path / "thesis.tex").write_text("mine", encoding="utf-8")
     assert open_output(tmp_path, {**REQUEST, "seed": 1}, force=True) is False
     assert sorted(path.name for path in tmp_path.iterdir()) == ["request.json", "thesis.tex"]
@@ -103,3 +110,78 @@ def test_a_bundle_is_copied_whole(tmp_path: Path) -> None:
         copy_bundle(tmp_path / "nowhere", target)
     assert [path.name for path in target.iterdir()] == ["new"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "source"]
+
+
+@pytest.mark.parametrize("request_file", ["{}", "[]", "", '{"seed": 1}', "[" * 100_000])
+def test_a_request_that_no_run_wrote_frees_nothing(request_file: str, tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_text(request_file, encoding="utf-8")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").write_text("mine", encoding="utf-8")
+    for force in (True, False):
+        with pytest.raises(HalfpintError, match="--out"):
+            open_output(tmp_path, REQUEST, force=force)
+    assert (tmp_path / "work" / "thesis.txt").is_file()
+
+
+def test_force_spares_what_a_person_put_among_our_files(tmp_path: Path) -> None:
+    open_output(tmp_path, REQUEST, force=False)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(HalfpintError, match=r"got a work/thesis\.txt of something else"):
+        open_output(tmp_path, REQUEST, force=True)
+    (tmp_path / "work" / "thesis.txt").unlink()
+    with new_bundle(tmp_path / "best") as (folder, _):
+        (folder / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "best" / "labels.csv").write_text("mine", encoding="utf-8")
+    with pytest.raises(HalfpintError, match=r"got a best/labels\.csv of something else"):
+        open_output(tmp_path, REQUEST, force=True)
+    with pytest.raises(HalfpintError, match=r"got labels\.csv besides"), open_workspace(
+        tmp_path / "best", SILENT, force=True
+    ):  # fmt: skip
+        pass
+    assert (tmp_path / "best" / "labels.csv").is_file()
+
+
+def _hold(out: Path, ready: Any, end: Any) -> None:
+    with open_workspace(out, SILENT, force=True) as space:
+        space.begin()
+        ready.set()
+        end.wait(60)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_second_run_on_the_same_out_is_refused(killed: bool, tmp_path: Path) -> None:
+    """With the number of the first one, also with force; once that ended, however, the next may."""
+    context = multiprocessing.get_context("fork")
+    ready, end, out = context.Event(), context.Event(), tmp_path / "deep" / "out"
+    first = context.Process(target=_hold, args=(out, ready, end))
+    first.start()
+    assert ready.wait(60)
+    for force in (False, True):
+        with pytest.raises(HalfpintError, match=f"got one that process {first.pid} works on"), open_workspace(
+            out, SILENT, force=force
+        ):  # fmt: skip
+            pass
+    assert (tmp_path / "deep" / "out.unfinished").is_dir(), "the work of the first one is as it was"
+    first.kill() if killed else end.set()
+    first.join(60)
+    with open_workspace(out, SILENT, force=False):
+        pass
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out.unfinished"]
+
+
+def test_a_lock_that_is_let_go_leaves_no_folders(tmp_path: Path) -> None:
+    with open_workspace(tmp_path / "new" / "deep" / "out", SILENT, force=False):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.EFBIG, "ulimit -f"), (errno.EMFILE, "ulimit -n"), (errno.ENOENT, "removed while"), (errno.ENOSPC, "room")],
+)
+def test_errors_of_the_disk_say_what_to_do(number: int, words: str, tmp_path: Path) -> None:
+    with pytest.raises(HalfpintError, match=words), disk_errors(tmp_path):
+        raise OSError(number, os.strerror(number), str(tmp_path / "gone" / "file"))
+    with pytest.raises(HalfpintError, match=words), disk_errors(tmp_path / "gone" / "out"):
+        raise RuntimeError(f"I/O error: it says so (os error {number})")

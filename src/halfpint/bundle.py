@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum, auto
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from halfpint import __version__
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import DamagedError, HalfpintError, nearest
+from halfpint.files import is_temporary, new_folder, write_text
 from halfpint.progress import plain
 
 CARD = "card.json"
+_USED = (".json", ".jinja", ".safetensors", ".onnx", ".gguf", ".npy", ".bin", ".model", "vocab.txt", "merges.txt")
+"""How names of files end that an engine, or a package that it uses, opens without being asked to."""
+_LONGEST_HEADER = 100_000_000  # bytes: the limit of the package safetensors
 REPORTS = ("report.json", "report.html")
 """The report of the run that made a bundle may lie in its folder: it is no part of the bundle."""
-_PREFIX = ".halfpint-"
 
 
 class Kind(StrEnum):
@@ -142,11 +144,11 @@ def read_json(path: Path) -> dict[str, Any]:
             todo="Give the folder of a bundle: OUT/best of `halfpint fit` or `run`, OUT of `pretrain` or `finetune`.",
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise HalfpintError(
+        raise DamagedError(
             str(path), wanted="a readable JSON file", got=f"a damaged one ({error})", todo="Make the bundle again."
         ) from None
     if not isinstance(value, dict):
-        raise HalfpintError(str(path), wanted="a JSON object", got=type(value).__name__, todo="Make the bundle again.")
+        raise DamagedError(str(path), wanted="a JSON object", got=type(value).__name__, todo="Make the bundle again.")
     return value
 
 
@@ -166,27 +168,107 @@ def open_bundle(path: Path | str, *, task: str | None = None) -> Bundle:
             todo="Give OUT/best of `halfpint fit` or `run`, or OUT of `pretrain`, `finetune` or `export`.",
         )
     bundle = Bundle(folder)
-    files = bundle.card.get("files")
+    _check_files(bundle)
+    if task is not None:
+        need_task(bundle, task)
+    return bundle
+
+
+def _check_files(bundle: Bundle) -> None:
+    """Refuse a bundle with files that are damaged, lie elsewhere, or that nobody vouches for.
+
+    Raises:
+        HalfpintError: with the first of them.
+    """
+    folder, files = bundle.path, bundle.card.get("files")
     if not isinstance(files, dict) or not files:
-        raise HalfpintError(
+        raise DamagedError(
             str(folder / CARD), wanted="the hashes of the bundle's files", got="none", todo="Make the bundle again."
         )
     for name, wanted in files.items():
         file = folder / name
-        if not file.is_file():
+        if not _is_inside(folder, name):
             raise HalfpintError(
+                str(folder / CARD), wanted="names of files in the bundle's folder", got=f"{name[:80]!r}",
+                todo="Do not use this bundle: it is not as halfpint wrote it.",
+            )  # fmt: skip
+        if name in REPORTS:  # listed by bundles of version 0.1.0: it may be deleted, or written again
+            continue
+        if not file.is_file():
+            raise DamagedError(
                 str(folder), wanted=f"the file {name}", got="no such file", todo="Make or copy it again."
             )
         if file_sha256(file) != wanted:
-            raise HalfpintError(
+            raise DamagedError(
                 str(file),
                 wanted="the content that its card.json tells of",
                 got="other content (the file is damaged or was changed)",
                 todo="Make or copy the bundle again.",
             )
-    if task is not None:
-        need_task(bundle, task)
-    return bundle
+        if file.suffix == ".safetensors":
+            safetensors_header(file)
+    if "config.json" in files and without_kernels(bundle.config) != bundle.config:
+        raise HalfpintError(
+            str(folder / "config.json"), wanted="a model that runs no code from elsewhere",
+            got="the name of kernels to download", todo="Do not use this bundle: it is not as halfpint wrote it.",
+        )  # fmt: skip
+    for name in other_files(bundle):
+        if name.endswith(_USED):
+            raise HalfpintError(
+                str(folder / name), wanted="only files that card.json lists", got="another one that would be used",
+                todo="Remove it, or make or copy the bundle again.",
+            )  # fmt: skip
+
+
+def without_kernels(config: Any) -> Any:
+    """A config.json without the names of kernels on the Hub (owner/name), which transformers would download and run."""
+    if isinstance(config, list):
+        return [without_kernels(one) for one in config]
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: without_kernels(value) for key, value in config.items()
+        if not ("implementation" in key and "/" in str(value))
+    }  # fmt: skip
+
+
+def other_files(bundle: Bundle) -> list[str]:
+    """What lies in a bundle's folder, or below, and is neither listed by its card nor the report of its run."""
+    known = {CARD, *REPORTS, *bundle.card.get("files", {})}
+    found = (path for path in bundle.path.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = [path.relative_to(bundle.path).as_posix() for path in found if not is_temporary(path)]
+    return sorted(name for name in names if name not in known)
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Whether a name in a card is that of a file in the folder or below, by no link that leads out of it."""
+    parts = name.replace("\\", "/").split("/")
+    plain_name = bool(name) and "\0" not in name and not {"", ".", ".."} & set(parts) and not Path(name).is_absolute()
+    return plain_name and (folder / name).resolve().is_relative_to(folder.resolve())
+
+
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file: by tensor its dtype, shape and data_offsets; "__metadata__" besides.
+
+    Raises:
+        HalfpintError: the file is cut off or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > _LONGEST_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            header: dict[str, Any] = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        size = 8 + length + max(ends, default=0)
+        if path.stat().st_size != size:
+            raise ValueError(f"{path.stat().st_size} bytes where its header has {size}")
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise DamagedError(
+            str(path), wanted="a whole safetensors file", got=f"a damaged one ({str(error)[:120]})",
+            todo="Make or copy the bundle again.",
+        ) from None  # fmt: skip
+    return header
 
 
 def need_task(bundle: Bundle, task: str) -> None:
@@ -204,11 +286,21 @@ def need_task(bundle: Bundle, task: str) -> None:
         )
 
 
-def copy_files(bundle: Bundle, folder: Path, *without: str) -> None:
-    """Copy the files of a bundle into the folder of a new one: not those named, nor what each bundle has of its own."""
-    for file in bundle.path.iterdir():
-        if file.is_file() and file.name not in (*without, CARD, "README.md"):
-            shutil.copyfile(file, folder / file.name)
+def copy_files(bundle: Bundle, folder: Path, *without: str, nested: bool = False) -> None:
+    """Copy the files that a bundle's card lists into the folder of a new one, but for what each has of its own.
+
+    Args:
+        without: names, or patterns of names, of files that are left out.
+        nested: also copy what lies in folders of the bundle.
+    """
+    for name in bundle.card["files"]:
+        file = bundle.path / name
+        own = name in (CARD, "README.md", *REPORTS) or ("/" in name and not nested)
+        if own or any(fnmatch(part, one) for part in name.split("/") for one in without):
+            continue
+        if not file.is_symlink():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / name)
 
 
 @contextmanager
@@ -223,8 +315,6 @@ def new_bundle(
     Args:
         kind: what the bundle is to the stages that take it; SAME as its parent.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent))
     old = parent.card if parent else {}
     card: dict[str, Any] = {
         "halfpint": __version__,
@@ -234,30 +324,17 @@ def new_bundle(
         "parent": parent.fingerprint if parent else None,
         "stages": list(old.get("stages", [])),
     }
-    try:
+    with new_folder(target) as folder:
         yield folder, card
         for name in REPORTS:  # copied from the parent: its own run is another one
             (folder / name).unlink(missing_ok=True)
         write_text(folder / "README.md", model_card(card))
         card["files"] = {
-            str(file.relative_to(folder)): file_sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()
+            file.relative_to(folder).as_posix(): file_sha256(file)
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
         }
         write_json(folder / CARD, card)
-        folder.chmod(0o755)
-        replace_folder(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def replace_folder(source: Path, target: Path) -> None:
-    """Move folder `source` to `target`, taking the place of what is there."""
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent)) / "old"
-        os.replace(target, old)
-        os.replace(source, target)
-        shutil.rmtree(old.parent, ignore_errors=True)
-    else:
-        os.replace(source, target)
 
 
 def model_card(card: dict[str, Any]) -> str:
@@ -280,20 +357,6 @@ def file_sha256(path: Path) -> str:
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files under `folder`."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all: to a temporary name, then moved into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_PREFIX, dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def write_json(path: Path, value: Any) -> None:

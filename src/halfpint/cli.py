@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +16,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from halfpint import terminal
 from halfpint.command import Command, Group, Setting, about, command_class, command_names, settings_of, summary
-from halfpint.errors import DISK_FAULTS, EXIT_BAD_INPUT, EXIT_INTERRUPTED, HalfpintError
+from halfpint.errors import EXIT_BAD_INPUT, EXIT_FAULT, EXIT_INTERRUPTED, HalfpintError, is_out_of_memory
 from halfpint.progress import Log
 
 ABOUT = "Small language models, from raw text to production, on hardware you own."
@@ -52,7 +56,7 @@ class _Printed:
         self.text = ""
 
     def __call__(self, piece: str) -> None:
-        print(piece, end="", flush=True)
+        terminal.show(piece, sys.stdout, end="")
         self.text += piece
 
 
@@ -121,13 +125,17 @@ def _show(command: Command) -> None:
     printed = _Printed()
     result = command.run(Log(quiet=command.is_quiet, pieces=printed))
     if not result.is_shown:
-        print(result.as_json() if getattr(command, "json", False) else str(result).removeprefix(printed.text))
+        if getattr(command, "json", False) or result.is_styled:
+            print(result.as_json() if getattr(command, "json", False) else result)
+        else:
+            terminal.show(str(result).removeprefix(printed.text), sys.stdout)
     if result.exit_code:
         raise typer.Exit(result.exit_code)
 
 
 def main() -> None:
     """Run the command line; errors are one message and an exit code."""
+    terminal.prepare()
     # Threads that spin for long while they wait make training many times slower as soon as another program wants a
     # core; threads that never spin make it a third slower without one.
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -143,36 +151,59 @@ def main() -> None:
             raise HalfpintError("halfpint", wanted="a command", got=repr(words[0]), todo=f"Try: halfpint {example}")
         code = program(typed or known)(words, standalone_mode=False) or 0
         sys.stdout.flush()
-    except HalfpintError as error:
-        code = _failed(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
-    except OSError as error:
-        if error.errno not in (*DISK_FAULTS, errno.EPIPE):
-            raise
-        if error.filename is None:  # standard output: what it does not take must not fail again when the process ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = _failed(f"{error.filename or 'standard output'}: {error.strerror}", EXIT_BAD_INPUT)
+    except (BrokenPipeError, SystemExit):  # the latter is how click says the same, and nothing else
+        code = _nobody_reads()
     except Exception as error:
-        # Words that typer does not understand: its exceptions have no public name, but each can say itself.
-        say, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
-        if say is None:
-            raise
-        said, command = str(say()), context.command_path if context else "halfpint"
-        code = _failed(f"{said}{'' if said[-1:] in '.?' else '.'} See: {command} --help", EXIT_BAD_INPUT)
+        code = _failed(error)
     if code == EXIT_INTERRUPTED:
-        print(f"\ninterrupted{''.join(_how_to_go_on(command_class(word), words) for word in typed)}", file=sys.stderr)
+        again = "".join(_how_to_go_on(command_class(word), words) for word in typed)
+        print(f"\ninterrupted{again}", file=sys.stderr)
+    with suppress(OSError):  # nobody takes what standard output still holds: the message says why
+        sys.stdout.flush()
     sys.exit(code)
+
+
+def _failed(error: Exception) -> int:
+    """Say in one message what went wrong; gives the exit code."""
+    code, message = EXIT_BAD_INPUT, str(error)
+    # Words that typer does not understand: its exceptions have no public name, but each can say itself.
+    say, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
+    if isinstance(error, HalfpintError):
+        code = error.exit_code
+    elif say is not None:
+        message, command = str(say()), context.command_path if context else "halfpint"
+        message += f"{'' if message[-1:] in '.?' else '.'} See: {command} --help"
+    elif isinstance(error, OSError) and error.errno:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO):
+            # What standard output does not take must not fail again when the process ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        place = "standard output" if error.filename is None else os.fsdecode(error.filename)
+        message = f"{place}: {error.strerror}"
+    elif is_out_of_memory(error):
+        message = "wanted more memory, got none. Free some, or give less data, a smaller model or a shorter context."
+    else:
+        code, kept = EXIT_FAULT, terminal.keep_traceback(error)
+        what = traceback.format_exception_only(error)[-1].strip()[:300]
+        where = f"The traceback is in {kept}; please report it." if kept else "There was no room for its traceback."
+        message = f"a fault in halfpint itself, not in what you gave: {what}. {where}"
+    terminal.show(f"error: {message}", sys.stderr)
+    return code
+
+
+def _nobody_reads() -> int:
+    """End as other programs do when the one that reads their output has ended: by the signal, without a word."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGPIPE)
+    return 0
 
 
 def _how_to_go_on(kind: type[Command], words: Sequence[str]) -> str:
     again = " without --force" if kind.starts_over and "--force" in words else ""
     return f"; give the same command again{again} to go on where it stopped" if kind.resumes else ""
-
-
-def _failed(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

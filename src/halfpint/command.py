@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import html
 import inspect
+import math
 import re
 import shlex
 import textwrap
 import typing
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from functools import cache
@@ -24,6 +26,8 @@ from halfpint.errors import HalfpintError
 from halfpint.progress import Log
 
 ROOM = "commands"
+LARGEST_SEED = 2**32 - 1
+"""What every package that draws numbers takes; the least is 0."""
 _METAVARS = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH"}
 
 
@@ -66,6 +70,11 @@ class Result:
         return 0
 
     @property
+    def is_styled(self) -> bool:
+        """Whether its text has colours of its own, and no control character besides."""
+        return False
+
+    @property
     def is_shown(self) -> bool:
         """Whether all of it was shown while the command ran: the command line prints nothing more."""
         return False
@@ -96,6 +105,20 @@ class Command:
     is_quiet_with_json: ClassVar[bool] = True
 
     given: frozenset[str] | None = field(default=None, repr=False, compare=False, metadata={"hidden": True})
+
+    def __post_init__(self) -> None:
+        """Take ~ in paths for the home folder, also where no shell did.
+
+        Raises:
+            HalfpintError: a number that is infinite, or none.
+        """
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise HalfpintError(f"--{item.name.replace('_', '-')}", wanted="a finite number", got=str(value))
+            if isinstance(value, Path):
+                with suppress(RuntimeError):  # no such user: a folder of that name
+                    object.__setattr__(self, item.name, value.expanduser())
 
     def run(self, log: Log) -> Result:
         """Do it; progress goes to `log`.
@@ -231,13 +254,15 @@ def _settings(kind: Any) -> tuple[Setting, ...]:
         parts = [part for part in typing.get_args(hint) if part not in (type(None), Ellipsis)]
         many = typing.get_origin(hint) is tuple
         base = parts[0] if parts else hint
-        more = item.metadata
+        more: Any = item.metadata
+        if item.name == "seed":
+            more = {**more, "least": 0, "most": LARGEST_SEED}
         found.append(
             Setting(
                 name=item.name, kind=base, many=many, optional=type(None) in typing.get_args(hint),
                 default=item.default, help=explained[item.name], positional=more.get("positional", False),
-                metavar=more.get("metavar") or _METAVARS.get(base, ""), least=more.get("least"),
-                most=more.get("most"), env=more.get("env", ""), own=item.name in own,
+                metavar=more.get("metavar") or _METAVARS.get(base, ""),
+                least=more.get("least"), most=more.get("most"), env=more.get("env", ""), own=item.name in own,
             )
         )  # fmt: skip
     return tuple(sorted(found, key=lambda one: (not one.positional, not one.positional and not one.own)))

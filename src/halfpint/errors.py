@@ -11,11 +11,13 @@ from types import ModuleType
 
 EXIT_BAD_INPUT = 2
 EXIT_INFEASIBLE = 3
+EXIT_FAULT = 70  # in halfpint itself: EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130
 
 DISK_FAULTS = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY,
-    errno.ENAMETOOLONG,
+    errno.ENAMETOOLONG, errno.ENOENT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EBUSY, errno.EXDEV,
+    errno.ELOOP, errno.EPERM, errno.ESTALE,
 )  # fmt: skip
 """Numbers of the file system's errors that a person can do something about."""
 
@@ -57,6 +59,10 @@ class HalfpintError(Exception):
         super().__init__(f"{place}: wanted {wanted}, got {got}." + (f" {todo}" if todo else ""))
 
 
+class DamagedError(HalfpintError):
+    """A file of ours is cut off, or not as it was written: what made it can be done again."""
+
+
 class RefusedError(HalfpintError):
     """A step gave a result that its gate does not let through; the message holds the figures."""
 
@@ -67,6 +73,13 @@ class TrainingStoppedError(HalfpintError):
 
 class DeadlineError(HalfpintError):
     """The time given to a step ran out before it had a usable result."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python or of a package says that there was no memory left."""
+    said = str(error).lower()
+    words = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(word in said for word in words)
 
 
 def nearest(name: str, options: Iterable[str], otherwise: str = "") -> str:

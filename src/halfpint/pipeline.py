@@ -5,26 +5,31 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
-from halfpint.bundle import CARD, Bundle, Kind, open_bundle, read_json, write_json
+from halfpint.bundle import Bundle, Kind, open_bundle, read_json, write_json
 from halfpint.counts import Counts
 from halfpint.engines import open_engine
-from halfpint.errors import HalfpintError
+from halfpint.errors import DamagedError, HalfpintError, is_out_of_memory
 from halfpint.evaluate.evaluate import score
 from halfpint.evaluate.parity import check_parity
+from halfpint.files import written
 from halfpint.outputs import Outputs, joined, per_text
 from halfpint.progress import Log
 from halfpint.stage import Stage, Work
 from halfpint.task import LabelTask, Split, Task, label_task
 
 _NAMED_BY = 12  # characters of a key that name a folder
+_DAMAGED = (HalfpintError, OSError, ValueError, KeyError, EOFError, BadZipFile)
+"""What reading a measurement raises that is not there, or was cut off: it is made again."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,8 @@ class Pipeline:
             key = stage.key(key, f"{self.split.key} {self.primary}")  # stages choose by the metric
             name = f"{stage.use.replace('/', '-')}-{key[:_NAMED_BY]}"
             target = self.folder / name
-            if not (target / CARD).is_file():
+            bundle_there = self._finished(target)
+            if bundle_there is None:
                 work = Work(
                     target=target, scratch=self.folder / f"unfinished-{name}", task=self.task, split=self.split,
                     labels=self.labels, primary=self.primary, log=self.log, deadline=deadline,
@@ -129,12 +135,38 @@ class Pipeline:
                 )  # fmt: skip
                 self.log.event("stage", use=stage.use, settings=stage.settings(), key=key)
                 started = time.monotonic()
-                stage.run(bundle, work)
+                self._run(stage, bundle, work)
                 shutil.rmtree(work.scratch, ignore_errors=True)
                 self.log.event("stage done", use=stage.use, seconds=time.monotonic() - started, bundle=target)
-            bundle = open_bundle(target)
+                bundle_there = open_bundle(target)
+            bundle = bundle_there
         assert bundle is not None
         return Made(bundle, key, tuple(stages))
+
+    def _finished(self, target: Path) -> Bundle | None:
+        """The bundle at `target`; None where there is none, or a damaged one, which is made again."""
+        if not target.exists():
+            return None
+        try:
+            return open_bundle(target)
+        except HalfpintError as error:
+            self.log.say(f"{target.name} is damaged and is made again: {error}", kind="damaged", bundle=target)
+            shutil.rmtree(target)
+            return None
+
+    def _run(self, stage: Stage, bundle: Bundle | None, work: Work) -> None:
+        """Run a stage; where unfinished work that it goes on from turns out to be damaged, from its beginning."""
+        resumes = work.scratch.exists()
+        try:
+            stage.run(bundle, work)
+        except Exception as error:
+            is_ours = not isinstance(error, HalfpintError | OSError) and not is_out_of_memory(error)
+            if not resumes or not (is_ours or isinstance(error, DamagedError)):
+                raise
+            said = f"the unfinished work of {stage.use} is damaged, so that it begins again: {error}"
+            self.log.say(said, kind="damaged", folder=work.scratch)
+            shutil.rmtree(work.scratch)
+            stage.run(bundle, work)
 
     def assess(self, made: Made) -> Assessment:
         """How a bundle does on the validation examples, in a fresh process; cached beside the bundle.
@@ -147,7 +179,7 @@ class Pipeline:
         """
         cached = made.bundle.path.with_name(made.bundle.path.name + ".assessment.json")
         rows = cached.with_suffix(".npz")
-        if cached.is_file() and rows.is_file():
+        with suppress(*_DAMAGED):
             found = read_json(cached)
             if found.get("fingerprint") == made.bundle.fingerprint and found.get("primary") == self.primary:
                 with np.load(rows, allow_pickle=False) as arrays:
@@ -161,9 +193,8 @@ class Pipeline:
             **one.costs,
             "parity": self._parity(made, one.outputs),
         }
-        scratch = rows.with_suffix(".part.npz")
-        np.savez_compressed(scratch, which=one.counts.which, rows=one.counts.rows)
-        scratch.replace(rows)
+        with written(rows) as file:
+            np.savez_compressed(file, which=one.counts.which, rows=one.counts.rows)
         write_json(cached, figures)
         return Assessment(figures, one.counts)
 
@@ -190,10 +221,9 @@ class Pipeline:
         texts = sha256("\0".join(self.held_texts).encode("utf-8", "surrogatepass")).hexdigest()[:_NAMED_BY]
         cached = path.with_name(f"{path.name}.reference-{texts}.npy")
         units = self.labelled.units(self.held_texts)
-        if cached.is_file():
+        with suppress(*_DAMAGED):
             return per_text(np.load(cached, allow_pickle=False), units)
         outputs = open_engine(trained.bundle).probabilities(self.held_texts)
-        scratch = cached.with_name(cached.name + ".part.npy")
-        np.save(scratch, joined(outputs, len(self.labels)), allow_pickle=False)
-        scratch.replace(cached)
+        with written(cached) as file:
+            np.save(file, joined(outputs, len(self.labels)), allow_pickle=False)
         return outputs

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from halfpint import terminal
+
 _LINE_EVERY_S = 15.0
 _MOST_HELD = 100  # events told before there is a file
 
@@ -68,17 +70,17 @@ class Bar:
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._rich = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=self.log.console(),
                 transient=True,
             )
             self._rich.start()
-            self._task = self._rich.add_task(self.what, total=self.total, note="")
-        self._rich.update(self._task, completed=min(self.done, self.total), note=self.note)
+            self._task = self._rich.add_task(terminal.escaped(self.what), total=self.total, note="")
+        self._rich.update(self._task, completed=min(self.done, self.total), note=terminal.escaped(self.note))
 
     def close(self) -> None:
         """Take the bar away."""
@@ -100,7 +102,7 @@ class Log:
         self, events: Path | None = None, *, quiet: bool = False, pieces: Callable[[str], None] | None = None
     ) -> None:
         self.events, self.quiet, self.pieces = events, quiet, pieces
-        self.terminal = sys.stderr.isatty()
+        self.terminal = terminal.is_terminal(sys.stderr)
         self._console: Any = None
         self._held: deque[str] = deque(maxlen=_MOST_HELD)
 
@@ -117,16 +119,16 @@ class Log:
         if self.quiet:
             return
         if self._console is not None:
-            self._console.print(text, markup=False, highlight=False)
+            self._console.print(terminal.escaped(text), markup=False, highlight=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            terminal.show(text, sys.stderr)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one event to events.jsonl."""
         line = json.dumps({"time": round(time.time(), 3), "event": kind, **plain(fields)}, ensure_ascii=False)
         self._held.append(line + "\n")
         if self.events is not None:
-            with self.events.open("a", encoding="utf-8") as file:
+            with self.events.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(self._held)
             self._held.clear()
 
@@ -156,7 +158,7 @@ def events_of(file: Path | None) -> Iterator[dict[str, Any]]:
         for line in lines:
             try:
                 event = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(event, dict):
                 yield event

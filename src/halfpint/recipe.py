@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from halfpint import registry
-from halfpint.bundle import write_text
+from halfpint.command import LARGEST_SEED
 from halfpint.errors import HalfpintError, nearest
+from halfpint.files import write_text
 from halfpint.lookup import default_task, open_task
 from halfpint.pipeline import faults_in_order
 from halfpint.stage import Stage, stage_class
@@ -62,7 +64,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise HalfpintError(str(path), wanted="a recipe (a TOML file)", got=str(error)) from None
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number may have too many digits
         raise HalfpintError(
             str(path), wanted="valid TOML", got=str(error), todo="`halfpint init DATA` writes a good one."
         ) from None
@@ -158,6 +160,12 @@ def _build(kind: type[_Settings], given: Mapping[str, Any], place: str, faults: 
                 faults.append(f"{place}: {key}: wanted a list of texts, got {value!r:.60}")
             values[key] = tuple(value) if isinstance(value, list | tuple) else ()
             continue
+        if _is_beyond(value):
+            faults.append(f"{place}: {key}: wanted a number that a computer holds, got {_shown(value)}")
+            continue
+        if key == "seed" and isinstance(value, int) and not 0 <= value <= LARGEST_SEED:
+            faults.append(f"{place}: {key}: wanted a number from 0 to {LARGEST_SEED}, got {value}")
+            continue
         fitting = float(value) if wanted is float and type(value) is int else value
         if not isinstance(fitting, wanted) or (wanted is int and isinstance(value, bool)):
             faults.append(f"{place}: {key}: wanted {wanted.__name__}, got {value!r} ({type(value).__name__})")
@@ -173,6 +181,17 @@ def _build(kind: type[_Settings], given: Mapping[str, Any], place: str, faults: 
     except HalfpintError as error:
         faults.append(f"{place}: {error}")
         return None
+
+
+def _is_beyond(value: Any) -> bool:
+    """Whether a number is none that arithmetic with it could end well: infinite, not a number, over 64 bits."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
+
+
+def _shown(value: float) -> str:
+    return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else str(value)
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -201,7 +220,7 @@ def _value(text: str) -> Any:
     """The value of an override: TOML's, or else the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text.strip()
 
 

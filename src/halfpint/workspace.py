@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from halfpint.bundle import CARD, REPORTS, Bundle, open_bundle, write_json
+from halfpint.bundle import CARD, REPORTS, Bundle, open_bundle, other_files, write_json
 from halfpint.energy import energy_spent
 from halfpint.errors import DISK_FAULTS, HalfpintError
+from halfpint.files import clear_temporary, locked, new_folder
 from halfpint.machine import available_disk_bytes, cpu_model, describe
 from halfpint.progress import Log
 
@@ -28,6 +29,8 @@ OURS = ("best", "work", "plan.json", "recipe.toml", REPORT, "report.html", EVENT
 UNFINISHED = ".unfinished"
 _TOOK_LONG = (CARD, "checkpoint")  # what is worth going on from
 _LEAST_FREE = 200_000_000
+_MADE = re.compile(r"(unfinished-)?[\w-]+-[0-9a-f]{12}(\..+)?|data|corpus|base|teacher|\.halfpint-.+")
+"""Names in the folder `work` of a run: what stages make and measure, data, base models."""
 
 
 @dataclass
@@ -62,9 +65,10 @@ class Workspace:
 
     def finish(self, bundle: Bundle, report: Mapping[str, Any]) -> dict[str, Any]:
         """Put the bundle into OUT with its report beside it; gives the report, with what the run took."""
-        copy_bundle(bundle.path, self.out)
         whole = {**report, "bundle": str(self.out), **self.spent()}
-        write_json(self.out / REPORTS[0], whole)
+        with new_folder(self.out) as folder:
+            shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
+            write_json(folder / REPORTS[0], whole)
         return whole
 
     def clear(self) -> None:
@@ -89,12 +93,14 @@ def open_workspace(
         folder: where to work; None takes OUT.unfinished.
 
     Raises:
-        HalfpintError: `out` holds something else, or the disk does not do.
+        HalfpintError: `out` holds something else, another run works on it, or the disk does not do.
     """
-    refuse_other_files(out, force=force)
     space = Workspace(out, folder or out.with_name(out.name + UNFINISHED), log)
-    fresh, before = not space.folder.exists(), log.events
-    with disk_errors(out):
+    with disk_errors(out), locked(out):
+        refuse_other_files(out, force=force)
+        clear_temporary(out)
+        clear_temporary(space.folder)
+        fresh, before = not space.folder.exists(), log.events
         try:
             yield space
         except HalfpintError:
@@ -116,10 +122,7 @@ def check_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_
         raise HalfpintError(f"--out {folder}", wanted="a folder", got="a file", todo="Give another name.")
     resume = False
     if folder.is_dir() and any(folder.iterdir()) and not force:
-        try:
-            there = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            there = None
+        there = _request_in(folder)
         resume = bool(there == _plain(request) and not (folder / REPORT).exists())
         if not resume:
             got = "a finished run" if (folder / REPORT).exists() else "files of something else"
@@ -130,14 +133,42 @@ def check_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_
                 f"--out {folder}", wanted="an empty or new folder", got=f"one that holds {got}",
                 todo="Give another --out, or --force to replace what halfpint wrote there.",
             )  # fmt: skip
-    theirs = [name for name in OURS if force and (folder / name).exists()]
-    if theirs and not (folder / REQUEST).exists():  # which a run writes first and --force removes last
+    if force and folder.is_dir():
+        _refuse_to_replace(folder)
+    _need_room(folder, free_bytes)
+    return resume
+
+
+def _request_in(folder: Path) -> dict[str, Any] | None:
+    """The request of the run that wrote a folder, None where no run of ours did."""
+    try:
+        there = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return there if isinstance(there, dict) and "halfpint" in there else None
+
+
+def _refuse_to_replace(folder: Path) -> None:
+    """Refuse a folder of which `force` would remove what no run of ours wrote.
+
+    Raises:
+        HalfpintError: with the first file that is somebody else's.
+    """
+    theirs = [name for name in OURS if os.path.lexists(folder / name)]
+    # A run writes its request first, and --force removes it last.
+    if not theirs or _request_in(folder) is not None:
+        theirs = [f"work/{path.name}" for path in _entries(folder / "work") if not _MADE.fullmatch(path.name)]
+        best = Bundle(folder / "best")
+        theirs += [f"best/{name}" for name in (other_files(best) if (best.path / CARD).is_file() else ())]
+    if theirs:
         raise HalfpintError(
             f"--out {folder}", wanted="a folder whose parts --force may replace",
             got=f"a {theirs[0]} of something else", todo="Give another --out, or move it away.",
         )  # fmt: skip
-    _need_room(folder, free_bytes)
-    return resume
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
 
 
 def _need_room(folder: Path, free_bytes: int) -> None:
@@ -160,6 +191,12 @@ def refuse_other_files(out: Path, *, force: bool) -> None:
         todo = "Give another --out, or --force." if (out / CARD).is_file() else "Give another --out."
         got = "a bundle that is there" if (out / CARD).is_file() else "other files"
         raise HalfpintError(f"--out {out}", wanted="a new or empty folder", got=got, todo=todo)
+    others = other_files(Bundle(out)) if (out / CARD).is_file() else []
+    if others:
+        raise HalfpintError(
+            f"--out {out}", wanted="a bundle and nothing else, which --force may replace", got=f"{others[0]} besides",
+            todo="Move it away, or give another --out.",
+        )  # fmt: skip
     _need_room(out, _LEAST_FREE)
 
 
@@ -190,13 +227,20 @@ def _plain(request: Mapping[str, Any]) -> Any:
 
 def disk_error(error: OSError, folder: Path) -> HalfpintError:
     """What to say of an error of the file system."""
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return HalfpintError(
             str(error.filename or folder), wanted="room on the device", got="none left",
             todo="What was written before stays whole. Make room and give the same command again: it resumes.",
         )  # fmt: skip
+    place, todo = error.filename or folder, ""
+    if error.errno == errno.EFBIG:
+        todo = "Files may not be as large as that here: see `ulimit -f`."
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        todo = "Too few files may be open at once: see `ulimit -n`."
+    elif error.errno == errno.ENOENT and not Path(os.fsdecode(place)).parent.exists():
+        todo = "Was it removed while halfpint worked there? Give the same command again."
     return HalfpintError(
-        str(error.filename or folder), wanted="to read or write there", got=error.strerror or str(error)
+        os.fsdecode(place), wanted="to read or write there", got=error.strerror or str(error), todo=todo
     )
 
 
@@ -211,6 +255,8 @@ def disk_errors(folder: Path) -> Iterator[None]:
         # Packages written in Rust (safetensors) have exceptions of their own, with the number in their text.
         number = re.search(r"\(os error (\d+)\)", str(error))
         found = error if isinstance(error, OSError) else OSError(int(number[1]) if number else None, str(error))
+        if isinstance(error, OSError) and error.errno is None and re.search(r"requested and \d+ written", str(error)):
+            found = OSError(errno.ENOSPC, "")  # NumPy's words for a write that was cut short
         if found.errno in DISK_FAULTS:
             raise disk_error(found, folder) from error
         raise
@@ -246,11 +292,5 @@ def write_figures(
 
 def copy_bundle(source: Path, target: Path) -> None:
     """Copy a bundle's folder whole or not at all."""
-    scratch = target.with_name(f".halfpint-{target.name}-{os.getpid()}")
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        shutil.copytree(source, scratch)
-        shutil.rmtree(target, ignore_errors=True)
-        scratch.rename(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with new_folder(target) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)

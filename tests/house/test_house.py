@@ -31,8 +31,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # A room imports from floors below its own: never from above, never from another room of its own floor.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
-    ("progress", "registry", "machine", "counts", "outputs"),
+    ("errors", "terminal"),
+    ("files", "progress", "registry", "machine", "counts", "outputs"),
     ("energy", "command"),
     ("bundle",),
     ("task", "workspace"),
@@ -317,6 +317,33 @@ def test_nothing_runs_what_a_file_says() -> None:
             if isinstance(node, ast.keyword) and node.arg in ("trust_remote_code", "allow_pickle"):
                 is_false = isinstance(node.value, ast.Constant) and node.value.value is False
                 wrong += [] if is_false else [f"{name_of(path)}:{node.value.lineno}: {node.arg}"]
+    assert not wrong
+
+
+def test_who_expects_damaged_text_expects_deep_one() -> None:
+    """What reads JSON or TOML and heeds its errors also heeds text that is nested more deeply than Python reads."""
+    wrong = []
+    for path in FILES:
+        for node in nodes(tree(path)):
+            if not isinstance(node, ast.Try):
+                continue
+            read = any(re.search(r"(json|tomllib)\.loads?\(|raw_decode\(", ast.unparse(one)) for one in node.body)
+            heeded = [ast.unparse(one.type) for one in node.handlers if one.type]
+            damaged, deep = r"\b(ValueError|JSONDecodeError|TOMLDecodeError)\b", r"\bRecursionError\b"
+            if read and re.search(damaged, " ".join(heeded)) and not re.search(deep, " ".join(heeded)):
+                wrong.append(f"{name_of(path)}:{node.lineno}: {', '.join(heeded)}")
+    assert not wrong
+
+
+def test_every_file_that_stays_is_written_by_one_writer() -> None:
+    """Outside `files` nothing moves a file into place, or makes a temporary one beside another, in its own way."""
+    others = ("data.corpus_make", "terminal")  # a part of a folder that is moved whole; a traceback
+    pattern = r"os\.(replace|rename|chmod)\(|\bmkstemp\(|NamedTemporaryFile|\bmkdtemp\(|\.rename\(|\.chmod\("
+    wrong = []
+    for path in FILES:
+        if name_of(path) not in ("files", *others):
+            lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+            wrong += [f"{name_of(path)}:{number}: {line.strip()}" for number, line in lines if re.search(pattern, line)]
     assert not wrong
 
 

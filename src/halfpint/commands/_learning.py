@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from halfpint.bundle import CARD, replace_folder, write_json
+from halfpint.bundle import CARD, write_json
 from halfpint.commands._made import figures_of
 from halfpint.data.conversations import ChatData
 from halfpint.data.corpus import CorpusData
 from halfpint.energy import metered
 from halfpint.errors import HalfpintError
 from halfpint.evaluate.text import judge
+from halfpint.files import replace_folder
 from halfpint.lookup import tasks
 from halfpint.machine import describe
 from halfpint.models.pull_language import PullLanguage, base_bundle, can_start

@@ -156,7 +156,7 @@ def read_schema(text: str) -> Mapping[str, Any] | None:
             ) from None  # fmt: skip
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HalfpintError(place, wanted="a JSON schema", got=f"what is no JSON ({error})") from None
     if not isinstance(found, dict):
         raise HalfpintError(place, wanted="a JSON schema: an object", got=type(found).__name__)

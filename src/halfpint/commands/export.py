@@ -117,9 +117,10 @@ def export(
         HalfpintError: no such model, a stage that does not fit it, or an `out` that holds something else.
         RefusedError: the export does not say what the model says.
     """
-    from halfpint.bundle import Kind, open_bundle, replace_folder
+    from halfpint.bundle import Kind, open_bundle
     from halfpint.compress.lossless import Lossless
     from halfpint.export.unpacked import Unpacked
+    from halfpint.files import replace_folder
     from halfpint.lookup import text_task
     from halfpint.models.packed_gguf import PACKED_FILE
     from halfpint.models.pull_language import base_bundle, can_start

@@ -27,6 +27,11 @@ class Mask(Result):
 
     shown: str
 
+    @property
+    def is_styled(self) -> bool:
+        """It may be coloured."""
+        return True
+
     def __str__(self) -> str:
         return self.shown
 

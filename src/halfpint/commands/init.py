@@ -57,9 +57,9 @@ class Init(Command):
         Raises:
             HalfpintError: the data cannot be read, or `out` is there already.
         """
-        from halfpint.bundle import write_text
         from halfpint.compress.onnx_int8 import OnnxInt8
         from halfpint.export.onnx import Onnx
+        from halfpint.files import write_text
         from halfpint.lookup import find_task
         from halfpint.models.pull import Pull
         from halfpint.recipe import Recipe

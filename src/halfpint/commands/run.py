@@ -91,22 +91,20 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
     Raises:
         HalfpintError: bad data, a stage that cannot run, or an `out` that holds something else.
     """
-    from halfpint.bundle import read_json, write_json
+    from halfpint.bundle import write_json
     from halfpint.energy import metered
+    from halfpint.files import clear_temporary, locked
     from halfpint.pipeline import Pipeline
     from halfpint.task import LabelTask
     from halfpint.workspace import copy_bundle, disk_errors, write_figures
 
     started = time.monotonic()
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / RECIPE).is_file())) and not force:
-        raise HalfpintError(
-            f"--out {out}", wanted="an empty folder, or one that `halfpint run` wrote", got="other files",
-            todo="Give another --out, or --force.",
-        )  # fmt: skip
-    _check_end(recipe)
-    for stage in recipe.stages:
-        stage.check()
-    with disk_errors(out):
+    with disk_errors(out), locked(out):
+        _refuse_other_files(out, force=force)
+        _check_end(recipe)
+        for stage in recipe.stages:
+            stage.check()
+        clear_temporary(out / "work")
         split = _data(recipe, out / "work" / "corpus", log)
         out.mkdir(parents=True, exist_ok=True)
         log.events = out / EVENTS
@@ -116,7 +114,8 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
         with metered(log):
             made = pipeline.make(recipe.stages)
             key = _key(made.key, primary, pipeline)
-            if (out / RESULT).is_file() and (found := read_json(out / RESULT)).get("key") == key:
+            found = _result_in(out)
+            if found.get("key") == key:
                 log.say("nothing to do: this recipe's result is there already", kind="cached")
                 return found
             figures = _figures(pipeline, made, primary, log)
@@ -134,6 +133,34 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
         }
         write_json(out / RESULT, result)
     return result
+
+
+def _refuse_other_files(out: Path, *, force: bool) -> None:
+    from halfpint.bundle import CARD, Bundle, other_files
+
+    best = out / "best"
+    theirs = other_files(Bundle(best)) if (best / CARD).is_file() else list(best.glob("*"))
+    if theirs:
+        raise HalfpintError(
+            f"--out {out}", wanted="a folder whose `best` is a bundle and nothing else", got=f"{theirs[0]} besides",
+            todo="Move it away, or give another --out.",
+        )  # fmt: skip
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / RECIPE).is_file())) and not force:
+        raise HalfpintError(
+            f"--out {out}", wanted="an empty folder, or one that `halfpint run` wrote", got="other files",
+            todo="Give another --out, or --force.",
+        )  # fmt: skip
+
+
+def _result_in(out: Path) -> dict[str, Any]:
+    """What an earlier run of a recipe found; nothing where there was none, or its file is damaged."""
+    from halfpint.bundle import read_json
+    from halfpint.errors import DamagedError
+
+    try:
+        return read_json(out / RESULT) if (out / RESULT).is_file() else {}
+    except DamagedError:
+        return {}
 
 
 def _check_end(recipe: Recipe) -> None:

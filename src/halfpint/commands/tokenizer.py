@@ -94,8 +94,8 @@ def make_tokenizer(
     Raises:
         HalfpintError: no text, settings that do not fit, or an `out` that holds something else.
     """
-    from halfpint.bundle import replace_folder
     from halfpint.data.corpus import CorpusData, prepare_corpus
+    from halfpint.files import replace_folder
     from halfpint.tokenizers.train import KINDS, train_tokenizer
     from halfpint.workspace import disk_errors
 

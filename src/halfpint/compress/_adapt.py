@@ -22,6 +22,7 @@ from halfpint.compress._calibration import blocks_of
 from halfpint.compress._matrices import Matrix
 from halfpint.compress._tune import Distiller
 from halfpint.errors import RefusedError, need
+from halfpint.files import new_file
 
 STEP_TOKENS = 1024
 """Tokens of a step: few, since few steps fit between two blocks."""
@@ -175,12 +176,10 @@ class Adaptation:
 
     def _write(self, file: Path, weights: Sequence[Any]) -> None:
         """What is learned so far, whole or not at all."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
         tensors = {f"{number:05d}": one.detach().contiguous() for number, one in enumerate(weights)}
         facts = {_FACTS: json.dumps(self.facts)}
-        need("safetensors.torch", "quantising").save_file(tensors if self.is_on else {}, part, metadata=facts)
-        part.replace(file)
+        with new_file(file) as part:
+            need("safetensors.torch", "quantising").save_file(tensors if self.is_on else {}, part, metadata=facts)
 
     def _read(self, file: Path) -> None:
         no_grad = need("torch", "quantising").no_grad()

@@ -16,6 +16,7 @@ from halfpint.compress._gptq import Moments, gptq, towards_reference
 from halfpint.compress._matrices import EMBEDDINGS, OUTPUT, Matrix
 from halfpint.compress._rates import Pace
 from halfpint.errors import need
+from halfpint.files import new_file
 from halfpint.progress import Log
 
 if TYPE_CHECKING:
@@ -283,10 +284,8 @@ def write_made(path: Path, made: Made) -> None:
         parts["before"] = made.before[name]
         tensors |= {f"{key}:{name}": value.contiguous() for key, value in parts.items()}
     kinds = json.dumps({name: coded.kind.name for name, coded in made.coded.items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    need("safetensors.torch", "quantising").save_file(tensors, part, metadata={"kinds": kinds})
-    part.replace(path)
+    with new_file(path) as part:
+        need("safetensors.torch", "quantising").save_file(tensors, part, metadata={"kinds": kinds})
 
 
 def read_made(path: Path) -> Made:

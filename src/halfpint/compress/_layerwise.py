@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from halfpint.compress._calibration import Rows, Visit, walk
 from halfpint.errors import need
+from halfpint.files import new_file
 from halfpint.stage import Work
 
 if TYPE_CHECKING:
@@ -79,11 +80,9 @@ def _error(visit: Visit, before: Sequence[torch.Tensor]) -> float:
 
 def _write(file: Path, change: Change) -> None:
     """The change in one file, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
     tensors = {name: tensor.contiguous() for name, tensor in change.tensors.items()}
-    need("safetensors.torch", "compressing").save_file(tensors, part, metadata={_FACTS: json.dumps(change.facts)})
-    part.replace(file)
+    with new_file(file) as part:
+        need("safetensors.torch", "compressing").save_file(tensors, part, metadata={_FACTS: json.dumps(change.facts)})
 
 
 def _read(file: Path) -> Change:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import CARD, REPORTS, Bundle, Kind
+from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.compress._calibration import FEWEST_TOKENS, blocks_of, calibration_rows, linears_of
 from halfpint.compress.tensors import encoder_config, read_weights
 from halfpint.engines import torch_classifier, torch_lm
@@ -37,7 +36,6 @@ _LOSS_TOKENS = 4096  # of these the loss is measured on
 _MOST_LOGITS = 1 << 25  # values at once
 _SPARE = 0.9  # of the memory: the rest is for what else runs
 _MISTRAL = {"model_type": "mistral", "sliding_window": None}
-_OWN_FILES = (CARD, "README.md", "config.json", *REPORTS)
 
 
 class _Calibrated(Protocol):
@@ -232,9 +230,7 @@ def write_model(bundle: Bundle, folder: Path, model: Any, config: dict[str, Any]
 
 def copy_others(bundle: Bundle, folder: Path) -> None:
     """Copy what belongs to the bundle besides configuration and weights: tokenizer, chat template and the like."""
-    for file in bundle.path.iterdir():
-        if file.is_file() and file.suffix != ".safetensors" and file.name not in _OWN_FILES:
-            shutil.copyfile(file, folder / file.name)
+    copy_files(bundle, folder, "config.json", "*.safetensors")
 
 
 def check_memory(bundle: Bundle, place: str, extra: int = 0) -> None:

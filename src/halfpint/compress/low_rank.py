@@ -16,6 +16,7 @@ from halfpint.compress._layerwise import Change, Moments, changed_blocks, matrix
 from halfpint.compress._ranks import Layer, allotted_ranks, even_ranks, factors, sensitivities, spectrum
 from halfpint.compress.tensors import encoder_config, refuse_if_no_smaller
 from halfpint.errors import HalfpintError, nearest, need
+from halfpint.files import write_text
 from halfpint.models.sizes import CAUSAL, resolve
 from halfpint.stage import Stage, Work
 
@@ -159,8 +160,7 @@ class LowRank(Stage):
         for key, rank in chosen.items():
             number, _, name = key.partition("/")
             ranks[int(number)][name] = rank
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(ranks), encoding="utf-8")
+        write_text(kept, json.dumps(ranks))
         return ranks
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, Kind, file_sha256, read_json, write_json
+from halfpint.bundle import Bundle, Kind, copy_files, file_sha256, read_json, write_json
 from halfpint.compress._adapt import WORTH, Adaptation, as_made_up_for
 from halfpint.compress._allocation import allocate, costs_of, other_bytes
 from halfpint.compress._balance import balanced
@@ -53,7 +53,7 @@ _HELD = 8  # one row in so many is kept apart from tuning
 _PACKED_SHARE = 0.995  # of the bytes that are planned with: entropies are estimates
 _FEWEST_BITS = 1.0  # a weight of embeddings in a packed file
 _SPARE = 0.9  # of the memory: the rest is for what else runs
-_OWN_FILES = ("card.json", "README.md", "config.json", "*.safetensors", "*.index.json")
+_OWN_FILES = ("config.json", "*.safetensors", "*.index.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,7 +387,7 @@ class Quantize(Stage):
             figures["packed_bytes"] = sum(coded_bytes(one.type, one.bytes) for one in blocks.values())
             figures["other_bytes"] = other_bytes(bundle.path, model, matrices, packed=True)
         with self.new_bundle(work, bundle) as (folder, card):
-            shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_OWN_FILES))
+            copy_files(bundle, folder, *_OWN_FILES, nested=True)
             model.save_pretrained(folder)
             write_codes(folder, blocks)
             if made.importance:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -15,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from halfpint import __version__
-from halfpint.bundle import read_json, replace_folder, write_json
+from halfpint.bundle import read_json, write_json
 from halfpint.data.corpus_make import CorpusMaker
 from halfpint.data.corpus_read import Source, find_source, fingerprint
 from halfpint.data.language import KNOWN
 from halfpint.data.text_store import TextPart, TextStore
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import DamagedError, HalfpintError, nearest
+from halfpint.files import new_folder
 from halfpint.progress import Log
 from halfpint.task import Split
 
@@ -79,15 +78,18 @@ def prepare_corpus(settings: CorpusData, folder: Path, log: Log) -> Corpus:
     _refuse_bad(settings)
     sources = [find_source(name) for name in settings.sources]
     held = find_source(settings.validation) if settings.validation else None
-    memo = read_json(folder / _MEMO) if (folder / _MEMO).is_file() else {}
+    memo: dict[str, Any] = {}
+    with suppress(DamagedError):
+        memo = read_json(folder / _MEMO) if (folder / _MEMO).is_file() else {}
     known = dict(memo)
     key = _key(settings, sources, held, memo)
     target = folder / key[:_NAMED_BY]
     if (target / _FACTS).is_file():
-        corpus = open_corpus(target)
-        if corpus.key == key:
-            log.say(f"corpus {key[:_NAMED_BY]}: made before, {len(corpus.train):,} documents", kind="cached")
-            return corpus
+        with suppress(DamagedError):  # it is made again
+            corpus = open_corpus(target)
+            if corpus.key == key:
+                log.say(f"corpus {key[:_NAMED_BY]}: made before, {len(corpus.train):,} documents", kind="cached")
+                return corpus
     with _new_folder(target) as made:
         facts = CorpusMaker(settings, made, log).make(sources, held)
         write_json(made / _FACTS, {"key": key, **facts})
@@ -149,14 +151,10 @@ def _key(settings: CorpusData, sources: list[Source], held: Source | None, memo:
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
     """A folder that takes the place of `target` once it is whole; when the body raises nothing is left."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=".halfpint-", dir=target.parent))
     try:
-        yield made
-        made.chmod(0o755)
-        replace_folder(made, target)
+        with new_folder(target) as made:
+            yield made
     except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
         with suppress(OSError):  # other corpora are there
             target.parent.rmdir()
         raise

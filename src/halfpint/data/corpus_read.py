@@ -305,7 +305,7 @@ def _json_rows(path: Path, place: str) -> Iterator[tuple[int, dict[str, object]]
                 continue
             try:
                 row = json.loads(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise HalfpintError(
                     f"{place}, line {number}", wanted="one JSON object a line", got=f"what is no JSON ({error})",
                     todo="Repair that line, or give the file the ending that fits it.",

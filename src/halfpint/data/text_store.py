@@ -14,7 +14,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from halfpint.errors import HalfpintError
+from halfpint.errors import DamagedError
 
 _BUFFER = 1 << 20  # bytes
 
@@ -30,7 +30,7 @@ class TextStore(Sequence[str]):
         key: a hash of the texts, for what is made from them; empty where nobody needs one.
 
     Raises:
-        HalfpintError: the files are not there or do not fit each other.
+        DamagedError: the files are not there or do not fit each other.
     """
 
     def __init__(self, folder: Path, name: str, key: str = "") -> None:
@@ -39,11 +39,11 @@ class TextStore(Sequence[str]):
             self.offsets: NDArray[np.int64] = np.load(folder / f"{name}.npy", allow_pickle=False)
             size = self.path.stat().st_size
         except (OSError, ValueError) as error:
-            raise HalfpintError(
+            raise DamagedError(
                 str(folder), wanted=f"the texts {name}.bin and {name}.npy", got=str(error), todo="Make them again."
             ) from error
         if not len(self.offsets) or int(self.offsets[-1]) != size:
-            raise HalfpintError(
+            raise DamagedError(
                 str(self.path), wanted=f"{int(self.offsets[-1]) if len(self.offsets) else 0} bytes", got=str(size),
                 todo="Make the texts again: the file is damaged.",
             )  # fmt: skip

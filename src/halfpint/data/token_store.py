@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halfpint.bundle import read_json, replace_folder, write_json
+from halfpint.bundle import read_json, write_json
 from halfpint.data.documents import END_OF_TEXT
-from halfpint.errors import HalfpintError
+from halfpint.errors import DamagedError, HalfpintError
+from halfpint.files import new_folder
 from halfpint.progress import Log
 
 _META = "meta.json"
@@ -41,10 +41,10 @@ class TokenStore:
             self.offsets: NDArray[np.int64] = np.load(folder / _OFFSETS, allow_pickle=False)
             size = (folder / _TOKENS).stat().st_size
         except (OSError, ValueError) as error:
-            raise HalfpintError(str(folder), wanted="a token store", got=str(error), todo="Make it again.") from error
+            raise DamagedError(str(folder), wanted="a token store", got=str(error), todo="Make it again.") from error
         wanted = int(self.meta["tokens"]) * self.dtype.itemsize
         if size != wanted or len(self.offsets) != self.meta["documents"] + 1 or self.offsets[-1] != self.meta["tokens"]:
-            raise HalfpintError(
+            raise DamagedError(
                 str(folder / _TOKENS), wanted=f"{wanted:,} bytes, as {_META} says", got=f"{size:,}",
                 todo="Make the tokens again: the store is damaged.",
             )  # fmt: skip
@@ -131,17 +131,16 @@ def write_tokens(
         raise HalfpintError("end token", wanted=f"a token below {size}", got=str(end))
     name = token_key(tokenizer, key, end)
     if (folder / _META).is_file():
-        store = TokenStore(folder)
-        if store.key == name:
-            return store
+        with suppress(DamagedError):  # it is made again
+            store = TokenStore(folder)
+            if store.key == name:
+                return store
     plain = Tokenizer.from_str(tokenizer.to_str())
     plain.no_padding()
     plain.no_truncation()
     plain.encode_special_tokens = True
     dtype = np.dtype("<u2" if size <= 1 << 16 else "<u4")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=".halfpint-", dir=folder.parent))
-    try:
+    with new_folder(folder) as made:
         total = len(documents) if isinstance(documents, Sized) else 0
         offsets, text_bytes, words = array("q", [0]), 0, 0
         with (made / _TOKENS).open("wb", buffering=1 << 20) as file, log.bar("tokens", total) as bar:
@@ -163,10 +162,6 @@ def write_tokens(
             "tokens": offsets[-1], "text_bytes": text_bytes, "words": words, "vocab_size": size, "end": end,
         }  # fmt: skip
         write_json(made / _META, meta)
-        made.chmod(0o755)
-        replace_folder(made, folder)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     log.event("tokens", folder=folder, **meta)
     return TokenStore(folder)
 

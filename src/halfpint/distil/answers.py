@@ -16,6 +16,7 @@ import numpy.typing as npt
 from halfpint.bundle import Bundle, Kind, file_sha256, read_json, write_json
 from halfpint.distil.teachers import Ensemble, Taught, content_key, unlabelled_texts
 from halfpint.errors import HalfpintError
+from halfpint.files import written
 from halfpint.outputs import joined
 from halfpint.stage import Stage, Work
 
@@ -164,10 +165,9 @@ def _asked(teachers: Ensemble, texts: Sequence[str], work: Work, key: str) -> li
             some = texts[start : start + _CHUNK]
             part = folder / f"{start // _CHUNK}.npy"
             if not part.is_file() or hashes.get(part.name) != file_sha256(part):
-                scratch = folder / "part.npy"
                 logs = np.log(np.maximum(joined(teachers.probabilities(some), len(work.labels)), LEAST))
-                np.save(scratch, logs.astype(np.float32), allow_pickle=False)
-                scratch.replace(part)
+                with written(part) as file:
+                    np.save(file, logs.astype(np.float32), allow_pickle=False)
                 hashes[part.name] = file_sha256(part)
                 write_json(folder / _DONE, {"key": key, "sha256": hashes})
             parts.append(part)

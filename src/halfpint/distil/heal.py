@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, Kind
+from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.distil.logits import Logits
 from halfpint.distil.teachers import Taught, content_key
 from halfpint.distil.token_logits import TokenLogits
@@ -85,7 +85,7 @@ class Heal(Taught, Stage):
         inner = replace(work, target=work.scratch / "healed", scratch=work.scratch / "healing")
         healed = make().run(bundle, inner)
         with self.new_bundle(work, bundle) as (folder, card):
-            shutil.copytree(healed.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("card.json"))
+            copy_files(healed, folder, nested=True)
             card.update(task=healed.card["task"], engine=healed.card["engine"])
             told = healed.card["stages"][-1]
             figures = {key: value for key, value in told.items() if key not in ("use", "settings", "seconds")}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint.bundle import CARD, Bundle, Kind, write_json
+from halfpint.bundle import Bundle, Kind, copy_files, write_json
 from halfpint.compress.depth import kept_layers, shallower, without_layers
 from halfpint.compress.tensors import EMBEDDING, encoder_config, read_weights, write_weights
 from halfpint.errors import HalfpintError, need
@@ -58,9 +57,7 @@ class Student(Stage):
         assert bundle is not None
         started = time.monotonic()
         with self.new_bundle(work, bundle) as (folder, card):
-            for file in bundle.path.iterdir():
-                if file.is_file() and not file.name.endswith(_WEIGHTS) and file.name not in (CARD, "README.md"):
-                    shutil.copyfile(file, folder / file.name)
+            copy_files(bundle, folder, *(f"*{ending}" for ending in _WEIGHTS))
             told = self._new(bundle, folder) if self.size else self._taken(bundle, folder)
             card["stages"].append(self.entry(started, **told))
         return Bundle(work.target)

@@ -20,6 +20,7 @@ from halfpint.distil._sampled import Drawn, SampledStore, draw
 from halfpint.distil.teachers import Taught, content_key
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, need
+from halfpint.files import new_file
 from halfpint.models.sizes import CAUSAL, resolve
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.batching import length_batches, pad
@@ -126,9 +127,9 @@ class TokenAnswers(Taught, Stage):
             for number, windows in enumerate(_chunks(store, self._context(models))):
                 part = folder / f"{number}.safetensors"
                 if not part.is_file() or hashes.get(part.name) != file_sha256(part):
-                    scratch = folder / "part"
-                    save(self._told(models, store, windows, number), scratch)
-                    scratch.replace(part)
+                    told_here = self._told(models, store, windows, number)
+                    with new_file(part) as scratch:
+                        save(told_here, scratch)
                     hashes[part.name] = file_sha256(part)
                     write_json(folder / _DONE, {"key": key, "sha256": hashes})
                 parts.append(part)

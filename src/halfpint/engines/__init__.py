@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,8 +15,10 @@ from halfpint.bundle import Bundle
 from halfpint.engines._generation import Continuation, Generation, Piece, TokenScore
 from halfpint.engines._prompt import as_chat, prompt_of
 from halfpint.engines._scored import ScoredText
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, is_out_of_memory
+from halfpint.lookup import task_of
 from halfpint.outputs import Outputs
+from halfpint.task import label_task
 
 __all__ = [
     "Continuation", "Engine", "Generation", "LanguageEngine", "Piece", "Probabilities", "ScoredText", "TokenScore",
@@ -79,7 +83,14 @@ def open_engine(bundle: Bundle, *, threads: int | None = None) -> Engine:
         bundle: an opened bundle.
         threads: threads of the engine; None takes one a physical core of this process.
     """
-    engine: Engine = _load(bundle, threads)
+    task = label_task(task_of(bundle), str(bundle.path))
+    with _damage_told(bundle):
+        engine: Engine = _load(bundle, threads)
+        outputs = engine.probabilities(["a"])  # what does not fit together shows here, not at the first text of a user
+        width = np.asarray(outputs[0]).shape[-1]
+        if width != len(engine.labels):
+            raise ValueError(f"{width} outputs and {len(engine.labels)} labels")
+        task.rows(["a"], outputs, engine.labels)
     return engine
 
 
@@ -89,7 +100,8 @@ def open_language_engine(bundle: Bundle, *, threads: int | None = None) -> Langu
     Raises:
         HalfpintError: it is no language model.
     """
-    engine = _load(bundle, threads)
+    with _damage_told(bundle):
+        engine = _load(bundle, threads)
     if not hasattr(engine, "next_words"):
         raise HalfpintError(
             str(bundle.path), wanted="a language model", got=f"a bundle of the task {bundle.card.get('task')!r}",
@@ -102,6 +114,27 @@ def open_language_engine(bundle: Bundle, *, threads: int | None = None) -> Langu
 def _load(bundle: Bundle, threads: int | None) -> Any:
     module = registry.load("engines", str(bundle.card.get("engine")), place=f"{bundle.path}/card.json: engine")
     return module.load(bundle, threads)
+
+
+@contextmanager
+def _damage_told(bundle: Bundle) -> Iterator[None]:
+    """Turn what engines and packages say of files that do not fit together into one error.
+
+    Raises:
+        HalfpintError: with what they said.
+    """
+    try:
+        yield
+    except (HalfpintError, MemoryError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error) or getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise
+        said = (str(error).strip() or "nothing more").splitlines()[0][:200]
+        raise HalfpintError(
+            str(bundle.path), wanted=f"a model for the task {bundle.card.get('task')!r} whose files fit together",
+            got=f"{type(error).__name__}: {said}", todo="Make or copy the bundle again.",
+        ) from error  # fmt: skip
 
 
 def softmax(logits: npt.NDArray[Any]) -> Probabilities:

@@ -21,6 +21,8 @@ class LinearEngine:
         self._weight = tensors["codes"] if "codes" in tensors else tensors["weight"]
         self._scale, self._bias = tensors.get("scale"), tensors["bias"]
         self._features = read_features(bundle, tensors["idf"])
+        if self._weight.shape != (len(tensors["idf"]), len(self._bias)):
+            raise ValueError(f"{len(tensors['idf'])} features, {self._weight.shape} weights, {len(self._bias)} biases")
 
     def probabilities(self, texts: Sequence[str]) -> Probabilities:
         """Class probabilities of `texts`."""

@@ -23,7 +23,7 @@ def run_gate(module: str, place: str, wanted: str, *arguments: str) -> dict[str,
     done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
     try:
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, RecursionError):
         last = (done.stderr.strip() or "no message").splitlines()[-1]
         raise HalfpintError(
             place, wanted=wanted, got=f"an end with status {done.returncode} ({last})",

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import gzip
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from halfpint.errors import HalfpintError
+from halfpint.files import written
 from halfpint.models._ngram_counts import Ints
 from halfpint.models._ngram_tables import Log10, Tables
 from halfpint.models._ngram_text import SPECIALS, UNKNOWN, Ids
@@ -46,11 +46,10 @@ def write_arpa(tables: Tables, path: Path, *, merge_unknown: bool) -> None:
     if merge_unknown and (literal := tables.numbers[b"<unk>"]) != UNKNOWN:
         words[literal], skipped = SPECIALS[UNKNOWN], UNKNOWN
     names = np.array(words, dtype=object)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(prefix=".halfpint-", dir=path.parent)
-    os.close(handle)
-    try:
-        with _opened(Path(scratch), "wb", zipped=path.suffix == ".gz") as file:
+    with written(path) as raw:
+        # No name and no time in the header: the same model gives the same bytes.
+        packed = gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, 0) if path.suffix == ".gz" else nullcontext(raw)
+        with packed as file:
             counts = tables.ngrams
             counts[0] -= skipped >= 0
             head = "".join(f"ngram {order}={count}\n" for order, count in enumerate(counts, start=1))
@@ -60,10 +59,6 @@ def write_arpa(tables: Tables, path: Path, *, merge_unknown: bool) -> None:
                 for text in _entries(tables, order, names, skipped if order == 1 else -1):
                     file.write(text.encode())
             file.write(b"\n\\end\\\n")
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
 
 
 def _escaped(word: str) -> bytes:
@@ -92,8 +87,8 @@ def _above_zero(values: Log10) -> list[float]:
     return found
 
 
-def _opened(path: Path, mode: Literal["rb", "wb"], *, zipped: bool) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.GzipFile(path, mode, _GZIP_LEVEL)) if zipped else path.open(mode)
+def _opened(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.GzipFile(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
 def read_arpa(path: Path) -> Tables:
@@ -103,7 +98,7 @@ def read_arpa(path: Path) -> Tables:
         HalfpintError: no such file, or a damaged one; the message has the line.
     """
     try:
-        with _opened(path, "rb", zipped=path.suffix == ".gz") as file:
+        with _opened(path) as file:
             return _Reader(path, file).read()
     except FileNotFoundError:
         raise HalfpintError(str(path), wanted="an ARPA file", got="no such file", todo="Check the path.") from None
@@ -173,7 +168,7 @@ class _Reader:
         if not line:
             raise self.fault(self.line, "\\data\\", "the end of the file")
         counts: list[int] = []
-        while match := re.fullmatch(rb"ngram\s+(\d+)\s*=\s*(\d+)", line := self.next()):
+        while match := re.fullmatch(rb"ngram\s+(\d{1,4})\s*=\s*(\d{1,15})", line := self.next()):
             if int(match[1]) != len(counts) + 1:
                 raise self.fault(self.line, f"the number of {len(counts) + 1}-grams", _shown(line))
             counts.append(int(match[2]))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from halfpint.bundle import Bundle, read_json, write_text
+from halfpint.bundle import Bundle, read_json
+from halfpint.files import write_text
 
 FILE = "dictionary.json"
 _LEAST = 0.5

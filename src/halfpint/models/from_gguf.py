@@ -12,8 +12,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from halfpint.bundle import write_json, write_text
+from halfpint.bundle import write_json
 from halfpint.errors import HalfpintError, need
+from halfpint.files import write_text
 from halfpint.tokenizers.gguf import tokenizer_from_fields
 
 _LEFT_OUT = ("quantization_config", "_name_or_path", "architectures")
@@ -50,7 +51,6 @@ def convert_gguf(file: Path, folder: Path) -> Path:
     tensors = {name: value.half().contiguous() for name, value in read.state_dict().items() if name not in tied}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)
     config = {name: value for name, value in read.config.to_dict().items() if name not in _LEFT_OUT}
     write_json(folder / "config.json", {**config, "architectures": [type(read).__name__], "dtype": "float16"})
     ids = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import read_json, write_json, write_text
+from halfpint.bundle import read_json, write_json
 from halfpint.errors import HalfpintError, nearest, need
+from halfpint.files import new_file, write_text
 from halfpint.models import _arpa
 from halfpint.models._ngram_columns import Storage
 from halfpint.models._ngram_counts import count
@@ -265,12 +265,8 @@ class NgramModel:
         hold them.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        scratch = folder / ".halfpint-model.safetensors"
-        try:
+        with new_file(folder / "model.safetensors") as scratch:
             write_tables(self.tables, scratch)
-            os.replace(scratch, folder / "model.safetensors")
-        finally:
-            scratch.unlink(missing_ok=True)
         listed = self.tables.words[len(SPECIALS) :]
         write_text(folder / "vocabulary.txt", "".join(f"{word}\n" for word in listed))
         write_json(folder / "config.json", self.config())

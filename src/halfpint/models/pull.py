@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from halfpint.bundle import Bundle, Kind
+from halfpint.bundle import Bundle, Kind, read_json, without_kernels, write_json
 from halfpint.errors import HalfpintError
 from halfpint.models.sources import locate
 from halfpint.stage import Stage, Work
@@ -32,14 +31,15 @@ class Pull(Stage):
         """Copy config, weights and tokenizer into a bundle."""
         started = time.monotonic()
         folder = locate(self.base, work.log)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         if "model_type" not in config or not (folder / "model.safetensors").is_file():
             raise HalfpintError(
                 str(folder), wanted="config.json with a model_type, and model.safetensors", got="a folder without",
                 todo="Give a Hugging Face model with safetensors weights.",
             )  # fmt: skip
         with self.new_bundle(work) as (target, card):
-            for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+            write_json(target / "config.json", without_kernels(config))
+            for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json"):
                 if (folder / name).is_file():
                     shutil.copyfile(folder / name, target / name)
             card["stages"].append(self.entry(started))

@@ -10,14 +10,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar
 
-from halfpint.bundle import CARD, REPORTS, Bundle, Kind, new_bundle, open_bundle, read_json
+from halfpint.bundle import CARD, REPORTS, Bundle, Kind, new_bundle, open_bundle, read_json, without_kernels, write_json
 from halfpint.errors import HalfpintError
 from halfpint.lookup import text_task
-from halfpint.models.sources import cache_folder, catalogue, locate
+from halfpint.models.sources import SOURCE, cache_folder, catalogue, locate
 from halfpint.progress import Log
 from halfpint.stage import Stage, Work
 
-_OWN = (CARD, "README.md", *REPORTS)  # what a bundle has of its own
+_OWN = (CARD, "README.md", SOURCE, *REPORTS)  # what a bundle has of its own
 _NAMED_BY = 12  # characters of a hash that name a folder
 _WRITES = ("LM", "Generation")  # in the names of architectures with an output layer over the vocabulary
 
@@ -51,7 +51,8 @@ def pull_language(base: str, target: Path, log: Log) -> Bundle:
     folder = locate(base, log)
     parent = open_bundle(folder) if (folder / CARD).is_file() else None
     engine = parent.card.get("engine") if parent else "torch_lm"
-    kinds = [str(name) for name in read_json(folder / "config.json").get("architectures") or []]
+    config = read_json(folder / "config.json")
+    kinds = [str(name) for name in config.get("architectures") or []]
     if engine != "torch_lm" or (kinds and not any(part in name for name in kinds for part in _WRITES)):
         raise HalfpintError(
             str(base), wanted="a Transformer language model",
@@ -60,8 +61,12 @@ def pull_language(base: str, target: Path, log: Log) -> Bundle:
         )  # fmt: skip
     with new_bundle(target, parent, Kind.SAME if parent else Kind.LANGUAGE) as (made, card):
         for file in sorted(folder.iterdir()):
-            if file.is_file() and file.name not in _OWN:
+            is_of_it = file.name in parent.card["files"] if parent else _is_of(folder, file)
+            if is_of_it and file.is_file() and file.name not in _OWN:
                 _linked(file, made / file.name)
+        if without_kernels(config) != config:
+            (made / "config.json").unlink()  # it may be another name of the file that is given
+            write_json(made / "config.json", without_kernels(config))
         card.update(task=card["task"] or text_task().name, engine="torch_lm")
         card["stages"].append(PullLanguage(base=base).entry(started))
     return Bundle(target)
@@ -115,6 +120,12 @@ def find_bundle(name: Path | str, log: Log | None = None) -> Bundle:
     except HalfpintError:  # there is none yet, or it is damaged
         pull_language(str(name), target, log or Log())
     return open_bundle(target)
+
+
+def _is_of(folder: Path, file: Path) -> bool:
+    """Whether a file is in a base model's folder, or in the cache of the Hub's client, where its links lead."""
+    whole, place = folder.resolve(), file.resolve()
+    return place.is_relative_to(whole) or place.parent == whole.parent.parent / "blobs"
 
 
 def _linked(source: Path, target: Path) -> None:

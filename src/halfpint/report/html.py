@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from halfpint.errors import HalfpintError
+from halfpint.files import write_text
 from halfpint.report import details, language_page, sections, units
 from halfpint.report.language import KIND
 from halfpint.report.learning import learning
@@ -116,19 +117,6 @@ def render(report: dict[str, Any]) -> str:
     )
 
 
-def _write(path: Path, words: str, errors: str) -> None:
-    """All of `words` or nothing under the name `path`, also when the machine stops halfway."""
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with half.open("w", encoding="utf-8", errors=errors, newline="\n") as out:
-            out.write(words)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
-
-
 def write_report(report: dict[str, Any], folder: Path) -> Path:
     """Write `report.json` and `report.html` into `folder`, made if missing, and give the path of the page.
 
@@ -139,10 +127,8 @@ def write_report(report: dict[str, Any], folder: Path) -> Path:
     words = as_json(report)
     page = render(report)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # A lone surrogate, as broken data may hold, has no UTF-8: in JSON it stays as its \u escape.
-        _write(folder / "report.json", words, "backslashreplace")
-        _write(folder / "report.html", page, "replace")
+        write_text(folder / "report.json", words)
+        write_text(folder / "report.html", page.encode("utf-8", "replace").decode("utf-8"))
     except OSError as error:
         raise HalfpintError(
             shlex.quote(str(folder)),

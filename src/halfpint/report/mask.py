@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from halfpint.terminal import escaped
+
 _COUNTED, _PLAIN = "\x1b[1;32m", "\x1b[0m"
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def show_mask(pieces: Sequence[str], counted: Sequence[bool], *, colour: bool) -> str:
@@ -26,7 +26,7 @@ def show_mask(pieces: Sequence[str], counted: Sequence[bool], *, colour: bool) -
         if bool(counts) != inside:
             shown.append(begin if counts else end)
             inside = bool(counts)
-        text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", piece)
+        text = escaped(piece)
         # A colour must not run over the end of a line, where pagers forget it.
         shown.append(text.replace("\n", f"{_PLAIN}\n{_COUNTED}") if colour and inside else text)
     if inside:

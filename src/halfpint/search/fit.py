@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +14,16 @@ from halfpint import __version__
 from halfpint.bundle import Bundle, open_bundle, read_json, write_json
 from halfpint.counts import Counts
 from halfpint.energy import energy_spent, metered
-from halfpint.errors import DeadlineError, HalfpintError, RefusedError, TrainingStoppedError, need_installed
+from halfpint.errors import (
+    DamagedError,
+    DeadlineError,
+    HalfpintError,
+    RefusedError,
+    TrainingStoppedError,
+    need_installed,
+)
 from halfpint.evaluate.evaluate import evaluate
+from halfpint.files import clear_temporary, locked
 from halfpint.machine import describe
 from halfpint.models.pull import Pull
 from halfpint.models.sources import locate
@@ -106,10 +115,11 @@ def fit(request: Request, log: Log) -> dict[str, Any]:
         need_installed(package, "halfpint fit")
     started = time.monotonic()
     request.task.check_metric(request.metric, "--metric")
-    with disk_errors(request.out):
+    with disk_errors(request.out), locked(request.out):
         # Nothing is written, or replaced, before it is known that the data can be learned from and the base be had.
         if check_output(request.out, request.identity(), force=request.force):
             log.say(f"going on with the unfinished run in {request.out}", kind="resume")
+            clear_temporary(request.out / "work")
         with metered(log):
             split = request.task.read(request.data, request.out / "work" / "data", log)
             if request.base != NO_BASE:
@@ -138,7 +148,9 @@ def _search(run: _Run, split: Split[Any]) -> None:
         return
     base = run.pipeline.make([Pull(base=run.request.base)])
     plan_file = run.request.out / "plan.json"
-    plan = read_json(plan_file) if plan_file.is_file() else {}
+    plan: dict[str, Any] = {}
+    with suppress(DamagedError):
+        plan = read_json(plan_file) if plan_file.is_file() else {}
     if "texts_per_s" not in plan:
         task = run.request.task
         settings = tuning(len(split.train), task.tuning)

@@ -18,6 +18,7 @@ from typing import IO, Any, BinaryIO, cast
 from halfpint.data.columns import find_text_column
 from halfpint.engines import Engine
 from halfpint.errors import HalfpintError, nearest
+from halfpint.files import written
 from halfpint.progress import Log
 from halfpint.serve import _rows
 from halfpint.task import LabelTask
@@ -192,24 +193,16 @@ def _written(out: Path, encoding: str) -> Iterator[IO[str]]:
         with _room_told("standard output", "What was written before is in it."):
             yield from _to_stdout(options)
         return
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".halfpint-", dir=out.parent)
-    except OSError as error:
-        raise HalfpintError(str(out), wanted="a place to write", got=_said(error)) from None
-    temporary = Path(name)
     todo = "Make room, or write elsewhere. The unfinished file is removed; an earlier one of that name is whole."
-    try:
-        with _room_told(str(out), todo):
-            with os.fdopen(handle, "wb") as raw, ExitStack() as stack:
-                # No name and no time in the header: the same rows give the same bytes.
-                zipped = out.name.lower().endswith(".gz")
-                packed = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, 0)) if zipped else raw
-                yield stack.enter_context(io.TextIOWrapper(cast(BinaryIO, packed), **options))
-            temporary.chmod(0o644)
-            temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _room_told(str(out), todo), ExitStack() as stack:
+        try:
+            raw = stack.enter_context(written(out))
+        except OSError as error:
+            raise HalfpintError(str(out), wanted="a place to write", got=_said(error)) from None
+        # No name and no time in the header: the same rows give the same bytes.
+        zipped = out.name.lower().endswith(".gz")
+        packed = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, 0)) if zipped else raw
+        yield stack.enter_context(io.TextIOWrapper(cast(BinaryIO, packed), **options))
 
 
 def _to_stdout(options: dict[str, Any]) -> Iterator[IO[str]]:
@@ -230,10 +223,9 @@ def _room_told(place: str, todo: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (*_NO_ROOM, errno.EPIPE):
+        if error.errno not in _NO_ROOM:
             raise
-        wanted = "room on the disk" if error.errno in _NO_ROOM else "a reader"
-        raise HalfpintError(place, wanted=wanted, got=_said(error), todo=todo) from error
+        raise HalfpintError(place, wanted="room on the disk", got=_said(error), todo=todo) from error
 
 
 def _said(error: OSError) -> str:

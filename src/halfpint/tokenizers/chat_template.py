@@ -146,7 +146,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HalfpintError(str(path), wanted="JSON", got=f"a damaged file ({error})", todo="Make it again.") from None
     return found if isinstance(found, dict) else {}
 

@@ -9,8 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from halfpint.bundle import write_json, write_text
+from halfpint.bundle import write_json
 from halfpint.errors import HalfpintError, nearest
+from halfpint.files import write_text
 from halfpint.progress import Log
 from halfpint.tokenizers.kinds import (
     END,

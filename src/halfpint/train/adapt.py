@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, Kind
+from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.data.token_store import TokenStore, write_tokens
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, need
@@ -127,7 +127,7 @@ class Adapt(lora.LoRA, Training, Stage):
             if adapted is not None:
                 some = [held.document(number)[:context].tolist() for number in range(min(_COMPARED, len(held)))]
                 model, figures["merge_difference"] = lora.merge(adapted, some, self.use)
-            shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=_without_weights)
+            copy_files(bundle, folder, "*.safetensors", "*.index.json", "adapter", nested=True)
             self._as_written(bundle, model.to("cpu").eval()).save_pretrained(folder)
             card.update(task=card["task"] or text_task().name, engine="torch_lm")
             card["stages"].append(self.entry(started, **figures, **self._taught_by(teacher)))
@@ -246,10 +246,3 @@ class Adapt(lora.LoRA, Training, Stage):
             f"{budget.shown_shape(model)}; {shown_parameters(trained)} of them are trained; learning rate "
             f"{rows.learning_rate:.3g}; about {needed / 2**30:.1f} GiB of memory", kind="model", trained=trained,
         )  # fmt: skip
-
-
-def _without_weights(folder: str, names: list[str]) -> set[str]:
-    """Files of a bundle that the new one has of its own."""
-    return {
-        name for name in names if name.endswith((".safetensors", ".index.json")) or name in ("card.json", "adapter")
-    }

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, Kind, read_json, write_json, write_text
+from halfpint.bundle import Bundle, Kind, read_json, write_json
 from halfpint.data.conversations import ASSISTANT, Conversation, Conversations
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, need
+from halfpint.files import write_text
 from halfpint.models.sizes import CAUSAL, parameters_of, resolve, shown_parameters
 from halfpint.stage import Stage, Work
 from halfpint.train import budget, checkpoint, lora, ranks

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from halfpint.bundle import replace_folder
+from halfpint.bundle import read_json, safetensors_header
+from halfpint.errors import DamagedError
+from halfpint.files import new_file, new_folder, write_text
 
 if TYPE_CHECKING:
     import torch
 
-_NAME = "checkpoint"
+_NAME, _TENSORS, _STATE = "checkpoint", "tensors.safetensors", "state.json"
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -26,22 +27,17 @@ def save(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer,
     import torch
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".halfpint-", dir=folder))
-    try:
-        tensors = {f"model.{name}": tensor.detach().cpu().contiguous() for name, tensor in trainable(model).items()}
-        moments = optimiser.state_dict()["state"]
-        for number, entry in moments.items():
-            for key, value in entry.items():
-                tensors[f"optimiser.{number}.{key}"] = torch.as_tensor(value).cpu().contiguous()
-        tensors["random.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random.cuda"] = torch.cuda.get_rng_state()
-        save_file(tensors, scratch / "tensors.safetensors")
-        (scratch / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        replace_folder(scratch, folder / _NAME)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    tensors = {f"model.{name}": tensor.detach().cpu().contiguous() for name, tensor in trainable(model).items()}
+    moments = optimiser.state_dict()["state"]
+    for number, entry in moments.items():
+        for key, value in entry.items():
+            tensors[f"optimiser.{number}.{key}"] = torch.as_tensor(value).cpu().contiguous()
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    with new_folder(folder / _NAME) as made:
+        save_file(tensors, made / _TENSORS)
+        write_text(made / _STATE, json.dumps(state))
 
 
 def exists(folder: Path) -> bool:
@@ -50,17 +46,21 @@ def exists(folder: Path) -> bool:
 
 
 def load(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
-    """Put the checkpoint in `folder` back and give its `state`; None where there is none."""
+    """Put the checkpoint in `folder` back and give its `state`; None where there is none.
+
+    Raises:
+        DamagedError: a file of it is cut off, or of another model.
+    """
     import torch
     from safetensors.torch import load_file
 
     path = folder / _NAME
-    if not (path / "state.json").is_file():
+    if not (path / _STATE).is_file():
         return None
-    tensors = load_file(path / "tensors.safetensors")
-    with torch.no_grad():
-        for name, parameter in trainable(model).items():
-            parameter.copy_(tensors[f"model.{name}"])
+    safetensors_header(path / _TENSORS)
+    state = read_json(path / _STATE)
+    tensors = load_file(path / _TENSORS)
+    _copied(path, model, {name.removeprefix("model."): one for name, one in tensors.items()})
     entries: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimiser."):
@@ -70,7 +70,6 @@ def load(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer)
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
-    state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
     return state
 
 
@@ -78,18 +77,33 @@ def save_weights(path: Path, model: torch.nn.Module) -> None:
     """Write the trainable weights alone, whole or not at all."""
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".part")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in trainable(model).items()}, scratch)
-    scratch.replace(path)
+    with new_file(path) as scratch:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in trainable(model).items()}, scratch)
 
 
 def load_weights(path: Path, model: torch.nn.Module) -> None:
-    """Put weights written by `save_weights` back."""
-    import torch
+    """Put weights written by `save_weights` back.
+
+    Raises:
+        DamagedError: the file is cut off, or of another model.
+    """
     from safetensors.torch import load_file
 
-    tensors = load_file(path)
+    safetensors_header(path)
+    _copied(path, model, load_file(path))
+
+
+def _copied(path: Path, model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put tensors into the trainable weights; one of another shape would be stretched to fit, and is refused."""
+    import torch
+
     with torch.no_grad():
         for name, parameter in trainable(model).items():
-            parameter.copy_(tensors[name])
+            found = tensors.get(name)
+            if found is None or found.shape != parameter.shape:
+                raise DamagedError(
+                    f"{path}: {name}", wanted=f"a tensor of shape {tuple(parameter.shape)}",
+                    got="none" if found is None else f"one of shape {tuple(found.shape)}",
+                    todo="Remove the unfinished work.",
+                )  # fmt: skip
+            parameter.copy_(found)

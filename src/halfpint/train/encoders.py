@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.bundle import Bundle, Kind
+from halfpint.bundle import Bundle, Kind, read_json
 from halfpint.engines import softmax
 from halfpint.engines.torch_classifier import load_model
 from halfpint.errors import HalfpintError
@@ -80,7 +80,7 @@ def positions(config: Mapping[str, Any]) -> int:
 
 def encoded(folder: Path, task: LabelTask[Any], texts: Sequence[str], max_tokens: int) -> Encoded:
     """Texts as the encoder in `folder` reads them, cut at `max_tokens` and at what it has places for."""
-    most = min(max_tokens, positions(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
+    most = min(max_tokens, positions(read_json(folder / "config.json")))
     return task.encode(texts, open_tokenizer(folder, max_tokens=most), most)
 
 

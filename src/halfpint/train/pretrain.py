@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from halfpint.bundle import Bundle, Kind, read_json, write_json, write_text
+from halfpint.bundle import Bundle, Kind, read_json, write_json
 from halfpint.data.packing import MODES
 from halfpint.data.token_store import TokenStore, write_tokens
 from halfpint.errors import HalfpintError, nearest, need
+from halfpint.files import write_text
 from halfpint.lookup import text_task
 from halfpint.models import sizes
 from halfpint.progress import Log
