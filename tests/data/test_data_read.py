@@ -267,7 +267,7 @@ def test_cell_limit(tmp_path: Path) -> None:
     assert "a.csv, row 3: wanted cells of at most 1,000,000 characters, got one of 5,000,000" in fault(source)
     assert len(str(read_table(source, max_cell_chars=6_000_000).columns["text"][1])) == 5_000_000
     line = write(tmp_path, "a.jsonl", '{"text": "' + "x" * 200 + '"}\n')
-    assert "row 1, column 'text'" in fault(line, max_cell_chars=100)
+    assert "line 1, column 'text'" in fault(line, max_cell_chars=100)
     assert csv.field_size_limit() == before
 
 

@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as arrays
 from halfpint.errors import HalfpintError
 from halfpint.outputs import Floats
 from halfpint.progress import SILENT, Log
-from halfpint.serve.batch import predict_file, predict_texts
+from halfpint.serve.batch import beside, predict_file, predict_texts
 from halfpint.tasks.classify import TASK
 
 
@@ -339,3 +339,53 @@ def test_standard_input_and_output(tmp_path: Path) -> None:
     assert "standard output" in full.stderr
     assert "no space left" in full.stderr
     assert "Exception ignored" not in full.stderr
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.xlsx"])
+def test_forms_that_are_not_written_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(HalfpintError, match=r"wanted a file that is written row by row.*out\.csv"):
+        labelled(tmp_path / "in.csv", "text,id\nabc,1\n", name)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_json_array_is_read_and_written(tmp_path: Path) -> None:
+    found = labelled(tmp_path / "in.json", '[{"text": "abc", "n": {"deep": 1}}, {"text": "b"}]', "out.json")
+    assert [(row["label"], row.get("n")) for row in json.loads(found)] == [("odd", {"deep": 1}), ("odd", None)]
+
+
+def test_parquet_is_read(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"text": ["abc", "ab"], "n": [1, 2]}), tmp_path / "in.parquet")
+    data = (tmp_path / "in.parquet").read_bytes()
+    assert labelled(tmp_path / "in.parquet", data) == "text,n,label,probability\nabc,1,odd,0.75\nab,2,even,0.75\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        ("Timestamp,What happened in your own words this time?\n2026/03/1 10:00,a parcel\n", ",a parcel,even,0.75\n"),
+        ("sep=;\ntext;id\nabc;1\n", "text;id;label;probability\nabc;1;odd;0.75\n"),
+        ('text,id\n"he said \\"yes\\"",1\n', '"he said ""yes""",1,odd,0.75\n'),
+        ("text,id\nabc,1\n,\n", "text,id,label,probability\nabc,1,odd,0.75\n"),
+        ("text,id\n" + "x" * 200_000 + ",1\n", "x,1,even,0.75\n"),
+        ("4,what\n5,abc\n", "4,what,label,probability\n5,abc,odd,0.75\n"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_tables_of_other_programs_are_labelled(tmp_path: Path, data: str, wanted: str) -> None:
+    assert wanted in labelled(tmp_path / "in.csv", data, text="what" if "what" in data else None)
+
+
+def test_a_label_that_the_encoding_does_not_have(tmp_path: Path) -> None:
+    class Greek(LengthEngine):
+        labels = ("ζυγός", "μονός")
+
+    (tmp_path / "in.csv").write_bytes("text,id\nñandú,1\nb,2\n".encode("cp1252"))
+    predict_file(Greek(), TASK, tmp_path / "in.csv", tmp_path / "out.csv", log=SILENT)
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8-sig").splitlines()[1] == "ñandú,1,μονός,0.75"
+
+
+def test_names_of_results() -> None:
+    names = ("x.csv", "d/x.csv.gz", "x.JSONL", "x.xlsx", "x.parquet", "x")
+    found = [str(beside(Path(name))).replace("x-labelled", "x") for name in names]
+    assert found == ["x.csv", "d/x.csv.gz", "x.JSONL", "x.csv", "x.csv", "x.csv"]

@@ -116,7 +116,7 @@ class Predict(ReadsTable):
         from halfpint.lookup import need_command
         from halfpint.model import Model
         from halfpint.models.pull_language import find_bundle
-        from halfpint.task import label_task
+        from halfpint.task import LabelTask, label_task
 
         if bool(self.texts) == bool(self.file) or (str(self.file) == "-" and not self.out):
             raise HalfpintError(
@@ -133,6 +133,9 @@ class Predict(ReadsTable):
         task = need_command(bundle, self.word())
         if not self.texts:
             return self._file(bundle, label_task(task, "--file"), log)
+        if isinstance(task, LabelTask) and not all(text.strip() for text in self.texts):
+            # As the server does; a row of a file without a text gets no label.
+            raise HalfpintError("halfpint predict", wanted="texts", got="an empty one", todo="Leave it out.")
         if self.redact:
             one = label_task(task, "--redact")
             one.redacted("", {})  # refuses a task that marks nothing

@@ -183,8 +183,13 @@ def _with_marks(sample: str, how: Quoting) -> Quoting:
     if '\\"' in sample and not _is_strict(sample, how) and _is_strict(sample, replace(how, escaped=True)):
         how = replace(how, escaped=True)
     if f'{how.delimiter} "' in sample:
-        plain, spaced = (Counter(map(len, cut(sample, one, whole=False))) for one in (how, replace(how, spaced=True)))
-        if max(spaced.values(), default=0) >= max(plain.values(), default=0):
+        records = list(cut(sample, how, whole=False))
+        spaced, plain = (
+            Counter(map(len, cut(sample, replace(how, spaced=True), whole=False))),
+            Counter(map(len, records)),
+        )
+        is_cell = any(cell.startswith(' "') for cells in records for cell in cells)  # and no part of a text
+        if is_cell and max(spaced.values(), default=0) >= max(plain.values()):
             how = replace(how, spaced=True)
     return how
 

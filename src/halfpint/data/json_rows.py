@@ -150,20 +150,17 @@ def _parts(numbered: Iterator[tuple[int, Any, int]], place: str, unit: str) -> I
                     wanted="one JSON object",
                     got=f"a JSON {type(row).__name__}: {row!r:.60}",
                 )
-            if row.keys() - names.keys():
+            if not row.keys() <= names.keys():
                 names.update(dict.fromkeys(row))
                 if len(names) > MOST_COLUMNS:
                     raise HalfpintError(
                         f"{place}, {unit} {number}", wanted=f"at most {MOST_COLUMNS:,} different keys in all rows",
                         got="more", todo="Keep the text and the label of each row; put the rest under one key.",
                     )  # fmt: skip
-        columns = {name: [cell(row.get(name)) for _, row, _ in batch] for name in _names(batch)}
+        columns: dict[str, list[object]] = {}
+        for at, (_, row, _) in enumerate(batch):
+            for name, value in row.items():
+                if name not in columns:
+                    columns[name] = [None] * len(batch)
+                columns[name][at] = cell(value)
         yield Part([n for n, _, _ in batch], columns, sum(s for _, _, s in batch), [row for _, row, _ in batch])
-
-
-def _names(batch: list[tuple[int, Any, int]]) -> dict[str, None]:
-    found: dict[str, None] = {}
-    for _, row, _ in batch:
-        if row.keys() - found.keys():
-            found.update(dict.fromkeys(row))
-    return found

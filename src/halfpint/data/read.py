@@ -20,7 +20,7 @@ __all__ = ["DATA_ENDINGS", "Form", "Table", "read_table", "refuse_unreadable_nam
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SHARD = re.compile(r"[-_.]?\d+(-of-\d+)?$")
 _SIDES = ("train", "test", "validation", "valid", "val", "dev", "eval")
-_CELL = 64  # bytes that a cell takes besides its characters
+_CELL, _NONE = 64, 8  # bytes that a cell takes besides its characters, and one that is missing
 _SHARE = 8  # of the memory: what is read is worked with
 
 
@@ -100,7 +100,7 @@ class _Reading:
             numbers: list[int] = []
             size = 0
             for part in rows.parts():
-                size += part.size + _CELL * len(part) * len(part.columns)
+                size += part.size + len(part) * (_CELL * len(part.columns) + _NONE * len(columns))
                 if self._max_bytes and size > self._max_bytes:
                     raise too_large(place, self._max_bytes)
                 for name in part.columns:

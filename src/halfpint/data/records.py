@@ -237,7 +237,7 @@ class Records:
     def _by_csv(self, blocks: Iterator[bytes]) -> Iterator[Part]:
         """The rest of the file, by the csv module or, where marks are part of the texts, line by line."""
         layout = self._layout
-        lines = text_of(blocks, "" if layout.quoted else self._newline)
+        lines = text_of(_ended(blocks), "" if layout.quoted else self._newline)
         ended = False
 
         def end() -> Iterator[str]:
@@ -248,26 +248,24 @@ class Records:
         if layout.quoted:
             records = reader(chain(lines, end()), layout)
         else:
-            records = (line.rstrip("\r\n").split(layout.delimiter) for line in lines)
+            records = (line.removesuffix("\n").removesuffix("\r").split(layout.delimiter) for line in lines)
         while True:
             batch: list[list[str]] = []
+            fault: HalfpintError | None = None
             with _field_limit(self._most):
                 try:
                     batch.extend(islice(records, _ROWS))  # what came before an error stays in the list
                 except csv.Error:
-                    row = self._row + len(batch)
                     got = "a longer one, or a quotation mark that is never closed"
-                    raise _too_long(self._place, row, self._most, got) from None
-            if ended:
-                last = batch.pop() if batch else []
-                if last != [END]:
-                    raise HalfpintError(
-                        f"{self._place}, row {self._row + len(batch)}",
-                        wanted="a closing quotation mark",
-                        got="a quotation mark that is open until the end of the file",
-                        todo='Remove it, or write it twice ("") inside a quoted cell.',
-                    )
-            if not batch and (ended or not layout.quoted):
+                    fault = _too_long(self._place, self._row + len(batch), self._most, got)
+            if ended and fault is None and (not batch or batch.pop() != [END]):
+                fault = HalfpintError(
+                    f"{self._place}, row {self._row + len(batch)}",
+                    wanted="a closing quotation mark",
+                    got="a quotation mark that is open until the end of the file",
+                    todo='Remove it, or write it twice ("") inside a quoted cell.',
+                )
+            if not batch and fault is None and (ended or not layout.quoted):
                 return
             for row, cells in enumerate(batch, start=self._row):
                 if cells and max(map(len, cells)) > self._most:
@@ -275,6 +273,8 @@ class Records:
                 if layout.quoted and not layout.escaped and any("\\" in cell and '"' in cell for cell in cells):
                     self.tally.backslashes.append(row)
             yield from self._of_records(batch, sum(len(cell) for cells in batch for cell in cells))
+            if fault is not None:
+                raise fault
             if ended:
                 return
 
@@ -331,6 +331,16 @@ def _without_first_line(blocks: Iterator[bytes]) -> Iterator[bytes]:
             yield held.partition(b"\n")[2]
             break
     yield from blocks
+
+
+def _ended(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Blocks, the last line of which ends: what follows an open quotation mark there is a line of its own."""
+    last = b"\n"
+    for block in blocks:
+        last = block or last
+        yield block
+    if not last.endswith(b"\n"):
+        yield b"\n"
 
 
 @contextmanager

@@ -185,14 +185,19 @@ class Rows:
 
     def _refuse_long(self, part: Part) -> None:
         for name, values in part.columns.items():
-            for row, value in zip(part.rows, values, strict=True):
-                if isinstance(value, str) and len(value) > self._most:
-                    raise HalfpintError(
-                        f"{self._place}, row {row}, column {name!r}",
-                        wanted=f"cells of at most {self._most:,} characters",
-                        got=f"one of {len(value):,}",
-                        todo="Shorten or split that text.",
-                    )
+            texts = [value for value in values if isinstance(value, str)]
+            if texts and max(map(len, texts)) > self._most:
+                row, long = next(
+                    (row, value)
+                    for row, value in zip(part.rows, values, strict=True)
+                    if isinstance(value, str) and len(value) > self._most
+                )
+                raise HalfpintError(
+                    f"{self._place}, {self.unit} {row}, column {name!r}",
+                    wanted=f"cells of at most {self._most:,} characters",
+                    got=f"one of {len(long):,}",
+                    todo="Shorten or split that text.",
+                )
 
     def _text_layout(self, ending: str) -> Layout:
         place, form = self._place, self._form
