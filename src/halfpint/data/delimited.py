@@ -21,6 +21,7 @@ _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", ONE_COLUMN: 
 _BY_NAME = {**{name: mark for mark, name in _NAMES.items()}, "\\t": "\t", "none": ONE_COLUMN}
 _PREFERENCE = {".tsv": "\t,;|", ".tab": "\t,;|", ".csv": ",;\t|"}
 _LINES_A_CELL = 20
+_TRIED = 32_768  # characters that each delimiter is tried on
 _SEP = re.compile(r'"?sep=(.)"?\s*', re.I)
 _ESCAPED = re.compile(r'(?<!\\)\\"')
 _LABELLED = re.compile(r"__label__\S+")
@@ -92,10 +93,10 @@ def find_layout(sample: str, *, whole: bool, ending: str, form: Form, place: str
         notes.append(f"the first {top} rows are headers")
     else:
         notes.append("header found" + ("" if form.header is None else " (as named)"))
-    blank_before = next(index for index, cells in enumerate(cut(sample, how, whole=whole)) if cells == first)
+    blank = next(index for index, cells in enumerate(cut(sample, how, whole=whole)) if cells == first)
     return Layout(
         "delimited", delimiter=how.delimiter, quoted=how.quoted, escaped=how.escaped, spaced=how.spaced,
-        marked=found is not None, header=bool(header), skipped=blank_before + top, columns=tuple(names),
+        marked=found is not None, header=bool(header), skipped=blank + top, columns=tuple(names),
         notes=tuple(notes),
     )  # fmt: skip
 
@@ -159,6 +160,8 @@ def _find_delimiter(sample: str, ending: str) -> str:
     Where several do, the one with the fewest cells that begin with a space: that is a comma in prose. Then the file's
     ending says which to prefer.
     """
+    if len(sample) > _TRIED:
+        sample = sample[: sample.rfind("\n", 0, _TRIED) + 1] or sample
     preference = _PREFERENCE.get(ending, "\t;|,")
     best, best_score = ONE_COLUMN, (0.0, 0.0)
     for delimiter in preference:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
@@ -21,6 +21,7 @@ from halfpint.task import Finding, Split
 
 _SHOWN_ROWS = 20
 _SMALL = 500
+_LATER = {"later": True}  # runs that were begun before there were these settings go on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +46,10 @@ class Data:
     test: str = ""
     text: str = ""
     label: str = ""
-    header: str = ""
-    delimiter: str = ""
-    encoding: str = ""
-    sheet: str = ""
+    header: str = field(default="", metadata=_LATER)
+    delimiter: str = field(default="", metadata=_LATER)
+    encoding: str = field(default="", metadata=_LATER)
+    sheet: str = field(default="", metadata=_LATER)
     validation_share: float = 0.15
     test_share: float = 0.15
     drop_missing: bool = False

@@ -329,6 +329,4 @@ class _Kept(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        return int(self._file.readinto(buffer))  # type: ignore[attr-defined]
