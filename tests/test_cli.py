@@ -211,7 +211,7 @@ BAD_DATA = {
     ),
     "huge": (
         SOME + b"word " * 1_000_000 + b",billing\n",
-        ["line 406", "at most 1,000,000 characters", "one of 5,000,000"],
+        ["row 406", "at most 1,000,000 characters", "one of 5,000,000"],
     ),
 }
 

@@ -218,6 +218,7 @@ LORA: dict[str, list[Any]] = {
     "context": [0, 64],
 }
 ITS_OWN: dict[type, dict[str, list[Any]]] = {
+    Data: {"header": ["", "yes", "no"]},
     Chat: {**LORA, "template": ["", "chatml"]},
     Adapt: {**LORA, "packing": ["fit", "stream"]},
     Ngram: {"order": [3, 5, 8], "smoothing": ["kneser-ney", "none"], "prune": ["", "0 0 1"]},

@@ -75,6 +75,10 @@ def check(
     text: str = "",
     label: str = "",
     test: _Path = "",
+    header: bool | None = None,
+    delimiter: str = "",
+    encoding: str = "",
+    sheet: str = "",
     quiet: bool = False,
 ) -> Checked:
     """Look for problems in labelled texts: missing labels, duplicates, leaks into the test set, personal data.
@@ -88,6 +92,11 @@ def check(
         text: Column with the texts (default: guessed).
         label: Column with the labels (default: guessed).
         test: Test set; texts that are also in DATA are reported.
+        header: The first row of the file names the columns (default: guessed, and said).
+        delimiter: Character between the cells of the file: comma, semicolon, tab, pipe or another
+            (default: guessed).
+        encoding: Encoding of the file, such as cp1252 or gb18030 (default: guessed).
+        sheet: Sheet of a workbook (default: the first).
         quiet: Hide progress.
 
     Raises:
@@ -227,6 +236,10 @@ def evaluate(
     metric: str = "",
     reference: _Path = "",
     tokens: int = 32768,
+    header: bool | None = None,
+    delimiter: str = "",
+    encoding: str = "",
+    sheet: str = "",
     quiet: bool = False,
 ) -> Evaluated:
     """Measure a model: its scores with 95 % confidence intervals, speed, memory and energy.
@@ -244,6 +257,11 @@ def evaluate(
         reference: Original of a compressed language model, to compare it with: a bundle or a base
             model.
         tokens: Tokens to compare on with reference; 0 takes the whole text.
+        header: The first row of the file names the columns (default: guessed, and said).
+        delimiter: Character between the cells of the file: comma, semicolon, tab, pipe or another
+            (default: guessed).
+        encoding: Encoding of the file, such as cp1252 or gb18030 (default: guessed).
+        sheet: Sheet of a workbook (default: the first).
         quiet: Hide progress.
 
     Raises:
@@ -351,6 +369,10 @@ def fit(
     drop_missing: bool = False,
     seed: int = 0,
     force: bool = False,
+    header: bool | None = None,
+    delimiter: str = "",
+    encoding: str = "",
+    sheet: str = "",
     quiet: bool = False,
 ) -> Fitted:
     """Find the smallest model that meets your limits, and test it on texts that it has not seen.
@@ -374,6 +396,11 @@ def fit(
         drop_missing: Drop rows without a label.
         seed: Random seed of the split and the training.
         force: Replace an earlier run in the output folder.
+        header: The first row of the file names the columns (default: guessed, and said).
+        delimiter: Character between the cells of the file: comma, semicolon, tab, pipe or another
+            (default: guessed).
+        encoding: Encoding of the file, such as cp1252 or gb18030 (default: guessed).
+        sheet: Sheet of a workbook (default: the first).
         quiet: Hide progress.
 
     Raises:
@@ -479,6 +506,10 @@ def predict(
     text: str = "",
     top: int = 1,
     redact: bool = False,
+    header: bool | None = None,
+    delimiter: str = "",
+    encoding: str = "",
+    sheet: str = "",
     quiet: bool = False,
 ) -> Predicted | Labelled | Redacted:
     """Label texts, or the rows of a file; a language model gives the most likely next words.
@@ -486,12 +517,19 @@ def predict(
     Args:
         bundle: Model folder, such as OUT/best.
         texts: Texts to label.
-        file: File with a text in each row: CSV, TSV, JSONL, each also .gz; - is standard input.
-        out: Where to write the rows of file with their labels; - is standard output.
+        file: File with a text in each row: CSV, TSV, JSONL, JSON, Parquet, each also .gz, or .xlsx; -
+            is standard input.
+        out: Where to write the rows of file with their labels: .csv, .tsv, .jsonl or .json, each also
+            .gz; - is standard output (default: FILE-labelled.csv next to FILE).
         text: Column with the texts (default: guessed).
         top: Labels per text, most likely first.
         redact: Replace what the model marks in a text by the name of its label (models that mark parts
             of texts).
+        header: The first row of the file names the columns (default: guessed, and said).
+        delimiter: Character between the cells of the file: comma, semicolon, tab, pipe or another
+            (default: guessed).
+        encoding: Encoding of the file, such as cp1252 or gb18030 (default: guessed).
+        sheet: Sheet of a workbook (default: the first).
         quiet: Hide progress.
 
     Raises:

@@ -38,6 +38,7 @@ _EXTRAS = {
     "xllamacpp": ("xllamacpp", "gguf"),
     "jinja2": ("jinja2", "gguf"),
     "llguidance": ("llguidance", "gguf"),
+    "python_calamine": ("python-calamine", "excel"),
     "compressed_tensors": ("compressed-tensors", "compressed-tensors"),
 }
 

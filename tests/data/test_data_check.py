@@ -159,7 +159,7 @@ def test_messages_are_one_line_and_errors_come_first() -> None:
     assert severities == sorted(severities, key=["error", "warning", "note"].index)
     mails = only(findings, "personal_data")
     assert len(mails.rows) == 20
-    assert "20 rows (100, 101, 102, 103, 104, 105, 106, 107, …)" in mails.message
+    assert "20 rows (100, 101, 102, 103, 104, 105, 106, 107 and 12 more)" in mails.message
 
 
 def test_probable_wrong_labels_are_found() -> None:

@@ -206,10 +206,10 @@ def test_one_column_with_commas_in_it(tmp_path: Path) -> None:
     assert table.columns == {"text": ["hello, you", "no comma", "one, two, three"]}
 
 
-def test_rows_name_the_physical_line_of_multiline_records(tmp_path: Path) -> None:
+def test_rows_are_those_of_a_spreadsheet(tmp_path: Path) -> None:
     content = 'text,label\r\n"two\r\nlines",a\r\n\r\n"a lone\rreturn",b\r\nlast,a\r\n'
     table = read_table(write(tmp_path, "a.csv", content))
-    assert table.rows == [2, 5, 6]
+    assert table.rows == [2, 4, 5]
     assert table.columns["text"] == ["two\r\nlines", "a lone\rreturn", "last"]
 
 
@@ -224,8 +224,8 @@ def test_jsonl_rows_are_lines_and_missing_keys_none(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"text": "a"}\n{"text": \n', "a.jsonl, line 2"),
-        ("a.jsonl", '{"text": "a"}\n[1]\n', "wanted a JSON object, got a JSON list"),
-        ("a.json", '{\n"data": [{"text": "a"}]}', "with the keys 'data'"),
+        ("a.jsonl", '{"text": "a"}\n[1]\n', "line 2: wanted one JSON object, got a JSON list"),
+        ("a.json", '{\n"meta": [{"text": "a"}]}', "with the keys 'meta'"),
         ("a.json", '[{"text": "a"}', "not JSON"),
         ("a.json", "[]", "no rows"),
     ],
@@ -250,24 +250,24 @@ def test_quoted_tsv_is_unquoted(tmp_path: Path) -> None:
 
 
 def test_open_quote_in_csv_is_refused(tmp_path: Path) -> None:
-    assert "a.csv, line 3: wanted a closing quotation mark" in fault(
+    assert "a.csv, row 3: wanted a closing quotation mark" in fault(
         write(tmp_path, "a.csv", 'text,label\na,b\n"c,d\ne,f\n')
     )
 
 
 def test_ragged_rows_are_listed(tmp_path: Path) -> None:
     message = fault(write(tmp_path, "a.csv", "text,label\na,b\nc\nd,e\nf,g,h\ni,j\n"))
-    assert "a.csv, lines 3, 5: wanted 2 fields" in message
-    assert "line 3 has 1" in message
+    assert "a.csv, rows 3, 5: wanted 2 fields" in message
+    assert "row 3 has 1" in message
 
 
 def test_cell_limit(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     source = write(tmp_path, "a.csv", f"text,label\nshort,a\n{'x' * 5_000_000},b\n")
-    assert "a.csv, line 3: wanted cells of at most 1,000,000 characters, got one of 5,000,000" in fault(source)
+    assert "a.csv, row 3: wanted cells of at most 1,000,000 characters, got one of 5,000,000" in fault(source)
     assert len(str(read_table(source, max_cell_chars=6_000_000).columns["text"][1])) == 5_000_000
     line = write(tmp_path, "a.jsonl", '{"text": "' + "x" * 200 + '"}\n')
-    assert "row 1, column 'text'" in fault(line, max_cell_chars=100)
+    assert "line 1, column 'text'" in fault(line, max_cell_chars=100)
     assert csv.field_size_limit() == before
 
 
@@ -290,10 +290,11 @@ def test_header_is_found_or_not(tmp_path: Path, content: str, names: list[str] |
 
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+FILLED = CELLS.filter(lambda cell: bool(cell.strip()))  # rows without anything in them are skipped
 
 
 @settings(deadline=None, max_examples=50)
-@given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=12))
+@given(rows=st.lists(st.tuples(CELLS, FILLED), min_size=1, max_size=12))
 def test_any_csv_comes_back_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
 ) -> None:

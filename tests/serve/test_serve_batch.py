@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as arrays
 from halfpint.errors import HalfpintError
 from halfpint.outputs import Floats
 from halfpint.progress import SILENT, Log
-from halfpint.serve.batch import predict_file, predict_texts
+from halfpint.serve.batch import beside, predict_file, predict_texts
 from halfpint.tasks.classify import TASK
 
 
@@ -46,13 +46,16 @@ def label_of(text: str) -> str:
     return "odd" if len(text) % 2 else "even"
 
 
-def labelled(source: Path, data: str | bytes, out: str = "out.csv", *, text: str | None = None, top: int = 1) -> str:
+def labelled(
+    source: Path, data: str | bytes, out: str = "out.csv", *, text: str | None = None, top: int = 1,
+    encoding: str = "utf-8",
+) -> str:  # fmt: skip
     """The text of what is written for a file that holds `data`."""
     source.write_bytes(data.encode() if isinstance(data, str) else data)
     target = source.parent / out
     predict_file(ENGINE, TASK, source, target, text=text, top=top, log=SILENT)
     raw = target.read_bytes()
-    return (gzip.decompress(raw) if out.endswith(".gz") else raw).decode()
+    return (gzip.decompress(raw) if out.endswith(".gz") else raw).decode(encoding)
 
 
 def test_texts_get_their_labels_in_order() -> None:
@@ -98,7 +101,8 @@ def test_any_rows_come_through_whole(rows: list[tuple[str, str]], chunk: int) ->
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "in.csv", Path(folder) / "out.csv"
         source.write_text(data.getvalue(), encoding="utf-8", newline="")
-        assert predict_file(ENGINE, TASK, source, out, text="text", chunk=chunk, log=SILENT) == len(rows)
+        done = predict_file(ENGINE, TASK, source, out, text="text", chunk=chunk, log=SILENT)
+        assert done.rows == len(rows) == sum(done.labels.values())
         with out.open(encoding="utf-8", newline="") as file:
             found = list(csv.reader(file))
     assert [tuple(row[:2]) for row in found[1:]] == rows
@@ -148,8 +152,6 @@ def test_a_gzipped_csv_gives_the_same_bytes_each_time(tmp_path: Path) -> None:
         ("in.csv", "text,id\r\nabc,1\r\nb,2\r\n", "out", "abc,1,odd,0.75\n"),
         ("in.txt", "text\nabc, d\nanother text\n", "out.csv", '"abc, d",even,0.75\n'),
         ("in.csv", "\ufefftext,id\nabc,1\nb,2\n", "out.csv", "\ufefftext,id,label,probability\nabc,1"),
-        ("in.csv", "text,id\nñandú,1\nb,2\n".encode("cp1252"), "out.csv", "ñandú,1,odd,0.75\n"),
-        ("in.csv", "text,id\nñandú,1\nb,2\n".encode("utf-16"), "out.csv", "ñandú,1,odd,0.75\n"),
         ("in.csv", "the first of three texts,7\nabc,8\nsome words,9\n", "out.csv", "abc,8,odd,0.75\n"),
         ("in.txt", '{"a":' * 100_000 + "\n", "out.csv", ",even,0.75\n"),
         ("in.csv", "text,id\nabc,1\n ,2\n,3\n", "out.csv", "abc,1,odd,0.75\n ,2,,\n,3,,\n"),
@@ -178,19 +180,19 @@ def test_a_text_column_is_named_or_guessed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [
-        ("in.csv", "text,id\nabc,1\nabc,2,3\nb,2\n", "line 3.*2 fields.*got 3"),
-        ("in.csv", "text,id,more\nabc,1\nabc,2\nb,3\n", "line 1.*2 fields.*got 3"),
-        ("in.csv", 'text,id\nabc,1\n"open,2\nb,3\n', "line 3.*closing quotation mark"),
+        ("in.csv", "text,id\nabc,1\nabc,2,3\nb,2\n", "row 3.*2 fields.*row 3 has 3"),
+        ("in.csv", "text,id,more\nabc,1\nabc,2\nb,3\n", "row 1.*2 fields.*row 1 has 3"),
+        ("in.csv", 'text,id\nabc,1\n"open,2\nb,3\n', "row 3.*closing quotation mark"),
         ("in.jsonl", '{"text": "a"}\n{"text": \n', "line 2.*JSON object"),
         ("in.jsonl", '{"text": "a b"}\n[1]\n', "line 2.*got a JSON list"),
         ("in.jsonl", '{"text": "a b"}\n' + "[" * 100_000, "line 2.*JSON object"),
         ("in.jsonl", '{"text": "a b"}\n{"text": ["a"]}\n', "line 2.*column 'text'.*list"),
         ("in.csv", "", "empty file"),
-        ("in.csv", "\n\n", "empty file"),
+        ("in.csv", "\n\n", "no rows"),
         ("in.csv", "text,id\n", "rows"),
         ("in.csv", b"text,id\nab\x00c,1\n", "binary"),
         ("in.csv.gz", gzip.compress(b"text,id\n" + b"abc,1\n" * 500, mtime=0)[:-9], "damaged"),
-        ("in.parquet", b"PAR1", r"\.csv, \.tsv or \.jsonl"),
+        ("in.parquet", b"PAR1", "a Parquet file.*cannot be read"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -208,7 +210,7 @@ def test_rows_at_fault_are_told_before_any_work(tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
     source.write_text("text,id\n" + "abc,1\n" * 5000 + "abc\n", encoding="utf-8")
     engine = LengthEngine()
-    with pytest.raises(HalfpintError, match="line 5002"):
+    with pytest.raises(HalfpintError, match="row 5002"):
         predict_file(engine, TASK, source, tmp_path / "out.csv", log=SILENT)
     assert engine.seen == []
 
@@ -221,8 +223,16 @@ def test_missing_files_and_folders_as_results(tmp_path: Path) -> None:
         predict_file(ENGINE, TASK, tmp_path / "tickets.csv", tmp_path, log=SILENT)
 
 
-def test_a_result_may_take_the_place_of_its_source(tmp_path: Path) -> None:
-    assert labelled(tmp_path / "in.csv", "text,id\nabc,1\nb,2\n", "in.csv").splitlines()[1] == "abc,1,odd,0.75"
+def test_a_result_never_takes_the_place_of_its_source(tmp_path: Path) -> None:
+    with pytest.raises(HalfpintError, match=r"got the same.*in-labelled\.csv"):
+        labelled(tmp_path / "in.csv", "text,id\nabc,1\nb,2\n", "in.csv")
+    assert (tmp_path / "in.csv").read_text(encoding="utf-8") == "text,id\nabc,1\nb,2\n"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8-sig"])
+def test_the_encoding_of_the_source_is_kept(tmp_path: Path, encoding: str) -> None:
+    data = "text,id\nñandú,1\nb,2\n".encode(encoding)
+    assert labelled(tmp_path / "in.csv", data, encoding=encoding).splitlines()[1] == "ñandú,1,odd,0.75"
 
 
 def test_what_was_guessed_is_told(tmp_path: Path) -> None:
@@ -250,8 +260,8 @@ def most_memory():
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 for name in ("short.csv", "long.csv"):
-    rows = predict_file(LengthEngine(), TASK, Path(name), Path("out.csv"), chunk=500, log=SILENT)
-    print(rows, most_memory())
+    done = predict_file(LengthEngine(), TASK, Path(name), Path("out.csv"), chunk=500, log=SILENT)
+    print(done.rows, most_memory())
 """
 
 
@@ -329,3 +339,53 @@ def test_standard_input_and_output(tmp_path: Path) -> None:
     assert "standard output" in full.stderr
     assert "no space left" in full.stderr
     assert "Exception ignored" not in full.stderr
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.xlsx"])
+def test_forms_that_are_not_written_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(HalfpintError, match=r"wanted a file that is written row by row.*out\.csv"):
+        labelled(tmp_path / "in.csv", "text,id\nabc,1\n", name)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_json_array_is_read_and_written(tmp_path: Path) -> None:
+    found = labelled(tmp_path / "in.json", '[{"text": "abc", "n": {"deep": 1}}, {"text": "b"}]', "out.json")
+    assert [(row["label"], row.get("n")) for row in json.loads(found)] == [("odd", {"deep": 1}), ("odd", None)]
+
+
+def test_parquet_is_read(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"text": ["abc", "ab"], "n": [1, 2]}), tmp_path / "in.parquet")
+    data = (tmp_path / "in.parquet").read_bytes()
+    assert labelled(tmp_path / "in.parquet", data) == "text,n,label,probability\nabc,1,odd,0.75\nab,2,even,0.75\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        ("Timestamp,What happened in your own words this time?\n2026/03/1 10:00,a parcel\n", ",a parcel,even,0.75\n"),
+        ("sep=;\ntext;id\nabc;1\n", "text;id;label;probability\nabc;1;odd;0.75\n"),
+        ('text,id\n"he said \\"yes\\"",1\n', '"he said ""yes""",1,odd,0.75\n'),
+        ("text,id\nabc,1\n,\n", "text,id,label,probability\nabc,1,odd,0.75\n"),
+        ("text,id\n" + "x" * 200_000 + ",1\n", "x,1,even,0.75\n"),
+        ("4,what\n5,abc\n", "4,what,label,probability\n5,abc,odd,0.75\n"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_tables_of_other_programs_are_labelled(tmp_path: Path, data: str, wanted: str) -> None:
+    assert wanted in labelled(tmp_path / "in.csv", data, text="what" if "what" in data else None)
+
+
+def test_a_label_that_the_encoding_does_not_have(tmp_path: Path) -> None:
+    class Greek(LengthEngine):
+        labels = ("ζυγός", "μονός")
+
+    (tmp_path / "in.csv").write_bytes("text,id\nñandú,1\nb,2\n".encode("cp1252"))
+    predict_file(Greek(), TASK, tmp_path / "in.csv", tmp_path / "out.csv", log=SILENT)
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8-sig").splitlines()[1] == "ñandú,1,μονός,0.75"
+
+
+def test_names_of_results() -> None:
+    names = ("x.csv", "d/x.csv.gz", "x.JSONL", "x.xlsx", "x.parquet", "x")
+    found = [str(beside(Path(name))).replace("x-labelled", "x") for name in names]
+    assert found == ["x.csv", "d/x.csv.gz", "x.JSONL", "x.csv", "x.csv", "x.csv"]

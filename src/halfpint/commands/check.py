@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from halfpint.command import Command, Group, Result, option, positional
+from halfpint.command import Group, Result, option, positional
+from halfpint.commands._table import ReadsTable
 from halfpint.progress import Log
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Checked(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check(Command):
+class Check(ReadsTable):
     """Look for problems in labelled texts: missing labels, duplicates, leaks into the test set, personal data.
 
     The exit code is 1 when there are errors.
@@ -99,5 +100,6 @@ class Check(Command):
         from halfpint.task import label_task, settings_of
 
         task = label_task(find_task(self.data, self.task, self.word(), log), "halfpint check")
-        found = task.check(settings_of(task, source=self.data, test=self.test, text=self.text, label=self.label))
+        data = dict(source=self.data, test=self.test, text=self.text, label=self.label, **self.written)
+        found = task.check(settings_of(task, **data))
         return Checked(self.data, found.rows, found.labels, found.said, tuple(found.notes), tuple(found.findings))

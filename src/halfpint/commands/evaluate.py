@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from halfpint.command import Command, Group, Result, option, positional
+from halfpint.command import Group, Result, option, positional
+from halfpint.commands._table import ReadsTable
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log, plain
 
@@ -43,7 +44,7 @@ class Evaluated(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Command):
+class Evaluate(ReadsTable):
     """Measure a model: its scores with 95 % confidence intervals, speed, memory and energy.
 
     A classifier is measured on labelled texts, a language model on running text.
@@ -89,12 +90,14 @@ class Evaluate(Command):
         from halfpint.task import settings_of
 
         task.check_metric(self.metric, "--metric")
-        examples = task.given(settings_of(task, source=self.data, text=self.text, label=self.label), log)
+        data = settings_of(task, source=self.data, text=self.text, label=self.label, **self.written)
+        examples = task.given(data, log)
         return Evaluated("labels", evaluate(bundle, examples, primary=self.metric, log=log))
 
     def _on_text(self, bundle: Bundle, log: Log) -> Evaluated:
         from halfpint.data.corpus import CorpusData
 
+        self.refuse("header", "delimiter", "encoding", "sheet", wanted="a classifier for it", got="a language model")
         source = CorpusData(sources=(self.data,), text=self.text)
         figures = evaluate_text(bundle, source, log, reference=self.reference, tokens=self.tokens)
         return Evaluated("kept" if self.reference else "text", figures)

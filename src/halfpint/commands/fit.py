@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint.command import Command, Group, Result, option, positional
+from halfpint.command import Group, Result, option, positional
+from halfpint.commands._table import ReadsTable
 from halfpint.errors import EXIT_INFEASIBLE, HalfpintError
 from halfpint.progress import Log
 
@@ -65,7 +66,7 @@ class Fitted(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit(Command):
+class Fit(ReadsTable):
     """Find the smallest model that meets your limits, and test it on texts that it has not seen.
 
     Args:
@@ -129,7 +130,7 @@ class Fit(Command):
             raise HalfpintError("--minutes", wanted="a number above 0", got=str(self.minutes))
         data = settings_of(
             task, source=self.data, test=self.test, text=self.text, label=self.label, drop_missing=self.drop_missing,
-            seed=self.seed,
+            seed=self.seed, **self.written,
         )  # fmt: skip
         out = self.out or Path(f"halfpint-{Path(self.data).name.split('.')[0]}")
         request = Request(

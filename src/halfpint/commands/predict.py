@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from halfpint.command import Command, Group, Result, option, positional
+from halfpint.command import Group, Result, option, positional
+from halfpint.commands._table import ReadsTable
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from halfpint.bundle import Bundle
     from halfpint.model import Answer
     from halfpint.task import LabelTask
+
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,12 @@ class Labelled(Result):
     Attributes:
         file: where they were written.
         rows: their number.
+        labels: how many rows got each label, most first.
     """
 
     file: Path
     rows: int
+    labels: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_shown(self) -> bool:
@@ -72,18 +78,22 @@ class Labelled(Result):
         return True
 
     def __str__(self) -> str:
-        return f"{self.rows:,} {'row' if self.rows == 1 else 'rows'} written to {self.file}"
+        counts = "".join(f"\n  {count:>9,}  {label}" for label, count in list(self.labels.items())[:_SHOWN])
+        more = f"\n  and {len(self.labels) - _SHOWN:,} more labels" if len(self.labels) > _SHOWN else ""
+        return f"{self.rows:,} {'row' if self.rows == 1 else 'rows'} written to {self.file}{counts}{more}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(Command):
+class Predict(ReadsTable):
     """Label texts, or the rows of a file; a language model gives the most likely next words.
 
     Args:
         bundle: Model folder, such as OUT/best.
         texts: Texts to label.
-        file: File with a text in each row: CSV, TSV, JSONL, each also .gz; - is standard input.
-        out: Where to write the rows of --file with their labels; - is standard output.
+        file: File with a text in each row: CSV, TSV, JSONL, JSON, Parquet, each also .gz, or .xlsx; - is standard
+            input.
+        out: Where to write the rows of --file with their labels: .csv, .tsv, .jsonl or .json, each also .gz; - is
+            standard output (default: FILE-labelled.csv next to FILE).
         text: Column with the texts (default: guessed).
         top: Labels per text, most likely first.
         redact: Replace what the model marks in a text by the name of its label (models that mark parts of texts).
@@ -106,14 +116,15 @@ class Predict(Command):
         from halfpint.lookup import need_command
         from halfpint.model import Model
         from halfpint.models.pull_language import find_bundle
-        from halfpint.task import label_task
+        from halfpint.task import LabelTask, label_task
 
-        if bool(self.texts) == bool(self.file) or (self.file and not self.out):
+        if bool(self.texts) == bool(self.file) or (str(self.file) == "-" and not self.out):
             raise HalfpintError(
                 "halfpint predict",
-                wanted='texts ("my card has not arrived"), or --file IN --out OUT',
+                wanted='texts ("my card has not arrived"), or --file IN (with --out OUT for standard input)',
                 got="neither or both",
             )
+        self._refuse_files()
         if (self.out and not self.file) or (self.json and self.file):
             by_name = "texts for --json; the name of --out says its form"
             wanted = "--file for --out" if self.out and not self.file else by_name
@@ -122,19 +133,41 @@ class Predict(Command):
         task = need_command(bundle, self.word())
         if not self.texts:
             return self._file(bundle, label_task(task, "--file"), log)
+        if isinstance(task, LabelTask) and not all(text.strip() for text in self.texts):
+            # As the server does; a row of a file without a text gets no label.
+            raise HalfpintError("halfpint predict", wanted="texts", got="an empty one", todo="Leave it out.")
         if self.redact:
             one = label_task(task, "--redact")
             one.redacted("", {})  # refuses a task that marks nothing
             return Redacted(tuple(one.redacted(answer.text, answer.row) for answer in Model(bundle)(self.texts)))
         return Predicted(tuple(Model(bundle)(self.texts, self.top)))
 
-    def _file(self, bundle: Bundle, task: LabelTask[Any], log: Log) -> Labelled:
-        from halfpint.engines import open_engine
-        from halfpint.serve.batch import predict_file
+    def _refuse_files(self) -> None:
+        """Ask whether a text that is the name of a table was meant as one; refuse what belongs to tables alone."""
+        from halfpint.data.rows import DATA_ENDINGS, ending_of
 
-        assert self.file is not None and self.out is not None
-        engine, column = open_engine(bundle), self.text or None
-        rows = predict_file(engine, task, self.file, self.out, text=column, top=self.top, redact=self.redact, log=log)
-        result = Labelled(self.out, rows)
+        for text in self.texts:
+            if ending_of(text) in DATA_ENDINGS and len(text) < 1000 and Path(text).expanduser().is_file():
+                raise HalfpintError(
+                    "halfpint predict", wanted="texts", got=f"{text!r}, which is a file",
+                    todo=f"Did you mean --file {text}? A text of that name can be sent through --file -.",
+                )  # fmt: skip
+        if not self.file:
+            flags = ("header", "delimiter", "encoding", "sheet")
+            self.refuse(*flags, wanted="--file for it", got="texts")
+
+    def _file(self, bundle: Bundle, task: LabelTask[Any], log: Log) -> Labelled:
+        from halfpint.data.table import Form
+        from halfpint.engines import open_engine
+        from halfpint.serve.batch import beside, predict_file
+
+        assert self.file is not None
+        file, column = self.file.expanduser(), self.text or None
+        out = beside(file) if self.out is None else self.out
+        form = Form(header=self.header, delimiter=self.delimiter, encoding=self.encoding, sheet=self.sheet)
+        done = predict_file(
+            open_engine(bundle), task, file, out, text=column, top=self.top, redact=self.redact, form=form, log=log
+        )
+        result = Labelled(out, done.rows, done.labels)
         log.write(str(result))
         return result

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 from halfpint.data.dedup import near_duplicate_pairs, normalise
 from halfpint.data.examples import Example, is_missing_label
+from halfpint.data.labels import label_findings
 from halfpint.data.personal import find_personal, mask
+from halfpint.data.table import shown
 from halfpint.data.wrong_labels import MOST_ROWS, probable_wrong_labels
 from halfpint.errors import HalfpintError
 from halfpint.task import Finding
 
-_SHOWN = 8
 _THRESHOLD = 0.85
 _TOKENS_A_WORD = 1.3
 _UNUSABLE = ("missing_label", "one_class", "single_example_label")
@@ -49,6 +50,7 @@ def check(
     findings += _duplicates(usable, test or ())
     dropped = {row for finding in findings if finding.drop for row in finding.rows}
     kept = [example for example in usable if example.row not in dropped]
+    findings += label_findings(usable, test)
     findings += _class_counts(usable, kept)
     findings += _lengths(kept, max_tokens, count_tokens)
     findings += _damaged_and_personal(kept)
@@ -94,8 +96,7 @@ def _finding(kind: str, severity: str, what: str, rows: Iterable[int], *, drop: 
 
 
 def _shown(rows: Sequence[int]) -> str:
-    first = ", ".join(map(str, rows[:_SHOWN])) + (", …" if len(rows) > _SHOWN else "")
-    return f"{len(rows):,} row{'s' if len(rows) > 1 else ''} ({first})"
+    return f"{len(rows):,} row{'s' if len(rows) > 1 else ''} ({shown(rows)})"
 
 
 def find_missing(examples: Sequence[Example]) -> list[Finding]:
@@ -151,7 +152,7 @@ def _class_counts(usable: Sequence[Example], kept: Sequence[Example]) -> list[Fi
         return [Finding(kind="one_class", severity="error", message=f"{what}, where two or more are needed")]
     few = sorted(label for label, count in counts.items() if count < 2)
     if few:
-        names = ", ".join(map(repr, few[:_SHOWN])) + (", …" if len(few) > _SHOWN else "")
+        names = shown(list(map(repr, few)))
         rows = [example.row for example in usable if example.label in set(few)]
         what = f"{len(few):,} label{'s' if len(few) > 1 else ''} with fewer than two usable examples ({names})"
         return _finding("single_example_label", "error", what, rows)

@@ -11,6 +11,7 @@ from halfpint.data.read import Table
 from halfpint.errors import HalfpintError, nearest
 
 _LONGEST_LABEL = 60  # characters, on average
+_WORDS_OF_NAME = 4
 _MOST_NUMBERS = 50  # more distinct numbers than this are a quantity, not classes
 
 
@@ -85,7 +86,9 @@ def _by_name(names: Sequence[str], known: Sequence[str]) -> list[str]:
     """Those of `names` that are known, exactly first, then as one of their words; each in the order of `known`."""
     exact = [name for word in known for name in names if name.strip().lower() == word]
     parts = {name: re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()) for name in names}
-    partly = [name for word in known for name in names if len(word) > 1 and word in parts[name]]
+    # A long question may hold any word.
+    short = [name for name in names if len(parts[name]) <= _WORDS_OF_NAME]
+    partly = [name for word in known for name in short if len(word) > 1 and word in parts[name]]
     return list(dict.fromkeys(exact + partly))
 
 

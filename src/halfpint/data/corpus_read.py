@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import gzip
 import hashlib
-import json
 import os
 import re
 import sysconfig
@@ -17,22 +16,23 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from halfpint.data.columnar import told
 from halfpint.data.columns import find_text_column
 from halfpint.data.documents import cut
-from halfpint.data.encoding import decode
-from halfpint.data.read import Table, read_table
+from halfpint.data.encoding import decode, whole_characters
+from halfpint.data.read import refuse_unreadable_name
+from halfpint.data.rows import DATA_ENDINGS, Rows, is_pipe, spooled
+from halfpint.data.table import Table
 from halfpint.errors import HalfpintError, nearest, need
 
 PYTHON_STDLIB = "python-stdlib"
 
 _BLOCK = 1 << 25  # bytes of a text file read at once; a larger file must be UTF-8
 _SNIFFED_ROWS = 200
-_ROWS = 1000
+_BATCH = 1000
 _LONGEST_CELL = 1 << 31
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?::[\w.-]+)?")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
-_LINES = (".jsonl", ".ndjson")
-_TABLES = (".csv", ".tsv", ".tab")
+_ROWS = frozenset(DATA_ENDINGS) - {".json"}
 _CODE_ENDINGS = """
 .bash .c .cc .clj .cpp .cs .css .cu .cxx .dart .ex .exs .go .h .hh .hpp .hs .html .java .jl .js .json .jsx
 .kt .lua .m .mjs .ml .php .pl .pm .proto .ps1 .pxd .py .pyi .pyx .r .rb .rs .scala .scss .sh .sql .svelte
@@ -59,6 +59,7 @@ class Source:
         name: as it was given.
         files: (path, name below the folder) of each file, in order; empty for a dataset.
         dataset: a dataset of the Hub, or one that `datasets` saved in a folder.
+        kept: keeps what came through a pipe until the source is forgotten.
         strict: a file that cannot be read is an error (of a folder's files it is left out and counted).
     """
 
@@ -66,6 +67,7 @@ class Source:
     files: tuple[tuple[Path, str], ...] = ()
     dataset: Any = None
     strict: bool = False
+    kept: Any = None
 
     @property
     def size_bytes(self) -> int:
@@ -88,8 +90,14 @@ def find_source(name: str) -> Source:
         root = Path(sysconfig.get_paths()["stdlib"])
         files = tuple((path, below) for path, below in _files_below(root) if path.suffix == ".py")
         return Source(name, files)
+    refuse_unreadable_name(name)
     path = Path(name).expanduser()
     try:
+        if is_pipe(name):
+            kept = spooled(name)
+            if not os.fstat(kept.fileno()).st_size:
+                raise HalfpintError(name, wanted="a pipe with text", got="an empty one")
+            return Source(name, ((Path(f"/dev/fd/{kept.fileno()}"), name),), strict=True, kept=kept)
         if path.is_dir():
             return _folder(path, name)
         if path.exists():
@@ -103,7 +111,7 @@ def find_source(name: str) -> Source:
     if (
         _HUB_NAME.fullmatch(name)
         and not near.startswith("Did you mean")
-        and path.suffix not in (".txt", ".gz", *_LINES)
+        and path.suffix not in (".txt", ".gz", ".jsonl", ".ndjson")
     ):
         return Source(name, dataset=_from_hub(name))
     raise HalfpintError(
@@ -114,12 +122,8 @@ def find_source(name: str) -> Source:
 def _folder(path: Path, name: str) -> Source:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         datasets = need("datasets", f"reading the saved dataset {name}")
-        try:
+        with told(name, "a dataset saved by datasets"):
             return Source(name, dataset=_split_of(datasets.load_from_disk(str(path))))
-        except (ValueError, KeyError, TypeError) as error:
-            raise HalfpintError(
-                name, wanted="a dataset saved by datasets", got=f"a folder it cannot load ({error})"
-            ) from error
     files = tuple(_files_below(path))
     # A README beside the texts tells of them and is none of them; alone it is all there is.
     texts = tuple(item for item in files if "/" in item[1] or item[1].split(".")[0].lower() not in _NOT_CORPUS)
@@ -237,14 +241,9 @@ def _of_file(path: Path, place: str, text: str, left_out: Counter[str], strict: 
         left_out["empty file"] += 1
         return
     try:
-        if ending in _LINES:
-            yield from _of_rows(_json_rows(path, place), place, text, left_out, "line")
-        elif ending == ".parquet":
-            yield from _of_rows(_parquet_rows(path, place, text), place, text, left_out, "row")
-        elif ending in _TABLES or (ending == ".json" and (strict or _is_table(path))):
-            table = read_table(str(path), max_cell_chars=_LONGEST_CELL)
-            column = find_text_column(table, text=text or None)
-            yield from _texts(zip(table.rows, table.columns[column], strict=True), column, place, left_out, "line")
+        if ending in _ROWS or (ending == ".json" and (strict or _is_table(path))):
+            with path.open("rb") as file:
+                yield from _of_table(Rows(file, place, ending, max_cell_chars=_LONGEST_CELL), place, text, left_out)
         else:
             code = ending in _CODE or None
             number = 0
@@ -298,45 +297,33 @@ def _blocks(path: Path, place: str) -> Iterator[str]:
             data = data[end:] + more
 
 
-def _json_rows(path: Path, place: str) -> Iterator[tuple[int, dict[str, object]]]:
-    with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
-            except (ValueError, RecursionError) as error:
-                raise HalfpintError(
-                    f"{place}, line {number}", wanted="one JSON object a line", got=f"what is no JSON ({error})",
-                    todo="Repair that line, or give the file the ending that fits it.",
-                ) from error  # fmt: skip
-            if not isinstance(row, dict):
-                got = f"a JSON {type(row).__name__}: {row!r:.60}"
-                raise HalfpintError(f"{place}, line {number}", wanted="a JSON object", got=got)
-            yield number, row
-
-
-def _parquet_rows(path: Path, place: str, text: str) -> Iterator[tuple[int, dict[str, object]]]:
-    parquet = need("pyarrow.parquet", f"reading {place}")
-    arrow = need("pyarrow", f"reading {place}")
-    number = 0
-    try:
-        with _open(path) as opened:
-            file = parquet.ParquetFile(opened if path.suffix == ".gz" else str(path))
-            strings = [field.name for field in file.schema_arrow if str(field.type) in ("string", "large_string")]
-            columns = [text] if text in file.schema_arrow.names else strings
-            for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except (arrow.ArrowException, OSError) as error:
-        raise HalfpintError(place, wanted="a Parquet file", got=f"a file that is none ({error})") from error
+def _of_table(rows: Rows, place: str, text: str, left_out: Counter[str]) -> Iterator[Document]:
+    """The texts of one column: as named, or guessed from the first rows."""
+    texts = (text,) if text in rows.columns else rows.texts
+    if rows.columns and not texts:
+        raise HalfpintError(
+            f"{place}, --text",
+            wanted="a column of text",
+            got=f"columns {', '.join(rows.columns)}, none of which is one",
+        )
+    parts = rows.parts(texts)
+    first = next(parts, None)
+    if first is None:
+        raise HalfpintError(place, wanted="a table with rows", got="no rows")
+    some = slice(0, _SNIFFED_ROWS)
+    table = Table({name: values[some] for name, values in first.columns.items()}, list(first.rows)[some], place, ())
+    column = find_text_column(table, text=text or None)
+    pairs = (
+        pair for part in chain((first,), parts)
+        for pair in zip(part.rows, part.columns.get(column) or [None] * len(part), strict=True)
+    )  # fmt: skip
+    yield from _texts(pairs, column, place, left_out, rows.unit)
 
 
 def _of_dataset(dataset: Any, name: str, text: str, left_out: Counter[str]) -> Iterator[Document]:
     def rows() -> Iterator[tuple[int, dict[str, object]]]:
         number = 0
-        for batch in dataset.with_format(None).iter(batch_size=_ROWS):
+        for batch in dataset.with_format(None).iter(batch_size=_BATCH):
             for row in zip(*batch.values(), strict=True):
                 number += 1
                 yield number, dict(zip(batch, row, strict=True))
@@ -364,7 +351,7 @@ def _texts(
         if value is None or value == "":
             left_out["row without a text"] += 1
         elif isinstance(value, (str, int, float)):
-            yield Document(_SURROGATE.sub("\ufffd", str(value)), f"{place}, {unit} {number}", None)
+            yield Document(whole_characters(str(value)), f"{place}, {unit} {number}", None)
         else:
             got = f"a {type(value).__name__}: {value!r:.60}"
             raise HalfpintError(f"{place}, {unit} {number}, column {column!r}", wanted="a text", got=got)

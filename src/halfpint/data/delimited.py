@@ -1,216 +1,237 @@
-"""CSV and TSV text -> columns: delimiter, quoting and header are found out."""
+"""How CSV, TSV and their relatives are written, found from a sample: delimiter, quotation marks, header."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
-from halfpint.data.names import LABEL_NAMES, OTHER_NAMES, TEXT_NAMES
+from halfpint.data.headers import has_header, names_of, numbered, rows_of_header
+from halfpint.data.table import Form, Layout
 from halfpint.errors import HalfpintError
 
-Record = tuple[int, list[str]]  # physical line where it starts, cells
+ONE_COLUMN = "\x1f"  # a delimiter that no text has
+END = "\x1e"  # fed after the last line: only an open quotation mark can swallow it
+LONGEST_CELL = 1_000_000
 
-_SAMPLE_CHARS = 200_000
-_SHOWN = 8
-_NO_DELIMITER = "\x1f"
-_END = "\x1e"  # fed after the last line: only an open quotation mark can swallow it
-_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", _NO_DELIMITER: "none (one column)"}
+_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", ONE_COLUMN: "none (one column)"}
+_BY_NAME = {**{name: mark for mark, name in _NAMES.items()}, "\\t": "\t", "none": ONE_COLUMN}
 _PREFERENCE = {".tsv": "\t,;|", ".tab": "\t,;|", ".csv": ",;\t|"}
-_KNOWN = frozenset(TEXT_NAMES + LABEL_NAMES + OTHER_NAMES)
+_LINES_A_CELL = 20
+_TRIED = 32_768  # characters that each delimiter is tried on
+_SEP = re.compile(r'"?sep=(.)"?\s*', re.I)
+_ESCAPED = re.compile(r'(?<!\\)\\"')
+_LABELLED = re.compile(r"__label__\S+")
 
 
-class _OpenQuoteError(Exception):
-    """A quotation mark is open at the end of the file; `line` is where its record starts."""
+@dataclass(frozen=True)
+class Quoting:
+    """How cells are cut: see `Layout`."""
 
-    def __init__(self, line: int) -> None:
-        super().__init__(line)
-        self.line = line
+    delimiter: str
+    quoted: bool = True
+    escaped: bool = False
+    spaced: bool = False
 
 
-def read_delimited(
-    text: str, *, place: str, ending: str, max_cell_chars: int
-) -> tuple[dict[str, list[object]], list[int], list[str]]:
-    """Columns, the physical line where each record starts (the first line of the file is 1) and notes.
+def find_layout(sample: str, *, whole: bool, ending: str, form: Form, place: str, marks: str = "") -> Layout:
+    """The layout of a delimited file.
+
+    Args:
+        sample: its first lines; `whole` where that is all of it.
+        ending: of its name, in lower case: the delimiter that it promises is preferred.
+        form: what a person said of it.
+        place: its name for people.
+        marks: lines around the first quotation mark, where the sample has none.
 
     Raises:
-        HalfpintError: no records, records of different widths, a cell that is too long, or an open quotation mark.
+        HalfpintError: no rows, or a delimiter that is none.
     """
-    old_limit = csv.field_size_limit(min(len(text) + 2, 2**31 - 1, sys.maxsize))
-    try:
-        delimiter = find_delimiter(text, ending)
-        quoted = delimiter not in ("\t", _NO_DELIMITER) or marks_are_quoting(text, delimiter)
-        records = list(_records(text, delimiter, quoted))
-    except _OpenQuoteError as error:
-        raise HalfpintError(
-            f"{place}, line {error.line}",
-            wanted="a closing quotation mark",
-            got="a quotation mark that is open until the end of the file",
-            todo='Remove it, or write it twice ("") inside a quoted cell.',
-        ) from error
-    finally:
-        csv.field_size_limit(old_limit)
+    if not whole:  # the last line may be cut
+        sample = sample[: sample.rfind("\n") + 1] or sample
+    if _is_labelled(sample):
+        note = "lines of fastText: __label__NAME before each text"
+        return Layout("fasttext", quoted=False, header=False, columns=("text", "label"), notes=(note,))
+    notes, found = [], _SEP.fullmatch(sample.split("\n", 1)[0].removesuffix("\r"))
+    if found is not None:
+        sample = sample.partition("\n")[2]
+        notes.append("the line sep= names the delimiter")
+    how = Quoting(_delimiter(form.delimiter, place) or (found[1] if found else _find_delimiter(sample, ending)))
+    tail = f"{sample}\n{marks}" if marks else sample
+    if how.delimiter in ("\t", ONE_COLUMN) and not _marks_group(tail, how.delimiter, whole):
+        how = replace(how, quoted=False)
+    else:
+        how = _with_marks(marks or sample, how)
+    records = [cells for cells in cut(sample, how, whole=whole) if any(map(str.strip, cells))]
     if not records:
         raise HalfpintError(place, wanted="a table with rows", got="no rows")
-    width = _refuse_ragged(records, place, delimiter)
-    for line, cells in records:
-        if max(map(len, cells)) > max_cell_chars:
-            raise HalfpintError(
-                f"{place}, line {line}",
-                wanted=f"cells of at most {max_cell_chars:,} characters",
-                got=f"one of {max(map(len, cells)):,}",
-                todo="Shorten or split that text; a quotation mark that is never closed can also join many lines.",
-            )
-    notes = [f"delimiter {_NAMES[delimiter]}"]
-    if not quoted and '"' in text:
+    width = Counter(map(len, records)).most_common(1)[0][0]
+    width = max(width, 2) if how.delimiter != ONE_COLUMN else width
+    fitting = [cells for cells in records if len(cells) == width]
+    first = records[0]
+    # A name that somebody asks for and that stands in the first row is the name of a column.
+    named = bool(form.names) and set(form.names) <= {cell.strip() for cell in first}
+    header = form.header if form.header is not None else named or (first in fitting[:1] and has_header(fitting))
+    if header and len(first) != width:
+        raise HalfpintError(
+            f"{place}, row 1", wanted=f"{width} names, as the rows have fields (delimiter {_NAMES.get(how.delimiter)})",
+            got=str(len(first)), todo="Name each column, or say --no-header.",
+        )  # fmt: skip
+    top = rows_of_header(fitting) if header else 0
+    names = names_of(fitting, top) if header else numbered(width)
+    notes.append(f"delimiter {_NAMES.get(how.delimiter, repr(how.delimiter))}")
+    if not how.quoted and '"' in tail:
         notes.append("quotation marks are part of the text")
-    swallowed = _suspicious_quotes(records, delimiter, width) if quoted else []
-    if swallowed:
-        notes.append(f"a quoted cell holds whole lines of the table at line {swallowed[0]}: check its quotation marks")
-    if has_header([cells for _, cells in records]):
-        names = unique_names(records.pop(0)[1])
-        notes.append("header found")
-    else:
-        names = [f"column_{index}" for index in range(1, width + 1)]
+    if how.escaped:
+        notes.append("a backslash before a quotation mark is no part of the text")
+    if not header:
         notes.append("no header found: columns named column_1, column_2, …")
-    if not records:
-        raise HalfpintError(place, wanted="rows under the header", got=f"only the header {', '.join(names)}")
-    columns: dict[str, list[object]] = {name: [cells[i] for _, cells in records] for i, name in enumerate(names)}
-    return columns, [line for line, _ in records], notes
+    elif top > 1:
+        notes.append(f"the first {top} rows are headers")
+    else:
+        notes.append("header found" + ("" if form.header is None else " (as named)"))
+    blank = next(index for index, cells in enumerate(cut(sample, how, whole=whole)) if cells == first)
+    return Layout(
+        "delimited", delimiter=how.delimiter, quoted=how.quoted, escaped=how.escaped, spaced=how.spaced,
+        marked=found is not None, header=bool(header), skipped=blank + top, columns=tuple(names),
+        notes=tuple(notes),
+    )  # fmt: skip
 
 
-def has_header(records: Sequence[Sequence[str]]) -> bool:
-    """Whether the first of `records` names the columns rather than being data."""
-    first = [cell.strip() for cell in records[0]]
-    if any(_is_number(cell) or len(cell) > 60 for cell in first) or not any(first):
-        return False
-    known = [cell.lower() in _KNOWN for cell in first]
-    if all(known):
-        return True
-    again = [bool(cell) and any(row[i].strip() == cell for row in records[1:]) for i, cell in enumerate(first)]
-    if any(is_known and not seen for is_known, seen in zip(known, again, strict=True)):
-        return True
-    if any(again) or not all(first) or len(set(first)) < len(first) or any(len(cell.split()) > 4 for cell in first):
-        return False
-    words = {word for cell in first for word in re.split(r"[\W_]+", cell.lower())}
-    return bool(words & _KNOWN) or any(
-        _names_column(cell, [row[i] for row in records[1:]]) for i, cell in enumerate(first)
-    )
+def reader(lines: Iterable[str], how: Quoting | Layout) -> Iterator[list[str]]:
+    """Python's CSV reader over lines with their ends."""
+    if how.escaped:
+        lines = (_ESCAPED.sub('""', line) for line in lines)
+    return csv.reader(lines, delimiter=how.delimiter, skipinitialspace=how.spaced)
 
 
-def _names_column(first: str, rest: Sequence[str]) -> bool:
-    """Whether `first`, which is not in `rest`, looks like a name over it and not like one more of its values."""
-    if len(rest) < 2:
-        return False
-    repeats = len(set(rest)) * 2 <= len(rest)
-    numbers = all(_is_number(cell) for cell in rest if cell)
-    longer = len(first.split()) == 1 and sum(map(len, rest)) >= 4 * len(first) * len(rest)
-    return repeats or numbers or longer
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return cell.lower() not in {"nan", "inf", "infinity"}
-
-
-def unique_names(header: Sequence[str]) -> list[str]:
-    """Names of columns: "column_3" for an empty one, "name_2" for a repeat."""
-    names: list[str] = []
-    for index, cell in enumerate(header, start=1):
-        name = base = cell.strip() or f"column_{index}"
-        copy = 1
-        while name in names:
-            copy += 1
-            name = f"{base}_{copy}"
-        names.append(name)
-    return names
-
-
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines without their ends, numbered as an editor numbers them."""
-    lines = text.split("\n") if "\n" in text else text.split("\r")
-    return ((number, line.removesuffix("\r")) for number, line in enumerate(lines, start=1))
-
-
-def _records(text: str, delimiter: str, quoted: bool) -> Iterator[Record]:
-    """Records that are not blank.
-
-    Raises:
-        _OpenQuoteError: a quotation mark is open at the end.
-    """
-    if not quoted:
-        yield from ((number, line.split(delimiter)) for number, line in _lines(text) if line.strip(" "))
+def cut(sample: str, how: Quoting, *, whole: bool) -> Iterator[list[str]]:
+    """The records of a sample; the last one is left out where the sample ends inside it."""
+    if not how.quoted:
+        yield from (line.split(how.delimiter) for line in _lines(sample, blank=True))
         return
-    newline = "\n" if "\n" in text else "\r"
-    passed, ended = 0, False
+    ended = False
 
-    def pieces() -> Iterator[str]:
-        nonlocal passed, ended
-        for piece in io.StringIO(text, newline=""):
-            # A lone carriage return inside a cell is no line to an editor when the file has line feeds.
-            passed += piece.endswith(newline)
-            yield piece if piece.endswith(("\n", "\r")) else piece + "\n"
+    def lines() -> Iterator[str]:
+        nonlocal ended
+        yield from io.StringIO(sample, newline="")
         ended = True
-        yield _END
+        yield END
 
-    reader = csv.reader(pieces(), delimiter=delimiter)
-    while True:
-        start = passed + 1
-        cells = next(reader)
-        if ended:
-            if cells != [_END]:
-                raise _OpenQuoteError(start)
-            return
-        if cells and not (len(cells) == 1 and not cells[0].strip()):
-            yield start, cells
+    rows = reader(lines(), how)
+    old = csv.field_size_limit(max(len(sample) + 2, 2))
+    try:
+        for cells in rows:
+            if ended:
+                return
+            yield cells
+    except csv.Error:
+        return
+    finally:
+        csv.field_size_limit(old)
 
 
-def find_delimiter(text: str, ending: str) -> str:
-    """The delimiter that cuts most lines into the same number of cells; the file's `ending` says which to prefer."""
-    sample = text
-    if len(text) > _SAMPLE_CHARS:
-        cut = text.rfind("\n", 0, _SAMPLE_CHARS)
-        sample = text[: cut if cut > 0 else _SAMPLE_CHARS]
+def _lines(sample: str, *, blank: bool = False) -> Iterator[str]:
+    lines = sample.split("\n") if "\n" in sample else sample.split("\r")
+    return (line.removesuffix("\r") for line in lines if blank or line.strip(" \r"))
+
+
+def _is_labelled(sample: str) -> bool:
+    """Whether nearly all lines begin with a label of fastText."""
+    lines = list(_lines(sample))
+    return bool(lines) and sum(bool(_LABELLED.match(line)) for line in lines) * 10 >= len(lines) * 9
+
+
+def _delimiter(said: str, place: str) -> str:
+    mark = _BY_NAME.get(said, said)
+    if len(mark) > 1 or mark in ('"', "\n", "\r"):
+        raise HalfpintError(
+            f"{place}: delimiter", wanted="one character, or comma, semicolon, tab or pipe", got=repr(said)
+        )
+    return mark
+
+
+def _find_delimiter(sample: str, ending: str) -> str:
+    """The delimiter that cuts most lines into the same number of cells.
+
+    Where several do, the one with the fewest cells that begin with a space: that is a comma in prose. Then the file's
+    ending says which to prefer.
+    """
+    if len(sample) > _TRIED:
+        sample = sample[: sample.rfind("\n", 0, _TRIED) + 1] or sample
     preference = _PREFERENCE.get(ending, "\t;|,")
-    best, best_share = _NO_DELIMITER, 0.0
+    best, best_score = ONE_COLUMN, (0.0, 0.0)
     for delimiter in preference:
-        widths = _widths(sample, delimiter)
-        if not widths or widths[0] < 2:
+        records = list(cut(sample, Quoting(delimiter, quoted=delimiter != "\t"), whole=False))
+        records = [cells for cells in records if any(map(str.strip, cells))]
+        if not records or len(records[0]) < 2:
             continue
-        share = sum(width == widths[0] for width in widths) / len(widths)
+        width = len(records[0])
+        share = sum(len(cells) == width for cells in records) / len(records)
+        later = [cell for cells in records for cell in cells[1:]]
+        prose = sum(cell[:1] == " " and cell[1:2] not in ("", '"') for cell in later) / len(later)
         # Commas in prose also make "fields": only the delimiter that the ending promises may be this inconsistent.
-        if share > best_share and (share >= 0.5 or delimiter == preference[0]):
-            best, best_share = delimiter, share
+        if (share, -prose) > best_score and (share >= 0.5 or delimiter == preference[0]):
+            best, best_score = delimiter, (share, -prose)
     return best
 
 
-def _widths(sample: str, delimiter: str) -> list[int]:
-    widths = []
+def _with_marks(sample: str, how: Quoting) -> Quoting:
+    """`how`, with what the quotation marks of the sample say of backslashes and of spaces before them."""
+    if '"' not in sample:
+        return how
+    if '\\"' in sample and not _is_strict(sample, how) and _is_strict(sample, replace(how, escaped=True)):
+        how = replace(how, escaped=True)
+    if f'{how.delimiter} "' in sample:
+        records = list(cut(sample, how, whole=False))
+        spaced, plain = (
+            Counter(map(len, cut(sample, replace(how, spaced=True), whole=False))),
+            Counter(map(len, records)),
+        )
+        is_cell = any(cell.startswith(' "') for cells in records for cell in cells)  # and no part of a text
+        if is_cell and max(spaced.values(), default=0) >= max(plain.values()):
+            how = replace(how, spaced=True)
+    return how
+
+
+def _is_strict(sample: str, how: Quoting) -> bool:
+    """Whether every quotation mark stands where one may."""
+    lines = io.StringIO(_ESCAPED.sub('""', sample) if how.escaped else sample, newline="")
+    rows = csv.reader(lines, delimiter=how.delimiter, strict=True, skipinitialspace=how.spaced)
     try:
-        for _, cells in _records(sample, delimiter, quoted=delimiter != "\t"):
-            widths.append(len(cells))
-    except _OpenQuoteError:
-        pass  # the sample ends inside a cell, or the file is at fault, which reading all of it will tell
-    return widths
+        for _ in rows:
+            pass
+    except csv.Error as error:
+        return "end of data" in str(error)
+    return True
 
 
-def marks_are_quoting(text: str, delimiter: str) -> bool:
+def _marks_group(sample: str, delimiter: str, whole: bool) -> bool:
     """Whether quotation marks in a text without commas between its cells are CSV quoting and not part of the texts."""
-    if '"' not in text:
+    if '"' not in sample:
         return False
-    lines = [line.split(delimiter) for _, line in _lines(text) if line.strip(" ")]
-    if delimiter != _NO_DELIMITER and len({len(cells) for cells in lines}) == 1:
+    if _marks_are_quoting(sample, delimiter):
+        return True
+    if whole or len({line.count(delimiter) for line in sample.splitlines()}) == 1:
+        return False
+    for _ in range(_LINES_A_CELL):  # cells hold line breaks, and the sample may end inside one
+        sample = sample[: sample.rfind("\n", 0, -1) + 1]
+        if _marks_are_quoting(sample, delimiter):
+            return True
+    return False
+
+
+def _marks_are_quoting(text: str, delimiter: str) -> bool:
+    lines = [line.split(delimiter) for line in _lines(text)]
+    if delimiter != ONE_COLUMN and len({len(cells) for cells in lines}) == 1:
         # Each line is a record by itself, so quotes are quoting only where they stand in pairs at field borders.
         return all(_well_quoted(cell) for cells in lines for cell in cells if cell.startswith('"'))
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        return len({len(cells) for cells in reader if cells}) == 1
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        return len({len(cells) for cells in rows if cells}) == 1
     except csv.Error:
         return False
 
@@ -219,28 +240,7 @@ def _well_quoted(cell: str) -> bool:
     return len(cell) >= 2 and cell.endswith('"') and '"' not in cell[1:-1].replace('""', "")
 
 
-def _refuse_ragged(records: Sequence[Record], place: str, delimiter: str) -> int:
-    width = Counter(len(cells) for _, cells in records).most_common(1)[0][0]
-    if delimiter != _NO_DELIMITER:
-        width = max(width, 2)
-    wrong = [(line, len(cells)) for line, cells in records if len(cells) != width]
-    if not wrong:
-        return width
-    shown = ", ".join(str(line) for line, _ in wrong[:_SHOWN]) + (", …" if len(wrong) > _SHOWN else "")
-    raise HalfpintError(
-        f"{place}, line{'s' if len(wrong) > 1 else ''} {shown}",
-        wanted=f"{width} fields in every row (delimiter {_NAMES[delimiter]})",
-        got=f"{len(wrong)} rows with another number (line {wrong[0][0]} has {wrong[0][1]})",
-        todo="Put quotation marks around cells that hold the delimiter, or repair those lines.",
-    )
-
-
-def _suspicious_quotes(records: Sequence[Record], delimiter: str, width: int) -> list[int]:
-    """Lines of records with a cell in which three lines or more look like records: often a stray quotation mark."""
-    found = []
-    for line, cells in records:
-        for cell in cells:
-            inner = cell.split("\n")[1:-1] if cell.count("\n") > 3 else []
-            if inner and all(part.count(delimiter) == width - 1 for part in inner):
-                found.append(line)
-    return found
+def is_suspicious(cell: str, delimiter: str, width: int) -> bool:
+    """Whether three lines or more in a cell look like records: often a stray quotation mark."""
+    inner = cell.split("\n")[1:-1] if cell.count("\n") > 3 else []
+    return bool(inner) and all(part.count(delimiter) == width - 1 for part in inner)

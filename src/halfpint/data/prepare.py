@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
@@ -12,13 +12,16 @@ from halfpint.data.check import check, clean, find_missing, raise_if_unusable
 from halfpint.data.columns import Columns, find_columns
 from halfpint.data.examples import Example, fingerprint, is_missing_label, labelled
 from halfpint.data.read import read_table
+from halfpint.data.rows import ending_of
 from halfpint.data.split import split
+from halfpint.data.table import Form, Table, shown
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log
 from halfpint.task import Finding, Split
 
 _SHOWN_ROWS = 20
 _SMALL = 500
+_LATER = {"later": True}  # runs that were begun before there were these settings go on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,10 @@ class Data:
         source: a file (CSV, TSV, JSONL, Parquet, .gz), a folder of `datasets`, or a Hub name.
         test: labelled texts kept for the end; empty takes them out of `source`.
         text, label: the columns; empty guesses them and says so.
+        header: yes or no: whether the first row of the file names the columns; empty finds out.
+        delimiter: between the cells of the file: a character, or comma, semicolon, tab or pipe; empty finds out.
+        encoding: of the file, such as cp1252; empty finds out.
+        sheet: of a workbook; empty takes the first.
         validation_share: share of the rows that choices are made on.
         test_share: share that is kept for the end when no test file is given.
         drop_missing: drop rows without a label instead of stopping there.
@@ -39,10 +46,34 @@ class Data:
     test: str = ""
     text: str = ""
     label: str = ""
+    header: str = field(default="", metadata=_LATER)
+    delimiter: str = field(default="", metadata=_LATER)
+    encoding: str = field(default="", metadata=_LATER)
+    sheet: str = field(default="", metadata=_LATER)
     validation_share: float = 0.15
     test_share: float = 0.15
     drop_missing: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.header not in ("", "yes", "no"):
+            raise HalfpintError("data.header", wanted="yes, no, or nothing", got=repr(self.header))
+
+    def table(self) -> Table:
+        """The table at `source`."""
+        names = tuple(name for name in (self.text, self.label) if name)
+        return read_table(self.source, form=replace(self._form, names=names))
+
+    def test_table(self, columns: Columns | None = None) -> Table:
+        """The table at `test`, which is written as `source` is where both have the same ending."""
+        names = (columns.text, columns.label) if columns is not None else (self.text, self.label)
+        alike = ending_of(self.test) == ending_of(self.source)
+        return read_table(self.test, form=replace(self._form if alike else Form(), names=tuple(filter(None, names))))
+
+    @property
+    def _form(self) -> Form:
+        header = {"yes": True, "no": False}.get(self.header)
+        return Form(header=header, delimiter=self.delimiter, encoding=self.encoding, sheet=self.sheet)
 
 
 Prepared = Split[Example]
@@ -60,7 +91,7 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
     for name in ("validation_share", "test_share"):
         if not 0 < getattr(settings, name) < 0.9:
             raise HalfpintError(f"data.{name}", wanted="a share between 0 and 0.9", got=str(getattr(settings, name)))
-    table = read_table(settings.source)
+    table = settings.table()
     columns = find_columns(table, text=settings.text or None, label=settings.label or None)
     examples = labelled(table, columns)
     log.say(f"{settings.source}: {len(examples):,} rows; {columns.said}", kind="data")
@@ -128,7 +159,13 @@ def findings_told(
             for f in dropped
         ],
         "findings": [
-            {"kind": f.kind, "severity": f.severity, "message": f.message, "rows": list(f.rows[:_SHOWN_ROWS])}
+            {
+                "kind": f.kind,
+                "severity": f.severity,
+                "message": f.message,
+                "count": len(f.rows),
+                "rows": list(f.rows[:_SHOWN_ROWS]),
+            }
             for f in findings
         ],
     }
@@ -136,7 +173,7 @@ def findings_told(
 
 def read_test(settings: Data, columns: Columns) -> list[Example]:
     """The examples of the test file, which has the same columns; rows without a text or a label are an error."""
-    table = read_table(settings.test)
+    table = settings.test_table(columns)
     names = columns
     if columns.text not in table.columns or columns.label not in table.columns:
         names = find_columns(table, text=settings.text or None, label=settings.label or None)
@@ -145,7 +182,7 @@ def read_test(settings: Data, columns: Columns) -> list[Example]:
     if bad:
         raise HalfpintError(
             settings.test, wanted="a text and a label in every row of the test file",
-            got=f"{len(bad)} rows without (rows {', '.join(map(str, bad[:8]))})", todo="Complete or remove those rows.",
+            got=f"{len(bad)} rows without (rows {shown(bad)})", todo="Complete or remove those rows.",
         )  # fmt: skip
     return test
 

@@ -1,64 +1,53 @@
-"""Any source of rows -> Table: CSV, TSV, JSONL, JSON, Parquet (each also gzipped), saved datasets, the Hub."""
+"""Any source of rows -> Table: CSV, TSV, JSONL, JSON, Parquet (each also gzipped), workbooks, datasets, the Hub."""
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
-import math
 import re
-import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from halfpint.data.delimited import read_delimited
-from halfpint.data.encoding import decode
+from halfpint import machine
+from halfpint.data.columnar import named_columns, replaced, told
+from halfpint.data.delimited import LONGEST_CELL
+from halfpint.data.json_rows import MOST_COLUMNS
+from halfpint.data.rows import DATA_ENDINGS, Rows, ending_of, is_pipe, opened, too_large
+from halfpint.data.table import Form, Table
 from halfpint.errors import HalfpintError, nearest, need
 
-DATA_ENDINGS = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet")
+__all__ = ["DATA_ENDINGS", "Form", "Table", "read_table", "refuse_unreadable_name"]
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_SHARD = re.compile(r"[-_.]?\d+(-of-\d+)?$")
+_SIDES = ("train", "test", "validation", "valid", "val", "dev", "eval")
+_CELL, _NONE = 64, 8  # bytes that a cell takes besides its characters, and one that is missing
+_SHARE = 8  # of the memory: what is read is worked with
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows by column.
-
-    Attributes:
-        columns: name -> one value a row; a missing value is None (an empty CSV cell stays "").
-        rows: where a person finds each row: the line a CSV or JSONL record starts on (the first line is 1),
-            otherwise the number of the row, from 1.
-        source: the path or Hub name it was read from.
-        notes: what was found out: encoding, delimiter, header, split.
-    """
-
-    columns: dict[str, list[object]]
-    rows: list[int]
-    source: str
-    notes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-def read_table(source: str, *, split: str | None = None, max_cell_chars: int = 1_000_000) -> Table:
-    """The table at `source`: a file, a folder (saved by `datasets`, or holding data files) or a Hub dataset.
+def read_table(
+    source: str, *, split: str | None = None, max_cell_chars: int = LONGEST_CELL, form: Form | None = None,
+    max_bytes: int | None = None,
+) -> Table:  # fmt: skip
+    """The table at `source`: a file, a pipe, a folder (saved by `datasets`, or of data files) or a Hub dataset.
 
     Args:
-        source: a path, or `owner/name` on the Hub when there is no such path.
+        source: a path, `-` for standard input, or `owner/name` on the Hub when there is no such path.
         split: which split of a folder or Hub dataset; without it the only one, or "train".
         max_cell_chars: a longer text cell is an error.
+        form: what a person says of how the file is written.
+        max_bytes: of the table in memory; None: an eighth of the machine's memory.
 
     Raises:
-        HalfpintError: nothing there, not readable, not a table, no rows; it names the lines at fault.
+        HalfpintError: nothing there, not readable, not a table, no rows, too large; it names the rows at fault.
     """
+    refuse_unreadable_name(source)
+    most = machine.memory_bytes() // _SHARE if max_bytes is None else max_bytes
+    reading = _Reading(form or Form(), max_cell_chars, most)
     path = Path(source).expanduser()
     try:
-        is_folder, is_there = path.is_dir(), path.exists()
+        is_folder, is_there = path.is_dir(), path.exists() or is_pipe(source)
         if is_folder:
-            table = _read_folder(path, source, split, max_cell_chars)
+            table = _read_folder(path, source, split, reading)
         elif is_there:
             if split is not None:
                 raise HalfpintError(
@@ -67,7 +56,7 @@ def read_table(source: str, *, split: str | None = None, max_cell_chars: int = 1
                     got=f"one file and the split {split!r}",
                     todo="Leave the split out, or give the file of that split.",
                 )
-            table = _read_file(path, source, max_cell_chars)
+            table = reading.file(path, source)
         else:
             table = _read_elsewhere(path, source, split)
     except OSError as error:
@@ -76,160 +65,109 @@ def read_table(source: str, *, split: str | None = None, max_cell_chars: int = 1
         raise HalfpintError(source, wanted="a readable file or folder", got=got, todo=todo) from error
     if not table.rows:
         raise HalfpintError(source, wanted="a table with rows", got="no rows")
-    _refuse_long_cells(table, max_cell_chars)
     return table
 
 
-def _read_file(path: Path, source: str, max_cell_chars: int) -> Table:
-    data, ending = path.read_bytes(), path.suffix.lower()
-    if not data:
-        raise HalfpintError(source, wanted="a table with rows", got="an empty file")
-    if data.startswith(b"\x1f\x8b"):
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise HalfpintError(
-                source, wanted="a whole gzip file", got=f"a damaged one ({error})", todo="Download or copy it again."
-            ) from error
-        ending = Path(path.stem).suffix.lower() if ending == ".gz" else ending
-    if ending == ".parquet":
-        return _read_parquet(data, source)
-    text, note = decode(data, source)
-    lines = text.split("\n")
-    if ending in (".jsonl", ".ndjson") or _is_json_object(next((line for line in lines if line.strip()), "")):
-        return _from_objects(_json_lines(lines, source), source, note, "JSONL")
-    if ending == ".json" or (text.lstrip().startswith("[{") and text.rstrip().endswith("]")):
-        return _from_objects(_json_array(text, source), source, note, "JSON")
-    columns, rows, notes = read_delimited(text, place=source, ending=ending, max_cell_chars=max_cell_chars)
-    return Table(columns, rows, source, (note, *notes))
+def refuse_unreadable_name(source: str) -> None:
+    """Refuse a name that no report, log or recipe could hold.
 
-
-def _is_json_object(line: str) -> bool:
-    if not line.lstrip().startswith("{"):
-        return False
+    Raises:
+        HalfpintError: bytes in it are not UTF-8.
+    """
     try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _json_lines(lines: list[str], source: str) -> list[tuple[int, Any]]:
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            found.append((number, json.loads(line)))
-        except (ValueError, RecursionError) as error:
-            raise HalfpintError(
-                f"{source}, line {number}",
-                wanted="one JSON object a line",
-                got=f"text that is not JSON ({error})",
-                todo="Repair that line, or give the file the ending that fits it.",
-            ) from error
-    return found
-
-
-def _json_array(text: str, source: str) -> list[tuple[int, Any]]:
-    try:
-        loaded = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise HalfpintError(source, wanted="a JSON array of objects", got=f"text that is not JSON ({error})") from error
-    if not isinstance(loaded, list):
-        keys = f" with the keys {', '.join(map(repr, list(loaded)[:8]))}" if isinstance(loaded, dict) else ""
+        source.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = source.encode("utf-8", "backslashreplace").decode("ascii", "backslashreplace")
         raise HalfpintError(
-            source,
-            wanted='a JSON array of objects: [{"text": …, "label": …}, …]',
-            got=f"a JSON {type(loaded).__name__}{keys}",
-            todo="Save the array alone, or one object a line as JSONL.",
-        )
-    return list(enumerate(loaded, start=1))
+            shown, wanted="a file name in UTF-8", got="other bytes in it", todo="Rename the file (mv)."
+        ) from None
 
 
-def _from_objects(objects: list[tuple[int, Any]], source: str, note: str, kind: str) -> Table:
-    for number, found in objects:
-        if not isinstance(found, dict):
-            raise HalfpintError(
-                f"{source}, row {number}", wanted="a JSON object", got=f"a JSON {type(found).__name__}: {found!r:.60}"
+class _Reading:
+    """Files read whole, with what all of them share."""
+
+    def __init__(self, form: Form, max_cell_chars: int, max_bytes: int) -> None:
+        self._form, self._max_cell, self._max_bytes = form, max_cell_chars, max_bytes
+
+    def file(self, path: Path, source: str) -> Table:
+        """The table in one file."""
+        place = "standard input" if source == "-" else source
+        with opened(path) as file:
+            rows = Rows(
+                file, place, ending_of(path.name), self._form, max_cell_chars=self._max_cell, max_bytes=self._max_bytes
             )
-    names = list(dict.fromkeys(str(name) for _, found in objects for name in found))
-    columns = {name: [_cell(found.get(name)) for _, found in objects] for name in names}
-    return Table(columns, [number for number, _ in objects], source, (note, kind))
+            columns: dict[str, list[object]] = {name: [] for name in rows.columns}
+            numbers: list[int] = []
+            size = 0
+            for part in rows.parts():
+                size += part.size + len(part) * (_CELL * len(part.columns) + _NONE * len(columns))
+                if self._max_bytes and size > self._max_bytes:
+                    raise too_large(place, self._max_bytes)
+                for name in part.columns:
+                    if name not in columns:
+                        columns[name] = [None] * len(numbers)
+                if len(columns) > MOST_COLUMNS:
+                    raise HalfpintError(place, wanted=f"at most {MOST_COLUMNS:,} columns", got=f"{len(columns):,}")
+                for name, column in columns.items():
+                    column.extend(part.columns.get(name) or [None] * len(part))
+                numbers += part.rows
+            if not numbers:
+                got = f"only the header {', '.join(rows.columns)}" if rows.layout.header and rows.columns else "no rows"
+                raise HalfpintError(place, wanted="rows under the header", got=got)
+            return Table(columns, numbers, source, rows.notes)
+
+    def files(self, paths: Sequence[Path], source: str) -> Table:
+        """The tables in several files with the same columns, one after the other; rows are numbered through."""
+        tables = [self.file(path, str(path)) for path in paths]
+        for path, table in zip(paths, tables, strict=True):
+            if set(table.columns) != set(tables[0].columns):
+                raise HalfpintError(
+                    str(path), wanted=f"the columns of {paths[0].name} ({', '.join(tables[0].columns)})",
+                    got=", ".join(table.columns), todo="Give the path of one file, or files with the same columns.",
+                )  # fmt: skip
+        columns = {name: [cell for table in tables for cell in table.columns[name]] for name in tables[0].columns}
+        rows = list(range(1, sum(map(len, tables)) + 1))
+        ends = f"{paths[0].name} … {paths[-1].name}" if len(paths) > 1 else paths[0].name
+        return Table(columns, rows, source, (f"{len(paths)} files ({ends}), rows numbered through", *tables[0].notes))
 
 
-def _cell(value: object) -> object:
-    """The value, None for NaN; half a surrogate pair (JSON can hold one, UTF-8 cannot) becomes U+FFFD."""
-    if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _read_parquet(data: bytes, source: str) -> Table:
-    parquet = need("pyarrow.parquet", f"reading {source}")
-    arrow = need("pyarrow", f"reading {source}")
-    try:
-        table = parquet.read_table(io.BytesIO(data))
-    except (arrow.ArrowException, OSError) as error:
-        raise HalfpintError(source, wanted="a Parquet file", got=f"a file that is none ({error})") from error
-    metadata = (table.schema.metadata or {}).get(b"huggingface", b"{}")
-    features = json.loads(metadata).get("info", {}).get("features", {})
-    names = {column: feature.get("names") for column, feature in features.items() if isinstance(feature, dict)}
-    return _from_columns(table.to_pydict(), names, source, ("Parquet",))
-
-
-def _from_columns(
-    columns: dict[str, list[object]], class_names: dict[str, list[str] | None], source: str, notes: tuple[str, ...]
-) -> Table:
-    """A table in which class numbers have become their names, where the source tells them."""
-    named = {name: values for name, values in class_names.items() if values and name in columns}
-    read = {name: [_cell(value) for value in values] for name, values in columns.items()}
-    for name, labels in named.items():
-        read[name] = [_class_name(value, labels) for value in read[name]]
-        notes = (*notes, f"numbers of column {name!r} replaced by the class names stored with them")
-    rows = len(next(iter(read.values()), []))
-    return Table(read, list(range(1, rows + 1)), source, notes)
-
-
-def _class_name(value: object, names: list[str]) -> object:
-    if not isinstance(value, int):
-        return value
-    return names[value] if 0 <= value < len(names) else None
-
-
-def _read_folder(path: Path, source: str, split: str | None, max_cell_chars: int) -> Table:
+def _read_folder(path: Path, source: str, split: str | None, reading: _Reading) -> Table:
     names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     if "dataset_dict.json" in names or "state.json" in names:
         datasets = need("datasets", f"reading the saved dataset {source}")
-        try:
+        with told(source, "a dataset saved by datasets"):
             loaded = datasets.load_from_disk(str(path))
-        except (ValueError, KeyError, TypeError) as error:
-            raise HalfpintError(
-                source, wanted="a dataset saved by datasets", got=f"a folder it cannot load ({error})"
-            ) from error
         return _from_dataset(loaded, source, split)
     files = [name for name in names if (path / name).is_file() and _stem(name) is not None]
-    named = {str(_stem(name)): name for name in files}
-    wanted = split or ("train" if len(files) > 1 and "train" in named else None)
+    if not files and (path / "data").is_dir():  # as datasets of the Hub are laid out
+        return _read_folder(path / "data", source, split, reading)
+    groups: dict[str, list[str]] = {}
+    for name in files:
+        groups.setdefault(_SHARD.sub("", str(_stem(name))), []).append(name)
+    wanted = split or ("train" if len(groups) > 1 and "train" in groups else None)
     if not files:
         raise HalfpintError(
             source,
             wanted=f"a folder with a data file ({', '.join(DATA_ENDINGS)}, each also .gz) or one saved by datasets",
             got="an empty folder" if not names else f"a folder with {', '.join(names[:8])}",
         )
-    if wanted is None and len(files) > 1:
+    if wanted is not None and wanted not in groups:
+        raise HalfpintError(
+            source, wanted=f"a data file named {wanted}", got=", ".join(files[:8]), todo=nearest(wanted, groups)
+        )
+    chosen = groups[wanted] if wanted is not None else files
+    if len(chosen) == 1:
+        table = reading.file(path / chosen[0], str(path / chosen[0]))
+        return Table(table.columns, table.rows, table.source, (f"file {chosen[0]} of the folder", *table.notes))
+    sides = any(group.lower() in _SIDES for group in groups)
+    if (wanted is None and sides and len(groups) > 1) or len({ending_of(name) for name in chosen}) > 1:
         raise HalfpintError(
             source,
-            wanted="a folder with one data file",
+            wanted="a folder with one data file, or with parts of one table",
             got=f"{len(files)}: {', '.join(files[:8])}",
             todo="Give the path of one of them.",
         )
-    if wanted is not None and wanted not in named:
-        raise HalfpintError(
-            source, wanted=f"a data file named {wanted}", got=", ".join(files[:8]), todo=nearest(wanted, named)
-        )
-    name = files[0] if wanted is None else named[wanted]
-    table = _read_file(path / name, str(path / name), max_cell_chars)
-    return Table(table.columns, table.rows, table.source, (f"file {name} of the folder", *table.notes))
+    return reading.files([path / name for name in chosen], source)
 
 
 def _stem(name: str) -> str | None:
@@ -279,17 +217,11 @@ def _from_dataset(loaded: Any, source: str, split: str | None) -> Table:
         loaded, notes = loaded[chosen], (f"split {chosen!r} of {', '.join(names)}",)
     elif split is not None and str(loaded.split) != split:
         raise HalfpintError(source, wanted=f"the split {split!r}", got=f"a dataset of the split {loaded.split}")
-    names_by_column = {name: getattr(feature, "names", None) for name, feature in loaded.features.items()}
-    return _from_columns(loaded.with_format(None).to_dict(), names_by_column, source, notes)
-
-
-def _refuse_long_cells(table: Table, max_cell_chars: int) -> None:
-    for name, values in table.columns.items():
-        for row, value in zip(table.rows, values, strict=True):
-            if isinstance(value, str) and len(value) > max_cell_chars:
-                raise HalfpintError(
-                    f"{table.source}, row {row}, column {name!r}",
-                    wanted=f"cells of at most {max_cell_chars:,} characters",
-                    got=f"one of {len(value):,}",
-                    todo="Shorten or split that text.",
-                )
+    class_names: dict[str, list[str]] = {}
+    for name, feature in loaded.features.items():
+        if getattr(feature, "names", None):
+            class_names[name] = feature.names
+    with told(source, "a dataset with columns that can be read"):
+        columns = named_columns(loaded.with_format(None).to_dict(), class_names)
+    rows = len(next(iter(columns.values()), []))
+    return Table(columns, list(range(1, rows + 1)), source, (*notes, *replaced(class_names, list(columns))))

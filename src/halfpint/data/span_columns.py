@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from halfpint.data.spans import Read, Span, TagData, TagExample
+from halfpint.data.table import shown as first_of
 from halfpint.errors import HalfpintError
 from halfpint.task import Finding
 
@@ -20,7 +21,6 @@ _PREFIXED = re.compile(r"([BIOELSUM])([-_])(.+)")
 _COMMENT = re.compile(r"#(?: |begin|end|\s*$)", re.MULTILINE)  # or a word that is this sign: then it has a tag
 _NOTHING = frozenset({"O", "o", "_"})
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z]+)?:")
-_SHOWN = 8
 _NAMES = {"iob1": "IOB1", "iob2": "IOB2 (BIO)", "bioes": "BIOES (BILOU)", "plain": "a label for each word"}
 
 
@@ -36,8 +36,7 @@ class Sentence:
 
 def shown(numbers: Sequence[int]) -> str:
     """The first of some line numbers in words."""
-    first = ", ".join(map(str, numbers[:_SHOWN])) + (", …" if len(numbers) > _SHOWN else "")
-    return f"line{'s' if len(numbers) > 1 else ''} {first}"
+    return f"line{'s' if len(numbers) > 1 else ''} {first_of(numbers)}"
 
 
 def looks_like_columns(text: str) -> float:

@@ -241,10 +241,11 @@ def text_of_file(source: str, *, most_bytes: int = 0) -> tuple[str, str]:
     import zlib
 
     from halfpint.data.encoding import decode
+    from halfpint.data.rows import opened
 
     path = Path(source).expanduser()
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             reader = gzip.GzipFile(fileobj=file) if packed else file

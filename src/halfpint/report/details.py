@@ -14,10 +14,11 @@ _SEVERE = {"error": "bad", "warning": "warn"}
 _MODELLED = "Modelled means estimated from the time and the load of the parts, not read off a meter."
 
 
-def row_numbers(value: object) -> str:
-    """The first row numbers of a list as words: 3, 17, 40 and 8 more."""
+def row_numbers(value: object, count: object = None) -> str:
+    """The first row numbers of a list as words: 3, 17, 40 and 8 more; `count` is their number if some are left out."""
     found = [f"{row:.0f}" for row in map(units.number, units.rows(value)) if row is not None]
-    more = f" and {len(found) - _SHOWN_ROWS:,} more" if len(found) > _SHOWN_ROWS else ""
+    rest = max(int(units.number(count) or 0), len(found)) - min(len(found), _SHOWN_ROWS)
+    more = f" and {rest:,} more" if found and rest > 0 else ""
     return ", ".join(found[:_SHOWN_ROWS]) + more
 
 
@@ -83,7 +84,7 @@ def _findings(data: dict[str, Any]) -> str:
     lines = []
     for row in map(units.mapping, units.rows(data.get("findings"))):
         level = str(row.get("severity") or "note")
-        at = row_numbers(row.get("rows"))
+        at = row_numbers(row.get("rows"), row.get("count"))
         lines.append(
             f'<li><span class="tag {_SEVERE.get(level, "off")}">{units.text(level)}</span><div>'
             f"<p>{units.text(row.get('message') or row.get('kind'))}</p>"
@@ -101,7 +102,7 @@ def _dropped(data: dict[str, Any]) -> str:
         [
             units.text(row.get("message") or row.get("kind")),
             cell(units.count(row.get("count")), row.get("count"), figure=True),
-            cell(row_numbers(row.get("rows")) or units.MISSING),
+            cell(row_numbers(row.get("rows"), row.get("count")) or units.MISSING),
         ]
         for row in found
     ]

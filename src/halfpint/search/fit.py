@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,12 @@ class Request:
     force: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """What makes two requests the same run."""
-        parts = {"data": asdict(self.data), "limits": asdict(self.limits), "base": self.base}
+        """What makes two requests the same run; settings that came later count where they are given."""
+        later = {
+            one.name for one in fields(self.data) if one.metadata.get("later") and not getattr(self.data, one.name)
+        }
+        data = {name: value for name, value in asdict(self.data).items() if name not in later}
+        parts = {"data": data, "limits": asdict(self.limits), "base": self.base}
         return {**parts, "metric": self.metric, "seed": self.seed, "halfpint": __version__}
 
 

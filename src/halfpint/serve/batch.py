@@ -6,16 +6,19 @@ import errno
 import gzip
 import io
 import os
-import re
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from halfpint.data.columns import find_text_column
+from halfpint.data.encoding import whole_characters
+from halfpint.data.json_rows import MOST_COLUMNS
+from halfpint.data.rows import Rows, ending_of, opened
+from halfpint.data.table import Form, Part, Table
 from halfpint.engines import Engine
 from halfpint.errors import HalfpintError, nearest
 from halfpint.files import written
@@ -24,15 +27,23 @@ from halfpint.serve import _rows
 from halfpint.task import LabelTask
 
 _CHARS_A_CHUNK = 4_000_000
+_SAMPLE = 1000
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was written: the number of rows, and how many got each label, most first."""
+
+    rows: int
+    labels: Mapping[str, int]
 
 
 def predict_texts(engine: Engine, task: LabelTask[Any], texts: Sequence[str], top: int = 1) -> list[dict[str, Any]]:
     """How the answer to each text reads (`LabelTask.rows`)."""
     if not texts:
         return []
-    clean = [_clean(text) for text in texts]
+    clean = [whole_characters(text) for text in texts]
     return task.rows(clean, engine.probabilities(clean), engine.labels, top)
 
 
@@ -46,22 +57,25 @@ def predict_file(
     top: int = 1,
     redact: bool = False,
     chunk: int = 2048,
+    form: Form | None = None,
     log: Log,
-) -> int:
-    """Write the rows of `source` to `out` with the task's columns added; gives their number.
+) -> Done:
+    """Write the rows of `source` to `out` with the task's columns added.
 
     With `top` above 1 there may be several sets of them. Where a name is taken, all begin with `predicted_`. A row
-    without a text gets no label. `out` is written as its ending says (.csv, .tsv, .jsonl, each also
-    .gz), otherwise as `source` is; it appears once it is whole.
+    without a text gets no label; one without anything in it is left out. `out` is written as its ending says (.csv,
+    .tsv, .jsonl, .json, each also .gz), otherwise as `source` is, in its encoding; it appears once it is whole.
 
     Args:
         engine: a loaded model, which does `task`.
-        source: CSV, TSV or JSONL, also gzipped; `-` reads standard input (kept in a temporary file).
+        source: CSV, TSV, JSONL, JSON, Parquet or a workbook, also gzipped; `-` reads standard input (kept in a
+            temporary file).
         out: where to write; `-` is standard output.
         text: the column of the texts; None guesses it.
         top: labels per row.
         redact: replace what was found in the text by the name of its label, and add no column.
         chunk: rows in one call of the engine, at most.
+        form: what a person says of how `source` is written.
         log: where progress is told.
 
     Raises:
@@ -74,30 +88,37 @@ def predict_file(
     place = "standard input" if str(source) == "-" else str(source)
     if str(out) != "-" and out.is_dir():
         raise HalfpintError(str(out), wanted="a file to write", got="a folder", todo=f"Give {out}/labels.csv or so.")
+    if str(source) != "-" and out.exists() and source.exists() and out.samefile(source):
+        todo = f"Give another name, such as {beside(source)}."
+        raise HalfpintError(f"--out {out}", wanted="another file than the one that is read", got="the same", todo=todo)
     with ExitStack() as stack:
         file = stack.enter_context(_opened(source, place))
         size = os.fstat(file.fileno()).st_size
         with log.bar(f"Checking {place}", size) as bar:
-            layout = _rows.survey(file, place, _ending(source), bar.advance)
-        if layout.encoding in ("cp1252", "latin-1"):
-            log.say(f"{place} is not UTF-8: it is read as {layout.encoding}.", kind="encoding")
-        column = find_text_column(_rows.sample_table(file, place, layout), text=text)
+            rows, sample, names_in, count = _surveyed(file, place, ending_of(source.name), form or Form(), text, bar)
+        log.say(f"{place}: {'; '.join(rows.notes)}", kind="data")
+        if rows.layout.encoding in ("cp1252", "latin-1"):
+            log.say(f"{place} is not UTF-8: it is read as {rows.layout.encoding}.", kind="encoding")
+        column = find_text_column(sample, text=text)
         if text is None:
             log.say(f"Texts are taken from the column {column!r} of {place}.", kind="column", column=column)
         # What was found would be in the added columns.
-        names = [] if redact else _added_columns(layout.columns, task.columns(top, engine.labels))
-        target = _rows.written_as(layout, _ending(out))
+        names = [] if redact else _added_columns(names_in, task.columns(top, engine.labels))
+        added_names = [name for rank in names for name in rank]
+        target = _rows.written_as(rows.layout, ending_of(out.name), str(out), [*engine.labels, *added_names])
         written = stack.enter_context(_written(out, target.encoding))
-        writer = _rows.Writer(written, target, (*layout.columns, *(name for rank in names for name in rank)))
+        writer = _rows.Writer(written, target, (*names_in, *added_names))
         bar = stack.enter_context(log.bar(f"Labelling {place}", size))
-        empty = 0
-        for rows in _chunks(_rows.read_rows(file, place, layout, bar.advance), column, chunk):
-            texts = [_text_of(row.get(column), place, line, column) for line, row in rows]
+        rows.passed = bar.advance
+        empty, labels = 0, Counter[str]()
+        for numbered in _chunks(rows.parts(), column, chunk):
+            texts = [_text_of(row.get(column), f"{place}, {rows.unit} {number}", column) for number, row in numbered]
             given = [index for index, one in enumerate(texts) if one.strip()]
             empty += len(texts) - len(given)
             some = predict_texts(engine, task, [texts[index] for index in given], top)
             answers = dict(zip(given, some, strict=True))
-            for index, (_, row) in enumerate(rows):
+            labels.update(str(one["label"]) for one in some if "label" in one)
+            for index, (_, row) in enumerate(numbered):
                 cells = task.cells(answers.get(index), len(names))
                 added: dict[str, object] = {
                     name: value
@@ -107,22 +128,55 @@ def predict_file(
                 if redact and index in answers:
                     added[column] = task.redacted(texts[index], answers[index])
                 writer.row({**row, **added})
+        writer.close()
     if empty:
-        log.say(f"{empty:,} of {layout.rows:,} rows have no text and got no label.", kind="empty_texts", rows=empty)
-    return layout.rows
+        log.say(f"{empty:,} of {count:,} rows have no text and got no label.", kind="empty_texts", rows=empty)
+    return Done(count, dict(labels.most_common()))
 
 
-def _chunks(
-    numbered: Iterator[tuple[int, _rows.Row]], column: str, chunk: int
-) -> Iterator[list[tuple[int, _rows.Row]]]:
+def beside(source: Path) -> Path:
+    """Where the labelled rows of a file go that names no other place: x.csv gives x-labelled.csv."""
+    zipped = source.suffix.lower() == ".gz"
+    stem = source.with_suffix("") if zipped else source
+    ending = stem.suffix if stem.suffix.lower() in (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json") else ".csv"
+    return source.with_name(f"{stem.stem}-labelled{ending}{source.suffix if zipped else ''}")
+
+
+def _surveyed(
+    file: BinaryIO, place: str, ending: str, form: Form, text: str | None, bar: Any
+) -> tuple[Rows, Table, tuple[str, ...], int]:
+    """The file's rows, read once so that faults are told before any work; the first ones, all columns, their number."""
+    form = replace(form, names=(text,)) if text is not None else form
+    rows = Rows(file, place, ending, form, passed=bar.advance)
+    sample: Table | None = None
+    names, count = dict.fromkeys(rows.columns), 0
+    for part in rows.parts():
+        count += len(part)
+        names.update(dict.fromkeys(part.columns))
+        if len(names) > MOST_COLUMNS:
+            raise HalfpintError(place, wanted=f"at most {MOST_COLUMNS:,} columns", got="more")
+        if sample is None:
+            some = {name: values[:_SAMPLE] for name, values in part.columns.items()}
+            sample = Table(some, list(part.rows)[:_SAMPLE], place, ())
+    if sample is None:
+        raise HalfpintError(place, wanted="a table with rows", got="no rows")
+    columns = {name: sample.columns.get(name, [None] * len(sample)) for name in names}
+    return rows, Table(columns, sample.rows, place, ()), tuple(names), count
+
+
+def _chunks(parts: Iterator[Part], column: str, chunk: int) -> Iterator[list[tuple[int, _rows.Row]]]:
     rows: list[tuple[int, _rows.Row]] = []
     chars = 0
-    for line, row in numbered:
-        rows.append((line, row))
-        chars += len(str(row.get(column)))
-        if len(rows) >= chunk or chars >= _CHARS_A_CHUNK:
-            yield rows
-            rows, chars = [], 0
+    for part in parts:
+        names = list(part.columns)
+        cells = zip(*part.columns.values(), strict=True)
+        objects = part.objects or (dict(zip(names, one, strict=True)) for one in cells)
+        for number, row in zip(part.rows, objects, strict=True):
+            rows.append((number, row))
+            chars += len(str(row.get(column)))
+            if len(rows) >= chunk or chars >= _CHARS_A_CHUNK:
+                yield rows
+                rows, chars = [], 0
     if rows:
         yield rows
 
@@ -137,23 +191,14 @@ def _added_columns(columns: Sequence[str], wanted: Sequence[Sequence[str]]) -> l
         prefix += "predicted_"
 
 
-def _text_of(value: object, place: str, line: int, column: str) -> str:
+def _text_of(value: object, place: str, column: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str | int | float):
         raise HalfpintError(
-            f"{place}, line {line}, column {column!r}", wanted="a text", got=f"a {type(value).__name__}: {value!r:.60}"
+            f"{place}, column {column!r}", wanted="a text", got=f"a {type(value).__name__}: {value!r:.60}"
         )
     return str(value)
-
-
-def _clean(text: str) -> str:
-    """The text with U+FFFD for halves of surrogate pairs: JSON can hold them, UTF-8 and tokenizers cannot."""
-    return _SURROGATE.sub("\ufffd", text)
-
-
-def _ending(path: Path) -> str:
-    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def _beside(path: Path) -> list[str]:
@@ -163,24 +208,12 @@ def _beside(path: Path) -> list[str]:
 @contextmanager
 def _opened(source: Path, place: str) -> Iterator[BinaryIO]:
     """The file to read, one that can be read twice."""
-    if str(source) == "-":
-        with tempfile.TemporaryFile() as kept:
-            shutil.copyfileobj(sys.stdin.buffer, kept)
-            yield cast(BinaryIO, kept)
-        return
-    ending = _ending(source)
-    if ending in (".parquet", ".json"):
-        raise HalfpintError(
-            place, wanted="a file that is read row by row: .csv, .tsv or .jsonl, also .gz", got=f"a {ending} file"
-        )
     try:
-        file = source.open("rb")
+        file = opened(source)
     except OSError as error:
         near = nearest(source.name, _beside(source)) if isinstance(error, FileNotFoundError) else ""
         raise HalfpintError(place, wanted="a readable file", got=_said(error), todo=near) from None
     with file:
-        if not file.seekable():
-            raise HalfpintError(place, wanted="a file", got="a pipe", todo="Give - and send it to standard input.")
         yield file
 
 

@@ -16,7 +16,6 @@ from halfpint.data.check import check
 from halfpint.data.columns import find_columns
 from halfpint.data.examples import Example, labelled
 from halfpint.data.prepare import Data, prepare
-from halfpint.data.read import read_table
 from halfpint.errors import HalfpintError
 from halfpint.outputs import NO_LABEL, Encoded, Ints, Outputs, joined
 from halfpint.progress import Log
@@ -82,7 +81,7 @@ class Classify(LabelTask[Example]):
 
     def given(self, settings: Any, log: Log) -> Sequence[Example]:
         """All rows of the table."""
-        table = read_table(settings.source)
+        table = settings.table()
         columns = find_columns(table, text=settings.text or None, label=settings.label or None)
         log.say(f"{settings.source}: {len(table):,} rows; {columns.said}", kind="data")
         return labelled(table, columns)
@@ -90,11 +89,11 @@ class Classify(LabelTask[Example]):
     def check(self, settings: Any) -> Checked:
         """Duplicates, leaks, wrong labels, personal data and more."""
         text, label = settings.text or None, settings.label or None
-        table = read_table(settings.source)
+        table = settings.table()
         columns = find_columns(table, text=text, label=label)
         examples, others = labelled(table, columns), None
         if settings.test:
-            test = read_table(settings.test)
+            test = settings.test_table()
             others = labelled(test, find_columns(test, text=text, label=label))
         return Checked(
             rows=len(examples), labels=len({example.label for example in examples}), said=columns.said,
@@ -103,7 +102,7 @@ class Classify(LabelTask[Example]):
 
     def columns_of(self, settings: Any) -> tuple[dict[str, str], str]:
         """The columns of texts and labels."""
-        found = find_columns(read_table(settings.source), text=settings.text or None, label=settings.label or None)
+        found = find_columns(settings.table(), text=settings.text or None, label=settings.label or None)
         return {"text": found.text, "label": found.label}, found.said
 
     def encode(self, texts: Sequence[str], tokenizer: Any, max_tokens: int) -> Encoded:
