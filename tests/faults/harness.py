@@ -31,7 +31,7 @@ LIMITS: Mapping[str, tuple[int, int]] = {
     "memory": (resource.RLIMIT_AS, 700_000_000),
 }  # fmt: skip
 TEXT = ("--text", "text")
-TINY = ("--size", "30K", "--vocab", "300", "--context", "32", "--tokens", "20K", "--as-it-is")
+TINY = ("--size", "200K", "--vocab", "300", "--context", "32", "--tokens", "20K", "--as-it-is")
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,10 @@ def try_all(life: Life, moments: int, seed: int, limits: Sequence[str], say: Cal
         say(f"robbed after {moment:.2f} s and finished")
     for name in limits:
         life.clear()
-        ended(life.start(LIMITS[name]), f"little {name}")
+        if name == "memory":  # numerical libraries end the process themselves: all that matters is what is left
+            assert "Traceback" not in life.start(LIMITS[name]).communicate(timeout=PATIENCE_S)[1]
+        else:
+            ended(life.start(LIMITS[name]), f"little {name}")
         life.finish(reference, f"little {name}")
         say(f"little {name}, and finished")
     life.clear()
