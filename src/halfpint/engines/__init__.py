@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,13 +12,15 @@ from halfpint import registry
 from halfpint.bundle import Bundle
 from halfpint.engines._generation import Continuation, Generation, Piece, TokenScore
 from halfpint.engines._prompt import as_chat, prompt_of
+from halfpint.engines._schema import Follower as TextBySchema
+from halfpint.engines._schema import checked as checked_schema
 from halfpint.engines._scored import ScoredText
 from halfpint.errors import HalfpintError
 from halfpint.outputs import Outputs
 
 __all__ = [
-    "Continuation", "Engine", "Generation", "LanguageEngine", "Piece", "Probabilities", "ScoredText", "TokenScore",
-    "as_chat", "open_engine", "open_language_engine", "prompt_of", "softmax",
+    "Continuation", "Engine", "Generation", "LanguageEngine", "Piece", "Probabilities", "ScoredText", "TextBySchema",
+    "TokenScore", "as_chat", "checked_schema", "open_engine", "open_language_engine", "prompt_of", "softmax",
 ]  # fmt: skip
 
 Probabilities = npt.NDArray[np.float32]
@@ -52,7 +54,18 @@ class LanguageEngine(Protocol):
         ...
 
     def encode(self, text: str, special: bool = True) -> list[int]:
-        """The ids of `text` alone; with `special`, names of special tokens in it are those tokens."""
+        """The ids of `text` alone; with `special`, names of special tokens in it are those tokens.
+
+        It may be asked for in another thread while the engine writes; so may `constraint`.
+        """
+        ...
+
+    def constraint(self, schema: Mapping[str, Any]) -> object:
+        """What keeps a text to a JSON schema; made once, it is at hand when that text is written.
+
+        Raises:
+            HalfpintError: the schema cannot be kept to.
+        """
         ...
 
     def count(self, text: str) -> int:

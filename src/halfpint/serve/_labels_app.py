@@ -6,7 +6,7 @@ import asyncio
 import json
 import shlex
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from halfpint.lookup import need_routes
 from halfpint.progress import SILENT, Log
 from halfpint.serve import _http, _metrics
 from halfpint.serve._docs import docs_page
+from halfpint.serve._guard import Guard
 from halfpint.serve._pages import page_of, style
 from halfpint.serve._worker import EngineError, QueueFullError, Worker
 from halfpint.task import LabelTask, label_task
@@ -112,6 +113,7 @@ def build_labels_app(
     timeout_s: float = 30.0,
     max_queue: int = 64,
     threads: int | None = None,
+    hosts: Collection[str] | None = None,
     engine_loader: EngineLoader | None = None,
     log: Log = SILENT,
     on_ready: Callable[[], None] | None = None,
@@ -127,6 +129,7 @@ def build_labels_app(
         timeout_s: seconds from the start of a request to its answer, at most.
         max_queue: requests that may wait for the model; one more is told to come back.
         threads: threads of the engine; None takes one a core.
+        hosts: names by which a server without a key may be called, besides local ones; None: any.
         engine_loader: opens the engine of the bundle; None takes the engine that its card names.
         log: where a failed load or a failed call is told.
         on_ready: called from the model's thread once the model is loaded.
@@ -165,9 +168,11 @@ def build_labels_app(
         version=__version__,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
-    _http.install(app, metrics, (route.path, *_OTHER_ROUTES))
+    guard = Guard(hosts) if api_key is None else None
+    _http.install(app, metrics, (route.path, *_OTHER_ROUTES), log=log, guard=guard)
     page = page_of(task.routes)
 
     app.state.model = worker
@@ -186,7 +191,7 @@ def build_labels_app(
                 },
             }
         },
-        responses=_refusals(*((401,) if api_key else ()), 400, 408, 413, 422, 429, 503, 504),
+        responses=_refusals(*((401,) if api_key else (403,)), 400, 408, 413, 415, 422, 429, 503, 504),
     )
     async def label(request: Request) -> Response:
         begun = time.perf_counter()
@@ -270,9 +275,11 @@ def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     said = {
         400: "not JSON",
         401: "no API key, or not the right one",
-        408: "the body came too slowly",
+        403: "a page of another site, or a name that is not this server's; with --allow-host it is taken",
+        408: "request timed out",
         413: "too many texts, or a body that is too large",
-        422: "not the body that is wanted",
+        415: "a body that is not sent as JSON",
+        422: "invalid request body",
         429: "too many requests wait; come back after Retry-After seconds",
         503: "the model is not loaded",
         504: "not ready in time",

@@ -25,6 +25,7 @@ DEFAULT = "default"
 _COMPLETION_TOKENS = 16  # as OpenAI's; a chat goes on to its end
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 _LEAST_TOP_P = 1e-6  # some send 0
+_MOST_DIGITS = 9  # of a token's id
 _TYPES_IN_PLACES = ("str", "int", "float", "bool", "dict")
 _TODO = {
     "messages": 'Send {"messages": [{"role": "user", "content": "…"}]}.',
@@ -148,6 +149,11 @@ class Reader:
             raise ApiError(400, "too_many", f"{place}: {got}; 1 to {self._most} are taken.", param=place)
         seed = secrets.randbits(31) if sent.seed is None else sent.seed % (1 << 32)
         biases = _biases(sent.logit_bias or {}, self._vocabulary)
+        if (schema := _schema(sent)) is not None:
+            try:
+                self._backend.check_schema(schema)
+            except HalfpintError as error:
+                raise refused(error) from None
         asked: list[Asked] = []
         for prompt, tokens in prompts:
             if not tokens:
@@ -209,10 +215,10 @@ def _schema(sent: GenerationRequest) -> Mapping[str, Any] | None:
 def _biases(given: Mapping[str, float], vocabulary: int) -> dict[int, float]:
     found = {}
     for token, bias in given.items():
-        if not (token.isascii() and token.isdigit() and int(token) < vocabulary and -100 <= bias <= 100):
-            message = (
-                f"logit_bias: wanted token ids below {vocabulary} with numbers from -100 to 100, got {token}: {bias}."
-            )
+        known = token.isascii() and token.isdigit() and len(token) <= _MOST_DIGITS and int(token) < vocabulary
+        if not (known and -100 <= bias <= 100):
+            wanted = f"token ids below {vocabulary} with numbers from -100 to 100"
+            message = f"logit_bias: wanted {wanted}, got {token[:20]}: {bias}."
             raise ApiError(400, "invalid_value", message, param="logit_bias")
         found[int(token)] = bias
     return found
