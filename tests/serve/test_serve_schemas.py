@@ -1,8 +1,12 @@
-"""JSON schemas that are sent to a server, with every engine: kept to, refused, or told; never passed over."""
+"""JSON schemas that are sent to a server, with every engine: kept to, refused, or told; never passed over.
+
+And chat templates that do too much.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +16,7 @@ from typing import Any
 import openai
 import pytest
 
+from halfpint.bundle import CARD, Bundle, new_bundle, open_bundle
 from halfpint.serve._llama_server import LlamaServer
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -114,3 +119,20 @@ def test_numbers_that_no_model_takes(gguf: Served) -> None:
     for field, value in (("logit_bias", {"1" * 5000: 1}), ("repetition_penalty", 1e-300), ("seed", "9" * 5000)):
         answer = gguf.http.post("/v1/completions", json={"prompt": "a", field: value})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+
+
+def test_a_template_that_never_ends_leaves_the_rest_of_the_server(
+    serve_bundle: Callable[..., Any], bundles: Callable[[str], Bundle], tmp_path: Path
+) -> None:
+    target = tmp_path / "endless"
+    with new_bundle(target, bundles("chat")) as (folder, _):
+        for file in bundles("chat").path.iterdir():
+            if file.name != CARD:
+                shutil.copyfile(file, folder / file.name)
+        loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+        (folder / "chat_template.jinja").write_text(loops, encoding="utf-8")
+    with serve_bundle(open_bundle(target)) as served:
+        assert served.http.get("/health").json()["chat"] is False
+        with pytest.raises(openai.BadRequestError, match="cannot chat: its chat template: more than"):
+            served.chat()
+        assert served.text().choices[0].text

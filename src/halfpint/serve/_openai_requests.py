@@ -73,7 +73,10 @@ class Reader:
         self._untaught = ""
         self.template: ChatTemplate | None = None
         try:
-            self.template = ChatTemplate(bundle.path)
+            template = ChatTemplate(bundle.path)
+            template.check_work()
+            _ = template.takes_system  # kept, so that it is not rendered on the event loop
+            self.template = template
         except HalfpintError as error:
             self._untaught = "it has no chat template" if error.got == "none" else f"its chat template: {error.got}"
 

@@ -9,7 +9,7 @@ function fault(text) {
 }
 
 function told(answer) {
-  at("latency").textContent = `${answer.latency_ms.toFixed(1)} ms in the server`;
+  at("latency").textContent = `Took ${answer.latency_ms < 10 ? answer.latency_ms.toFixed(1) : Math.round(answer.latency_ms)} ms`;
   const body = JSON.stringify({text: last}).replaceAll("'", "'\\''");
   const key = keyNeeded ? " \\\n  -H 'Authorization: Bearer YOUR_KEY'" : "";
   at("curl").textContent =

@@ -181,4 +181,4 @@ def _address(host: str, port: int) -> str:
 
 
 def _ready(address: str, calls: str) -> str:
-    return f"Ready: {address} (a page to try it), {address}/docs (how to call it)\n{calls}"
+    return f"Ready: {address} (a page to try it), {address}/docs (API documentation)\n{calls}"
