@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from halfpint.command import Command, Group, Setting, about, command_class, command_names, settings_of, summary
-from halfpint.errors import DISK_FAULTS, EXIT_BAD_INPUT, EXIT_INTERRUPTED, HalfpintError
+from halfpint.errors import DISK_FAULTS, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED, HalfpintError
 from halfpint.progress import Log
 
 ABOUT = "Small language models, from raw text to production, on hardware you own."
@@ -54,6 +57,27 @@ class _Printed:
     def __call__(self, piece: str) -> None:
         print(piece, end="", flush=True)
         self.text += piece
+
+
+class _TerminatedError(SystemExit):
+    """SIGTERM came: what is being done is left as by Ctrl-C."""
+
+
+@contextmanager
+def _told_of_sigterm() -> Iterator[None]:
+    """SIGTERM ends a command in order and with a word; a server has its own way."""
+
+    def end(number: int, frame: Any) -> None:
+        raise _TerminatedError(EXIT_TERMINATED)
+
+    takes = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if takes:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if takes:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def program(names: Sequence[str]) -> typer.Typer:
@@ -141,12 +165,15 @@ def main() -> None:
         if not typed and Path(words[0]).exists():
             example = f"predict {words[0]} TEXT" if Path(words[0]).is_dir() else f"fit {words[0]}"
             raise HalfpintError("halfpint", wanted="a command", got=repr(words[0]), todo=f"Try: halfpint {example}")
-        code = program(typed or known)(words, standalone_mode=False) or 0
+        with _told_of_sigterm():
+            code = program(typed or known)(words, standalone_mode=False) or 0
         sys.stdout.flush()
     except HalfpintError as error:
         code = _failed(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
+    except _TerminatedError:
+        code = EXIT_TERMINATED
     except OSError as error:
         if error.errno not in (*DISK_FAULTS, errno.EPIPE):
             raise
@@ -160,8 +187,9 @@ def main() -> None:
             raise
         said, command = str(say()), context.command_path if context else "halfpint"
         code = _failed(f"{said}{'' if said[-1:] in '.?' else '.'} See: {command} --help", EXIT_BAD_INPUT)
-    if code == EXIT_INTERRUPTED:
-        print(f"\ninterrupted{''.join(_how_to_go_on(command_class(word), words) for word in typed)}", file=sys.stderr)
+    if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+        what = "interrupted" if code == EXIT_INTERRUPTED else "terminated"
+        print(f"\n{what}{''.join(_how_to_go_on(command_class(word), words) for word in typed)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -85,14 +85,24 @@ class LanguageEngine(Protocol):
         ...
 
 
-def open_engine(bundle: Bundle, *, threads: int | None = None) -> Engine:
+def open_engine(bundle: Bundle, *, threads: int | None = None, check: bool = True) -> Engine:
     """Load `bundle`, which gives labels, with the engine that its card names.
 
     Args:
         bundle: an opened bundle.
         threads: threads of the engine; None takes one a physical core of this process.
+        check: whether it is asked for a text, to see that it has a label for each of its outputs.
+
+    Raises:
+        HalfpintError: it does not load, or has other labels than outputs.
     """
     engine: Engine = _load(bundle, threads)
+    outputs = [len(row) for rows in engine.probabilities(["a"]) for row in np.atleast_2d(rows)] if check else []
+    if any(number != len(engine.labels) for number in outputs):
+        raise HalfpintError(
+            f"{bundle.path}/config.json: id2label", wanted=f"{outputs[0]} labels, one for each output of the model",
+            got=str(len(engine.labels)), todo="Make the bundle again.",
+        )  # fmt: skip
     return engine
 
 
