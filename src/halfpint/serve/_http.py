@@ -147,14 +147,15 @@ def _given_keys(request: Request) -> list[bytes]:
     return found
 
 
-def page_response(html: str) -> HTMLResponse:
-    """A page whose own <style> and <script> may run and nothing else."""
+def page_response(html: str, *, style_attributes: bool = False) -> HTMLResponse:
+    """A page whose own <style> and <script> may run and nothing else, but for style attributes where it needs them."""
 
     def hashes(tag: str) -> str:
         parts = re.findall(rf"<{tag}>(.*?)</{tag}>", html, flags=re.DOTALL)
         return " ".join(f"'sha256-{b64encode(sha256(part.encode()).digest()).decode()}'" for part in parts) or "'none'"
 
     own = f"style-src {hashes('style')}; script-src {hashes('script')}"
+    own += "; style-src-attr 'unsafe-inline'" if style_attributes else ""
     policy = f"{_NO_CONTENT}; connect-src 'self'; img-src data:; {own}"
     return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 

@@ -22,7 +22,7 @@ from halfpint.engines import Engine, open_engine
 from halfpint.errors import HalfpintError
 from halfpint.lookup import need_routes
 from halfpint.progress import SILENT, Log
-from halfpint.serve import _http, _metrics
+from halfpint.serve import _about, _http, _metrics
 from halfpint.serve._docs import docs_page
 from halfpint.serve._guard import Guard
 from halfpint.serve._pages import page_of, style
@@ -31,7 +31,8 @@ from halfpint.task import LabelTask, label_task
 
 EngineLoader = Callable[[Bundle, int | None], Engine]
 
-_OTHER_ROUTES = ("/", "/health", "/metrics", "/docs", "/openapi.json")
+_MOST_NAMES = 100  # of labels, told by /health
+_OTHER_ROUTES = ("/", "/report", "/health", "/metrics", "/docs", "/openapi.json")
 
 
 class Asked(BaseModel):
@@ -176,6 +177,8 @@ def build_labels_app(
     page = page_of(task.routes)
 
     app.state.model = worker
+    has_report = _about.add_report(app, bundle_path, is_local=api_key is None and hosts is not None)
+    about = {"title": _about.title_of(bundle_path), "report": has_report}
 
     @app.post(
         route.path,
@@ -226,9 +229,12 @@ def build_labels_app(
     @app.get("/health", response_description="the model is ready", responses={503: {"description": "it is not"}})
     async def health() -> Response:
         """Whether the model is ready: 200 when it is, 503 while it loads or when loading failed."""
-        told = {"status": worker.state, "version": __version__, "api_key": api_key is not None, **model}
+        told = {"status": worker.state, "version": __version__, "api_key": api_key is not None, **model, **about}
         if worker.state == "ok" and worker.model is not None:
-            return JSONResponse({**told, "labels": len(worker.model.labels)})
+            names = list(worker.model.labels)
+            return JSONResponse(
+                {**told, "labels": len(names), "label_names": names[:_MOST_NAMES], "max_batch": max_batch}
+            )
         return JSONResponse(told, status_code=503, headers={"Retry-After": "1"})
 
     @app.get(

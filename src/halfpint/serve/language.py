@@ -22,7 +22,7 @@ from halfpint.engines import LanguageEngine, Piece, open_language_engine
 from halfpint.errors import HalfpintError
 from halfpint.lookup import need_routes
 from halfpint.progress import SILENT, Log
-from halfpint.serve import _http, _metrics
+from halfpint.serve import _about, _http, _metrics
 from halfpint.serve._docs import docs_page
 from halfpint.serve._events import EventStream, GoneError, unless_gone
 from halfpint.serve._generation import Backend, EngineBackend, QueueFullError, Slots, StoppedError
@@ -43,7 +43,7 @@ GATHER_S = 0.02
 
 _BODY_S = 60.0
 _CHAT, _COMPLETIONS, _MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
-_ROUTES = ("/", _CHAT, _COMPLETIONS, _MODELS, "/health", "/metrics", "/docs", "/openapi.json")
+_ROUTES = ("/", "/report", _CHAT, _COMPLETIONS, _MODELS, "/health", "/metrics", "/docs", "/openapi.json")
 _CHAT_EXAMPLE = {"messages": [{"role": "user", "content": "What is a half-pint?"}], "max_tokens": 64}
 _TEXT_EXAMPLE = {"prompt": "A half-pint is", "max_tokens": 32}
 _REFERENCE = "#/components/schemas/{model}"
@@ -142,6 +142,8 @@ def build_app(
         lifespan=lifespan,
     )
     app.state.model = backend
+    has_report = _about.add_report(app, bundle_path, is_local=api_key is None and hosts is not None)
+    about = {"title": _about.title_of(bundle_path), "report": has_report}
     guard = Guard(hosts) if api_key is None else None
     _http.install(app, metrics, _ROUTES, log=log, guard=guard, openai=True)
     page = page_of(task.routes)
@@ -231,7 +233,7 @@ def build_app(
     @app.get("/health", response_description="the model is ready", responses={503: {"description": "it is not"}})
     async def health() -> Response:
         """Whether the model is ready: 200 when it is, 503 while it loads or when loading failed."""
-        told = {"status": backend.state, "version": __version__, "api_key": api_key is not None, **model}
+        told = {"status": backend.state, "version": __version__, "api_key": api_key is not None, **model, **about}
         if backend.state != "ok":
             return JSONResponse(told, status_code=503, headers={"Retry-After": "1"})
         template = reader.template

@@ -84,7 +84,9 @@ def serve(
             hosts=tuple(allow_hosts) if allow_hosts or _is_loopback(listener) else None,
             engine_loader=engine_loader,
             log=log,
-            on_ready=lambda: log.write(_ready(address, room.how_to_call(bundle_path, address, api_key))),
+            on_ready=lambda: log.write(
+                _ready(address, room.how_to_call(bundle_path, address, api_key), is_loopback=_is_loopback(listener))
+            ),
             **own,
         )
         if api_key is None and not _is_loopback(listener):
@@ -180,5 +182,7 @@ def _address(host: str, port: int) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
-def _ready(address: str, calls: str) -> str:
-    return f"Ready: {address} (a page to try it), {address}/docs (API documentation)\n{calls}"
+def _ready(address: str, calls: str, *, is_loopback: bool) -> str:
+    share = "  to share it on a network: --host 0.0.0.0 with --api-key KEY, behind a proxy with TLS"
+    lines = [f"Ready: {address} (a page to try it), {address}/docs (API documentation)", calls]
+    return "\n".join([*lines, share] if is_loopback else lines)
