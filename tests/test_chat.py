@@ -88,6 +88,17 @@ def test_generate_keeps_to_a_schema(bundles: Callable[[str], Bundle], typed: Any
     assert read_schema("{}") == {} and read_schema("") is None
 
 
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_json_that_ends_at_the_limit_is_said(bundles: Callable[[str], Bundle], typed: Any, command: str) -> None:
+    pytest.importorskip("llguidance")
+    schema = '{"type": "string", "minLength": 60}'
+    prompt = ["x"] if command == "generate" else []
+    words = [command, bundles("chat").path, *prompt, "--json-schema", schema, "--max-tokens", 3]
+    code, told, errors = typed(*words, given="x\n" if command == "chat" else "")
+    assert code == 1 and told.startswith('"')
+    assert "The JSON is cut off: the limit of --max-tokens came before its end.\n" in errors
+
+
 def test_a_pipe_is_a_conversation(taught: Bundle, typed: Any, tmp_path: Path) -> None:
     file = tmp_path / "talk.jsonl"
     lines = ["/system Be brief.", "What is 2 plus one?", "", "And 3?", f"/save {file}", "/quit", "never asked"]

@@ -658,6 +658,7 @@ def serve(
     slots: int = 0,
     context: int = 0,
     threads: int = 0,
+    allow_host: _Texts = (),
     quiet: bool = False,
 ) -> Served:
     """Serve a model over HTTP, with a page to try it: /v1/classify, or OpenAI's API for a language model.
@@ -675,6 +676,8 @@ def serve(
         context: Context length in tokens, prompt and answer together; 0 goes by the model and the
             memory.
         threads: Threads of the engine; 0 takes all cores.
+        allow_host: Other name by which a server without a key may be called, as behind a proxy;
+            repeatable.
         quiet: Hide progress.
 
     Raises:

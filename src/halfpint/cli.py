@@ -6,9 +6,10 @@ import errno
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,14 @@ from typer.core import TyperGroup
 
 from halfpint import terminal
 from halfpint.command import Command, Group, Setting, about, command_class, command_names, settings_of, summary
-from halfpint.errors import EXIT_BAD_INPUT, EXIT_FAULT, EXIT_INTERRUPTED, HalfpintError, is_out_of_memory
+from halfpint.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAULT,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    HalfpintError,
+    is_out_of_memory,
+)
 from halfpint.progress import Log
 
 ABOUT = "Small language models, from raw text to production, on hardware you own."
@@ -58,6 +66,27 @@ class _Printed:
     def __call__(self, piece: str) -> None:
         terminal.show(piece, sys.stdout, end="")
         self.text += piece
+
+
+class _TerminatedError(SystemExit):
+    """SIGTERM came: what is being done is left as by Ctrl-C."""
+
+
+@contextmanager
+def _told_of_sigterm() -> Iterator[None]:
+    """SIGTERM ends a command in order and with a word; a server has its own way."""
+
+    def end(number: int, frame: Any) -> None:
+        raise _TerminatedError(EXIT_TERMINATED)
+
+    takes = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if takes:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if takes:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def program(names: Sequence[str]) -> typer.Typer:
@@ -149,17 +178,20 @@ def main() -> None:
         if not typed and Path(words[0]).exists():
             example = f"predict {words[0]} TEXT" if Path(words[0]).is_dir() else f"fit {words[0]}"
             raise HalfpintError("halfpint", wanted="a command", got=repr(words[0]), todo=f"Try: halfpint {example}")
-        code = program(typed or known)(words, standalone_mode=False) or 0
+        with _told_of_sigterm():
+            code = program(typed or known)(words, standalone_mode=False) or 0
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
+    except _TerminatedError:
+        code = EXIT_TERMINATED
     except (BrokenPipeError, SystemExit):  # the latter is how click says the same, and nothing else
         code = _nobody_reads()
     except Exception as error:
         code = _failed(error)
-    if code == EXIT_INTERRUPTED:
-        again = "".join(_how_to_go_on(command_class(word), words) for word in typed)
-        print(f"\ninterrupted{again}", file=sys.stderr)
+    if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+        what = "interrupted" if code == EXIT_INTERRUPTED else "terminated"
+        print(f"\n{what}{''.join(_how_to_go_on(command_class(word), words) for word in typed)}", file=sys.stderr)
     with suppress(OSError):  # nobody takes what standard output still holds: the message says why
         sys.stdout.flush()
     sys.exit(code)

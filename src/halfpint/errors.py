@@ -13,6 +13,7 @@ EXIT_BAD_INPUT = 2
 EXIT_INFEASIBLE = 3
 EXIT_FAULT = 70  # in halfpint itself: EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 DISK_FAULTS = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY,

@@ -71,6 +71,8 @@ HEAVY_FILES = {
     "serve.tag": {"pydantic"},
     "serve._http": WEB,
     "serve._events": {"starlette"},
+    "serve._about": WEB,
+    "serve._connections": {"uvicorn"},
     "serve.language": WEB,
     "serve._openai_fields": {"pydantic"},
     "serve._openai_requests": {"pydantic"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,11 +13,19 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+import openai
 import pytest
 
-from halfpint.bundle import new_bundle
+from halfpint import registry
+from halfpint.bundle import Bundle, new_bundle
+from halfpint.lookup import task_of
+
+sys.path.insert(0, str(Path(__file__).parent))
+from served import Served
 
 PATIENCE_S = 300.0
+_JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
@@ -55,3 +64,33 @@ def _listening(app: Any) -> Iterator[str]:
 def listening() -> Callable[[Any], AbstractContextManager[str]]:
     """Serves a web application from a thread of this process: gives its address."""
     return _listening
+
+
+@pytest.fixture(scope="session")
+def serve_bundle(
+    bundles: Callable[[str], Bundle], listening: Callable[[Any], AbstractContextManager[str]]
+) -> Callable[..., Any]:
+    """Serves a bundle of the tests."""
+
+    class Serving:
+        def __init__(self, name: str | Bundle, **settings: Any) -> None:
+            self.bundle = bundles(name) if isinstance(name, str) else name
+            build_app = registry.load("serve", task_of(self.bundle).routes).build_app
+            self._app = build_app(self.bundle.path, threads=1, **settings)
+            self._listening = listening(self._app)
+
+        def __enter__(self) -> Served:
+            address = self._listening.__enter__()
+            http = httpx.Client(base_url=address, timeout=PATIENCE_S, trust_env=False, headers=_JSON)
+            end = time.monotonic() + PATIENCE_S
+            while (health := http.get("/health").json())["status"] == "loading":
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            assert health["status"] == "ok"
+            client = openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0, timeout=PATIENCE_S)
+            return Served(address, self.bundle.path.name, self.bundle, client, http, self._app)
+
+        def __exit__(self, *error: Any) -> None:
+            self._listening.__exit__(*error)
+
+    return Serving

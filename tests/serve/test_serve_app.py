@@ -24,7 +24,7 @@ from halfpint.errors import HalfpintError
 from halfpint.outputs import Floats
 from halfpint.serve.classify import build_app
 
-PATIENCE_S = 300.0
+PATIENCE_S, JSON = 300.0, {"Content-Type": "application/json"}
 Use = Callable[[httpx.AsyncClient], Awaitable[None]]
 
 
@@ -49,7 +49,7 @@ class GatedEngine:
 @asynccontextmanager
 async def running(app: FastAPI, *, wait: bool = True) -> AsyncIterator[httpx.AsyncClient]:
     """A client of `app` while it runs; with `wait`, once its model is there or failed."""
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", headers=JSON)
     async with app.router.lifespan_context(app), client:
         while wait and (await client.get("/health")).json()["status"] == "loading":
             await asyncio.sleep(0.005)

@@ -6,91 +6,30 @@ import json
 import math
 import re
 import shutil
+import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
-from halfpint import registry
 from halfpint.bundle import CARD, Bundle, new_bundle, open_bundle
 from halfpint.engines import Generation, open_language_engine
-from halfpint.lookup import task_of
 
-PATIENCE_S = 300.0
+sys.path.insert(0, str(Path(__file__).parent))
+from served import HELLO, Served
+
 LONG = 12_000  # tokens
-HELLO = [{"role": "user", "content": "Where is my card?"}]
 SCHEMA = {
     "type": "object",
     "properties": {"late": {"type": "boolean"}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
     "required": ["late", "days"],
     "additionalProperties": False,
 }
-
-
-@dataclass
-class Served:
-    """A running server with clients of it."""
-
-    address: str
-    name: str
-    bundle: Bundle
-    openai: openai.OpenAI
-    http: httpx.Client
-
-    def metrics(self) -> dict[str, float]:
-        lines = self.http.get("/metrics").text.splitlines()
-        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
-
-    def until(self, true: Callable[[dict[str, float]], bool]) -> dict[str, float]:
-        end = time.monotonic() + PATIENCE_S
-        while not true(found := self.metrics()):
-            assert time.monotonic() < end, found
-            time.sleep(0.01)
-        return found
-
-    def chat(self, **more: Any) -> Any:
-        given = {"model": self.name, "messages": HELLO, "max_tokens": 12, "seed": 5, **more}
-        return self.openai.chat.completions.create(**given)
-
-    def text(self, **more: Any) -> Any:
-        return self.openai.completions.create(**{"model": self.name, "prompt": "I was", "max_tokens": 12, **more})
-
-
-@pytest.fixture(scope="module")
-def serve_bundle(
-    bundles: Callable[[str], Bundle], listening: Callable[[Any], AbstractContextManager[str]]
-) -> Callable[..., Any]:
-    """Serves a bundle of the tests."""
-
-    class Serving:
-        def __init__(self, name: str | Bundle, **settings: Any) -> None:
-            self.bundle = bundles(name) if isinstance(name, str) else name
-            build_app = registry.load("serve", task_of(self.bundle).routes).build_app
-            self._listening = listening(build_app(self.bundle.path, threads=1, **settings))
-
-        def __enter__(self) -> Served:
-            address = self._listening.__enter__()
-            http = httpx.Client(base_url=address, timeout=PATIENCE_S, trust_env=False)
-            end = time.monotonic() + PATIENCE_S
-            while (health := http.get("/health").json())["status"] == "loading":
-                assert time.monotonic() < end
-                time.sleep(0.01)
-            assert health["status"] == "ok"
-            client = openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0, timeout=PATIENCE_S)
-            return Served(address, self.bundle.path.name, self.bundle, client, http)
-
-        def __exit__(self, *error: Any) -> None:
-            self._listening.__exit__(*error)
-
-    return Serving
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +201,7 @@ def test_who_leaves_frees_the_slot(gguf: Served) -> None:
         assert gguf.metrics()["halfpint_active_generations"] == 1
     gguf.until(lambda found: found["halfpint_active_generations"] == 0)
     leaving = HTTPConnection(gguf.address.removeprefix("http://"))
-    leaving.request("POST", "/v1/completions", json.dumps(endless))
+    leaving.request("POST", "/v1/completions", json.dumps(endless), {"Content-Type": "application/json"})
     gguf.until(lambda found: found["halfpint_active_generations"] == 1)
     leaving.close()
     left = 'halfpint_generations_total{end="cancelled"}'

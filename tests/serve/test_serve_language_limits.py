@@ -27,6 +27,7 @@ from halfpint.serve import language
 from halfpint.serve.run import serve
 
 PATIENCE_S = 300.0
+JSON = {"Content-Type": "application/json"}
 COMPLETIONS = "/v1/completions"
 
 
@@ -69,7 +70,9 @@ def gated(bundles: Callable[[str], Bundle]) -> Gated:
 
 @asynccontextmanager
 async def client_of(app: Any) -> Any:
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", timeout=PATIENCE_S)
+    client = httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://test", headers=JSON, timeout=PATIENCE_S
+    )
     async with app.router.lifespan_context(app), client:
         while (await client.get("/health")).json()["status"] == "loading":
             await asyncio.sleep(0.005)
@@ -215,7 +218,7 @@ def test_before_the_model_is_there_and_when_it_fails(bundles: Any) -> None:
 
     async def run() -> None:
         app = language.build_app(bundles("ngram").path, engine_loader=load)
-        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", headers=JSON)
         async with app.router.lifespan_context(app), client:
             assert (await client.get("/health")).status_code == 503
             early = await client.post(COMPLETIONS, json={"prompt": "a"})

@@ -73,7 +73,7 @@ def test_a_text_is_gone_on_with_and_stopped(
         page.open(f"{address}/?text=I%20was%20charged")  # begins by itself
         written = page.until("at('figures').textContent && at('text').value")
         assert written.startswith("I was charged ") and len(written) > len("I was charged ")
-        assert page.run("[at('go').textContent, at('system-field').hidden].join()") == "Go on,true"
+        assert page.run("[at('go').textContent, at('system-field').hidden].join()") == "Continue,true"
         written = "My card "
         for _ in range(20):  # what is drawn may be the end at once
             page.run("at('text').value = 'My card '; at('figures').textContent = ''")

@@ -24,6 +24,7 @@ from halfpint.errors import HalfpintError
 from halfpint.serve.run import serve
 
 _PATIENCE_S = 300.0
+_JSON = {"Content-Type": "application/json"}
 
 # The engine waits for the file `load` before it is there, and a text "wait" waits for the file `go`.
 _SERVER = """
@@ -87,7 +88,9 @@ def serving(bundle_path: Path, *, host: str = "127.0.0.1", api_key: str = "") ->
         found = re.search(r"Listening on http://[\w.]+:(\d+)", log.read_text(encoding="utf-8"))
         assert found, log.read_text(encoding="utf-8")
         port = int(found[1])
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=_PATIENCE_S, trust_env=False) as client:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", timeout=_PATIENCE_S, trust_env=False, headers=_JSON
+        ) as client:
             yield Server(process, client, port)
     finally:
         process.kill()
@@ -155,6 +158,7 @@ def test_keys_and_large_bodies_over_the_wire(bundle_path: Path) -> None:
         for name, value in (
             ("X-API-Key", key.encode()),
             ("Content-Length", b"1000000000"),
+            ("Content-Type", b"application/json"),
             ("Expect", b"100-continue"),
         ):
             raw.putheader(name, value)

@@ -35,7 +35,9 @@ def tagger(tmp_path: Path) -> Path:
 
 def use(app: Any, what: Use) -> None:
     async def run() -> None:
-        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+        client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://test", headers={"Content-Type": "application/json"}
+        )
         async with app.router.lifespan_context(app), client:
             while (await client.get("/health")).json()["status"] == "loading":
                 await asyncio.sleep(0.005)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from halfpint.bundle import Bundle
+from halfpint.commands._writing import CUT_OFF
 from halfpint.data.conversations import ASSISTANT, SYSTEM, USER, conversations_of, form_of
 from halfpint.data.read import read_table
 from halfpint.engines import Generation, Piece, open_language_engine
@@ -205,11 +206,14 @@ class Terminal:
         given: where lines come from.
         shown: where answers go.
         told: where notices go, when lines come over a pipe.
+
+    Attributes:
+        is_cut: whether JSON was cut off that came over a pipe.
     """
 
     def __init__(self, talk: Talk, given: TextIO, shown: TextIO, told: TextIO) -> None:
         self._talk, self._given, self._shown = talk, given, shown
-        self._left_out = 0
+        self._left_out, self.is_cut = 0, False
         self._typed = given.isatty()
         self._told = shown if self._typed and shown.isatty() else told
         self._dim = self._told is shown and not os.environ.get("NO_COLOR")
@@ -315,6 +319,9 @@ class Terminal:
         finally:
             pieces.close()  # type: ignore[attr-defined]
             print(flush=True, file=self._shown)
+        if last.finish == "length" and self._talk.settings.schema is not None and not self._typed:
+            self.is_cut = True
+            self._say(CUT_OFF)
         if self._typed:
             seconds = time.monotonic() - started
             ended = {"stop": "", "length": ", cut off at max_tokens", "": ", stopped"}[last.finish]
@@ -328,10 +335,14 @@ class Terminal:
         print(f"\x1b[2m{text}\x1b[0m" if self._dim else text, file=self._told, flush=True)
 
 
-def converse(bundle: Bundle, settings: Generation, system: str = "", threads: int | None = None) -> None:
+def converse(bundle: Bundle, settings: Generation, system: str = "", threads: int | None = None) -> bool:
     """Talk with the model of `bundle` on standard input and output until the lines end.
+
+    Gives whether an answer by a JSON schema was cut off, where lines came over a pipe; a person sees it.
 
     Raises:
         HalfpintError: a bundle that cannot be talked with, or a faulty line of a pipe.
     """
-    Terminal(Talk(bundle, settings, system, threads), sys.stdin, sys.stdout, sys.stderr).run()
+    terminal = Terminal(Talk(bundle, settings, system, threads), sys.stdin, sys.stdout, sys.stderr)
+    terminal.run()
+    return terminal.is_cut

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from halfpint.engines import Continuation, Generation, TokenScore
 
 
+CUT_OFF = "The JSON is cut off: the limit of --max-tokens came before its end."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Writing(Command):
     """A command that generates text.

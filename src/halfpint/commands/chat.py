@@ -12,7 +12,18 @@ from halfpint.progress import Log
 
 @dataclass(frozen=True)
 class Chatted(Result):
-    """A conversation that has ended."""
+    """A conversation that has ended.
+
+    Attributes:
+        is_cut: whether an answer that was to follow a JSON schema ended at the token limit: it is no whole value.
+    """
+
+    is_cut: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """1 where JSON was cut off."""
+        return int(self.is_cut)
 
     @property
     def is_shown(self) -> bool:
@@ -48,5 +59,4 @@ class Chat(Writing):
         settings = self.generation()
         bundle = find_bundle(self.bundle, log)
         need_command(bundle, self.word())
-        converse(bundle, settings, self.system)
-        return Chatted()
+        return Chatted(converse(bundle, settings, self.system))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from halfpint.command import Group, Result, option, positional
-from halfpint.commands._writing import Writing, Written, generate, scores_shown
+from halfpint.commands._writing import CUT_OFF, Writing, Written, generate, scores_shown
 from halfpint.progress import Log
 
 
@@ -22,6 +22,7 @@ class Generated(Result):
         with_prompt: whether the text is shown behind the prompt that it continues.
         with_scores: whether the log-probability of each token is shown.
         is_ranked: whether several texts were asked for.
+        is_cut: whether a text that was to follow a JSON schema ended at the token limit: it is no whole value.
     """
 
     prompt: str
@@ -29,6 +30,12 @@ class Generated(Result):
     with_prompt: bool = False
     with_scores: bool = False
     is_ranked: bool = False
+    is_cut: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """1 where JSON was cut off."""
+        return int(self.is_cut)
 
     @property
     def text(self) -> str:
@@ -99,4 +106,7 @@ class Generate(Writing):
             bundle, prompt, settings, best=self.n_best, chat=self.chat, system=self.system,
             tell=tell if streams else None,
         )  # fmt: skip
-        return Generated(prompt, written, with_prompt, self.logprobs is not None, self.n_best > 1)
+        is_cut = settings.schema is not None and any(one.finish == "length" for one in written.texts)
+        if is_cut:
+            log.write(CUT_OFF)
+        return Generated(prompt, written, with_prompt, self.logprobs is not None, self.n_best > 1, is_cut)

@@ -38,6 +38,7 @@ class Serve(Command):
         slots: Texts generated at the same time by a language model; 0 takes 4.
         context: Context length in tokens, prompt and answer together; 0 goes by the model and the memory.
         threads: Threads of the engine; 0 takes all cores.
+        allow_host: Other name by which a server without a key may be called, as behind a proxy; repeatable.
     """
 
     group: ClassVar[Group] = Group.USE
@@ -53,6 +54,7 @@ class Serve(Command):
     slots: int = 0
     context: int = 0
     threads: int = 0
+    allow_host: tuple[str, ...] = option((), metavar="NAME")
 
     def run(self, log: Log) -> Served:
         """Serve until SIGTERM or Ctrl-C."""
@@ -72,6 +74,7 @@ class Serve(Command):
             slots=self.slots or None,
             context=self.context or None,
             threads=self.threads or None,
+            allow_hosts=self.allow_host,
             log=log,
         )
         return Served()

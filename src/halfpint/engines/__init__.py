@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -14,6 +14,8 @@ from halfpint import registry
 from halfpint.bundle import Bundle
 from halfpint.engines._generation import Continuation, Generation, Piece, TokenScore
 from halfpint.engines._prompt import as_chat, prompt_of
+from halfpint.engines._schema import Follower as TextBySchema
+from halfpint.engines._schema import checked as checked_schema
 from halfpint.engines._scored import ScoredText
 from halfpint.errors import HalfpintError, is_out_of_memory
 from halfpint.lookup import task_of
@@ -21,8 +23,8 @@ from halfpint.outputs import Outputs
 from halfpint.task import label_task
 
 __all__ = [
-    "Continuation", "Engine", "Generation", "LanguageEngine", "Piece", "Probabilities", "ScoredText", "TokenScore",
-    "as_chat", "open_engine", "open_language_engine", "prompt_of", "softmax",
+    "Continuation", "Engine", "Generation", "LanguageEngine", "Piece", "Probabilities", "ScoredText", "TextBySchema",
+    "TokenScore", "as_chat", "checked_schema", "open_engine", "open_language_engine", "prompt_of", "softmax",
 ]  # fmt: skip
 
 Probabilities = npt.NDArray[np.float32]
@@ -56,7 +58,18 @@ class LanguageEngine(Protocol):
         ...
 
     def encode(self, text: str, special: bool = True) -> list[int]:
-        """The ids of `text` alone; with `special`, names of special tokens in it are those tokens."""
+        """The ids of `text` alone; with `special`, names of special tokens in it are those tokens.
+
+        It may be asked for in another thread while the engine writes; so may `constraint`.
+        """
+        ...
+
+    def constraint(self, schema: Mapping[str, Any]) -> object:
+        """What keeps a text to a JSON schema; made once, it is at hand when that text is written.
+
+        Raises:
+            HalfpintError: the schema cannot be kept to.
+        """
         ...
 
     def count(self, text: str) -> int:
@@ -76,21 +89,26 @@ class LanguageEngine(Protocol):
         ...
 
 
-def open_engine(bundle: Bundle, *, threads: int | None = None) -> Engine:
+def open_engine(bundle: Bundle, *, threads: int | None = None, check: bool = True) -> Engine:
     """Load `bundle`, which gives labels, with the engine that its card names.
 
     Args:
         bundle: an opened bundle.
         threads: threads of the engine; None takes one a physical core of this process.
+        check: whether it is asked for a text, to see that it has a label for each of its outputs.
+
+    Raises:
+        HalfpintError: it does not load, or has other labels than outputs.
     """
     task = label_task(task_of(bundle), str(bundle.path))
     with _damage_told(bundle):
         engine: Engine = _load(bundle, threads)
-        outputs = engine.probabilities(["a"])  # what does not fit together shows here, not at the first text of a user
-        width = np.asarray(outputs[0]).shape[-1]
-        if width != len(engine.labels):
-            raise ValueError(f"{width} outputs and {len(engine.labels)} labels")
-        task.rows(["a"], outputs, engine.labels)
+        if check:  # what does not fit together shows here, not at the first text of a user
+            outputs = engine.probabilities(["a"])
+            widths = {row.shape[-1] for one in outputs for row in np.atleast_2d(one)} - {len(engine.labels)}
+            if widths:
+                raise ValueError(f"{widths.pop()} outputs and {len(engine.labels)} labels")
+            task.rows(["a"], outputs, engine.labels)
     return engine
 
 

@@ -7,17 +7,18 @@ still become a whole value of it. What is written then parses and fits, however 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from halfpint.engines._schema import checked, first_line, unfit
 from halfpint.errors import HalfpintError, need
 
 _SPACE = r"( |\n {0,24})?"  # between the parts of a value; without an end to it a weak model writes nothing else
 _MOST_HELD = 16  # grammars kept ready
-_SHOWN = 300  # characters
 
 
 class Constraint:
@@ -57,13 +58,13 @@ class Constraint:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise HalfpintError(
-                "schema", wanted="one that can be followed token by token", got=self._matcher.get_error()[:_SHOWN],
+                "schema", wanted="one that can be followed token by token", got=first_line(self._matcher.get_error()),
                 todo="Make it simpler.",
             )  # fmt: skip
 
 
 class Grammars:
-    """Makes constraints for a vocabulary.
+    """Makes constraints for a vocabulary; several threads may ask for them.
 
     Args:
         tokens: the bytes that each id stands for, by id.
@@ -89,6 +90,7 @@ class Grammars:
             self._library.TokenizerWrapper(vocabulary), eos_token=sorted(ends) or [self._end]
         )
         self._held: dict[str, Any] = {}
+        self._changing = threading.Lock()
 
     def constraint(self, schema: Mapping[str, Any]) -> Constraint:
         """A text that is to become a value of `schema`; {} stands for any object.
@@ -96,24 +98,21 @@ class Grammars:
         Raises:
             HalfpintError: it is no schema, or one that cannot be kept to; with the place in it.
         """
-        try:
-            key = json.dumps(dict(schema) or {"type": "object"})
-        except (TypeError, ValueError) as error:
-            raise HalfpintError("schema", wanted="a JSON schema", got=str(error)) from None
-        if key not in self._held:
-            while len(self._held) >= _MOST_HELD:
-                self._held.pop(next(iter(self._held)))
-            self._held[key] = self._made(json.loads(key))
-        return Constraint(self._held[key].deep_copy(), self._end)
+        made = checked(schema)
+        key = json.dumps(made)
+        found = self._held.get(key)
+        if found is None:
+            found = self._made(made)
+            with self._changing:
+                while len(self._held) >= _MOST_HELD:
+                    self._held.pop(next(iter(self._held)))
+                self._held[key] = found
+        return Constraint(found.deep_copy(), self._end)
 
     def _made(self, schema: dict[str, Any]) -> Any:
         matcher = self._matcher(schema)
-        fault = matcher.get_error() if matcher.is_error() else ""
-        if fault:
-            place = "/".join(["schema", *self._place(schema, fault)])
-            raise HalfpintError(
-                place, wanted="a JSON schema that writing can keep to", got=f"this: {fault[:_SHOWN].strip()}"
-            )
+        if fault := _fault(matcher):
+            raise unfit(fault, *self._place(schema, fault))
         return matcher
 
     def _matcher(self, schema: Any) -> Any:
@@ -124,10 +123,17 @@ class Grammars:
     def _place(self, schema: Any, fault: str) -> list[str]:
         """The way to the smallest part of `schema` that has the same fault by itself."""
         for way, part in _parts(schema):
-            matcher = self._matcher(part)
-            if matcher.is_error() and matcher.get_error() == fault:
+            if _fault(self._matcher(part)) == fault:
                 return [*way, *self._place(part, fault)]
         return []
+
+
+def _fault(matcher: Any) -> str:
+    """What is wrong with a grammar; some of it shows only once a text begins."""
+    begun = matcher if matcher.is_error() else matcher.deep_copy()
+    if not begun.is_error():
+        begun.compute_bitmask()
+    return begun.get_error() if begun.is_error() else ""
 
 
 class _Vocabulary:

@@ -44,7 +44,7 @@ class Sampling:
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "a share above 0"),
             ("min_p", 0 <= self.min_p < 1, "a share below 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "a number above 0"),
+            ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "a number from 0.01 to 100"),
         ):
             if not fits:
                 raise HalfpintError(name, wanted=wanted, got=str(getattr(self, name)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from halfpint.errors import HalfpintError
 
 Logits = npt.NDArray[np.float32]
 _WORD_PIECES = 6
+_MAKING = threading.Lock()  # of grammars, which takes seconds for a large vocabulary: once is enough
 
 
 class Writer:
@@ -95,11 +97,18 @@ class Writer:
         if not isinstance(prompt, str) and not len(prompt):
             raise HalfpintError("prompt", wanted="one token or more", got="none")
         ids = self.start(prompt) if isinstance(prompt, str) else list(prompt)
-        if settings.schema is None:
-            return ids, None
+        return ids, None if settings.schema is None else self.constraint(settings.schema)
+
+    def constraint(self, schema: Mapping[str, Any]) -> Constraint:
+        """What keeps a text to `schema`; it may be asked for in another thread, while a text is written.
+
+        Raises:
+            HalfpintError: it cannot be kept to.
+        """
         if self._grammars is None:
-            self._grammars = self.grammars()
-        return ids, self._grammars.constraint(settings.schema)
+            with _MAKING:
+                self._grammars = self._grammars or self.grammars()
+        return self._grammars.constraint(schema)
 
     def generate(self, prompt: str | Sequence[int], max_tokens: int = 128, **settings: Any) -> Iterator[str]:
         """The text alone of `write`, piece by piece; settings are those of `Generation`."""

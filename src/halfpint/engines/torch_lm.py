@@ -6,6 +6,7 @@ Causal models score text, foretell words and write on; masked models score text 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ class TorchLanguageEngine(Writer):
 
             torch.set_num_threads(threads)
         self._folder, self._tokenizer = bundle.path, open_tokenizer(bundle.path)
+        self._encoding = threading.Lock()  # encode_special_tokens is a switch of the whole tokenizer
         config = self._model.config
         skipped = int(config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
         self.context = int(getattr(config, "max_position_embeddings", None) or 1024) - skipped
@@ -138,10 +140,11 @@ class TorchLanguageEngine(Writer):
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """The ids of `text` alone; with `special`, names of special tokens in it are those tokens."""
-        self._tokenizer.encode_special_tokens = not special
         whole = text.encode("utf-8", "replace").decode("utf-8")  # halves of characters are no text
-        ids: list[int] = self._tokenizer.encode(whole, add_special_tokens=False).ids
-        self._tokenizer.encode_special_tokens = False
+        with self._encoding:
+            self._tokenizer.encode_special_tokens = not special
+            ids: list[int] = self._tokenizer.encode(whole, add_special_tokens=False).ids
+            self._tokenizer.encode_special_tokens = False
         return ids
 
     def after(self, ids: list[int]) -> npt.NDArray[np.float32]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from halfpint.errors import need
+from halfpint.machine import end_with_parent
 
 _ALIVE: list[Any] = []  # nothing takes a server down
 
@@ -40,5 +41,6 @@ def rendered(file: Path, chats: Sequence[Any]) -> list[str]:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     print(json.dumps(rendered(Path(sys.argv[1]), json.loads(sys.argv[2]))), flush=True)
     os._exit(0)

@@ -17,6 +17,7 @@ from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, RefusedError, need
 from halfpint.evaluate._distributions import WINDOW, check_bounds, compare_distributions, logits_of
 from halfpint.evaluate._varied_strings import prose
+from halfpint.machine import end_with_parent
 from halfpint.models.compressed_tensors import PACKED
 from halfpint.models.sizes import CAUSAL
 from halfpint.tokenizers.load import open_tokenizer
@@ -99,4 +100,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main(sys.argv[1:]))

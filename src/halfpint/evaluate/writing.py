@@ -18,7 +18,7 @@ from halfpint.engines import Generation, open_language_engine
 from halfpint.errors import HalfpintError
 from halfpint.evaluate.measure import in_fresh_process
 from halfpint.evaluate.probe import RESULT, told_of
-from halfpint.machine import peak_memory_bytes
+from halfpint.machine import end_with_parent, peak_memory_bytes
 
 _PROMPT = "The"
 _WRITTEN = 64  # tokens a run
@@ -84,4 +84,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main())

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from halfpint.errors import HalfpintError, need
 from halfpint.models import trellis
 from halfpint.models._ans import MOST_TABLES, decoded, encoded, kinds_of
+from halfpint.models.gguf_header import check_gguf
 
 GGUF_FILE = "model.gguf"
 PACKED_FILE = "model.gguf.packed"
@@ -152,8 +153,15 @@ def opened_gguf(folder: Path) -> Iterator[Path]:
     of a packed one, in memory where the system has files there.
 
     Raises:
-        HalfpintError: a packed file is damaged.
+        HalfpintError: a packed file is damaged, or llama.cpp would end the process over the file.
     """
+    with _opened_gguf(folder) as path:
+        check_gguf(path)
+        yield path
+
+
+@contextmanager
+def _opened_gguf(folder: Path) -> Iterator[Path]:
     if not (folder / PACKED_FILE).is_file():
         yield folder / GGUF_FILE
         return

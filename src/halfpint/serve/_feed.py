@@ -37,7 +37,7 @@ class Feed(Generic[Item]):
         self._items: deque[Item] = deque()
         self._woken = asyncio.Event()
         self._asleep = self._closed = False
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self.cancelled = self.late = False
         self.first_at: float | None = None
 
@@ -53,7 +53,9 @@ class Feed(Generic[Item]):
 
     def close(self, error: BaseException | None = None) -> None:
         """Tell, from the thread, that nothing follows, or what broke it off."""
-        self._error, self._closed = error, True
+        # A panic of a Rust tokenizer is no Exception.
+        self._error = error if error is None or isinstance(error, Exception) else RuntimeError(repr(error))
+        self._closed = True
         self._call(self._woken.set)
         self._call(self._on_close)
 
@@ -65,7 +67,7 @@ class Feed(Generic[Item]):
         """The items as they come, one or more at a time; leaving it, or the deadline, cancels the thread's work.
 
         Raises:
-            BaseException: what `close` was told.
+            Exception: what `close` was told.
         """
         timer = self._loop.call_later(max(0.0, self._deadline - time.monotonic()), self._expire)
         whole = math.isinf(self._gather_s)

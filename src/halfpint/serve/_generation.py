@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from halfpint.engines import Generation, LanguageEngine, Piece
 from halfpint.errors import HalfpintError
@@ -74,6 +73,14 @@ class Backend(Protocol):
 
     def begin(self, text: str) -> tuple[str | tuple[int, ...], int]:
         """The prompt of a text that stands by itself, and its tokens."""
+        ...
+
+    def check_schema(self, schema: Mapping[str, Any]) -> None:
+        """Compile a JSON schema ahead, not on the event loop: it may take a while, and others are written meanwhile.
+
+        Raises:
+            HalfpintError: it cannot be kept to.
+        """
         ...
 
     def write(self, asked: Asked, feed: Feed[Piece]) -> None:
@@ -188,7 +195,6 @@ class EngineBackend(ModelThread[LanguageEngine]):
         super().__init__(load, log=log, on_ready=on_ready)
         self.slots, self._context = slots, context
         self._new: deque[tuple[Asked, Feed[Piece]]] = deque()
-        self._encoding = threading.Lock()  # whether names of special tokens count is a switch of a whole tokenizer
 
     @property
     def context(self) -> int:
@@ -203,12 +209,15 @@ class EngineBackend(ModelThread[LanguageEngine]):
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """The ids of `text` alone."""
-        with self._encoding:
-            return self._engine.encode(text, special)
+        return self._engine.encode(text, special)
 
     def begin(self, text: str) -> tuple[str, int]:
         """The text itself, as the engine knows how one begins; and its tokens, that of the beginning too."""
         return text, len(self.encode(text)) + 1
+
+    def check_schema(self, schema: Mapping[str, Any]) -> None:
+        """Have the engine compile it, in the thread that asks."""
+        self._engine.constraint(schema)
 
     def write(self, asked: Asked, feed: Feed[Piece]) -> None:
         """Have the thread write a text into `feed`."""
@@ -240,8 +249,7 @@ class EngineBackend(ModelThread[LanguageEngine]):
             self._new.clear()
         for asked, feed in new:
             try:
-                with self._encoding:
-                    running.append(_Running(engine.write(asked.prompt, asked.settings), feed))
+                running.append(_Running(engine.write(asked.prompt, asked.settings), feed))
             except BaseException as error:  # a panic of a Rust tokenizer is no Exception
                 self._failed(feed, error)
         return True

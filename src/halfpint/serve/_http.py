@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 from base64 import b64encode
@@ -11,17 +12,21 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from halfpint.errors import HalfpintError
+from halfpint.progress import Log
+from halfpint.serve._guard import Guard, no_json
 from halfpint.serve._metrics import Metrics
 
 # A refused body up to this many times the limit is still taken in, so that the sender reads the refusal and not a
 # broken connection.
 _DISCARD = 8
+_SHOWN = 400  # characters
 
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -142,20 +147,23 @@ def _given_keys(request: Request) -> list[bytes]:
     return found
 
 
-def page_response(html: str) -> HTMLResponse:
-    """A page whose own <style> and <script> may run and nothing else."""
+def page_response(html: str, *, style_attributes: bool = False) -> HTMLResponse:
+    """A page whose own <style> and <script> may run and nothing else, but for style attributes where it needs them."""
 
     def hashes(tag: str) -> str:
         parts = re.findall(rf"<{tag}>(.*?)</{tag}>", html, flags=re.DOTALL)
         return " ".join(f"'sha256-{b64encode(sha256(part.encode()).digest()).decode()}'" for part in parts) or "'none'"
 
     own = f"style-src {hashes('style')}; script-src {hashes('script')}"
+    own += "; style-src-attr 'unsafe-inline'" if style_attributes else ""
     policy = f"{_NO_CONTENT}; connect-src 'self'; img-src data:; {own}"
     return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 
 
-def install(app: FastAPI, metrics: Metrics, routes: Collection[str], *, openai: bool = False) -> None:
-    """Give `app` its error answers (as OpenAI's with `openai`), its headers, and counting of requests by `routes`."""
+def install(
+    app: FastAPI, metrics: Metrics, routes: Collection[str], *, log: Log, guard: Guard | None, openai: bool = False
+) -> None:
+    """Give `app` its error answers (as OpenAI's with `openai`), its headers, its guard, and counting by `routes`."""
 
     async def told(request: Request, error: Exception) -> Response:
         if isinstance(error, ApiError):
@@ -168,20 +176,28 @@ def install(app: FastAPI, metrics: Metrics, routes: Collection[str], *, openai: 
 
     app.add_exception_handler(ApiError, told)
     app.add_exception_handler(HTTPException, told)
-    app.add_middleware(_Surround, metrics=metrics, routes=frozenset(routes), openai=openai)
+    app.add_middleware(
+        _Surround, metrics=metrics, routes=frozenset(routes), openai=openai, log=log, guard=guard
+    )  # fmt: skip
 
 
 class _Surround:
-    """Counts requests, adds the headers, and answers what nobody foresaw with a 500 in JSON."""
+    """Counts requests, adds the headers, refuses what is not for any route, and answers what fails with a 500 in JSON.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: frozenset[str], *, openai: bool) -> None:
+    HEAD is GET without the body.
+    """
+
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, routes: frozenset[str], *, openai: bool, log: Log, guard: Guard | None
+    ) -> None:
         self.app, self.metrics, self.routes, self.openai = app, metrics, routes, openai
+        self.log, self.guard = log, guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        status = 0
+        status, is_head = 0, scope["method"] == "HEAD"
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -192,15 +208,29 @@ class _Surround:
                 if b"content-security-policy" not in given:
                     missing.append((b"content-security-policy", _NO_CONTENT.encode()))
                 message = {**message, "headers": [*message["headers"], *missing]}
+            elif is_head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
-            await self.app(scope, receive, sending)
-        except Exception:
+            if (refused := self._refusal(scope)) is not None:
+                await refused.response(openai=self.openai)(scope, receive, sending)
+            else:
+                await self.app({**scope, "method": "GET"} if is_head else scope, receive, sending)
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of a Rust tokenizer is no Exception
             if not status:
                 failed = ApiError(500, "internal", "Something failed in the server.")
                 await failed.response(openai=self.openai)(scope, receive, sending)
-            raise
+            self.log.say(f"A request to {scope['path'][:80]} failed: {error!r}"[:_SHOWN], kind="request_failed")
         finally:
             # Other paths share one name: a scan of random addresses must not grow the metrics.
             self.metrics.request(scope["path"] if scope["path"] in self.routes else "other", status or 499)
+
+    def _refusal(self, scope: Scope) -> ApiError | None:
+        headers = Headers(scope=scope)
+        found = self.guard.refusal(scope["method"], headers) if self.guard is not None else None
+        if found is None and scope["method"] == "POST" and scope["path"] in self.routes:
+            found = no_json(headers)
+        return None if found is None else ApiError(*found)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import shlex
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +22,17 @@ from halfpint.engines import Engine, open_engine
 from halfpint.errors import HalfpintError
 from halfpint.lookup import need_routes
 from halfpint.progress import SILENT, Log
-from halfpint.serve import _http, _metrics
+from halfpint.serve import _about, _http, _metrics
 from halfpint.serve._docs import docs_page
+from halfpint.serve._guard import Guard
 from halfpint.serve._pages import page_of, style
 from halfpint.serve._worker import EngineError, QueueFullError, Worker
 from halfpint.task import LabelTask, label_task
 
 EngineLoader = Callable[[Bundle, int | None], Engine]
 
-_OTHER_ROUTES = ("/", "/health", "/metrics", "/docs", "/openapi.json")
+_MOST_NAMES = 100  # of labels, told by /health
+_OTHER_ROUTES = ("/", "/report", "/health", "/metrics", "/docs", "/openapi.json")
 
 
 class Asked(BaseModel):
@@ -112,6 +114,7 @@ def build_labels_app(
     timeout_s: float = 30.0,
     max_queue: int = 64,
     threads: int | None = None,
+    hosts: Collection[str] | None = None,
     engine_loader: EngineLoader | None = None,
     log: Log = SILENT,
     on_ready: Callable[[], None] | None = None,
@@ -127,6 +130,7 @@ def build_labels_app(
         timeout_s: seconds from the start of a request to its answer, at most.
         max_queue: requests that may wait for the model; one more is told to come back.
         threads: threads of the engine; None takes one a core.
+        hosts: names by which a server without a key may be called, besides local ones; None: any.
         engine_loader: opens the engine of the bundle; None takes the engine that its card names.
         log: where a failed load or a failed call is told.
         on_ready: called from the model's thread once the model is loaded.
@@ -165,12 +169,16 @@ def build_labels_app(
         version=__version__,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
-    _http.install(app, metrics, (route.path, *_OTHER_ROUTES))
+    guard = Guard(hosts) if api_key is None else None
+    _http.install(app, metrics, (route.path, *_OTHER_ROUTES), log=log, guard=guard)
     page = page_of(task.routes)
 
     app.state.model = worker
+    has_report = _about.add_report(app, bundle_path, is_local=api_key is None and hosts is not None)
+    about = {"title": _about.title_of(bundle_path), "report": has_report}
 
     @app.post(
         route.path,
@@ -186,7 +194,7 @@ def build_labels_app(
                 },
             }
         },
-        responses=_refusals(*((401,) if api_key else ()), 400, 408, 413, 422, 429, 503, 504),
+        responses=_refusals(*((401,) if api_key else (403,)), 400, 408, 413, 415, 422, 429, 503, 504),
     )
     async def label(request: Request) -> Response:
         begun = time.perf_counter()
@@ -221,9 +229,12 @@ def build_labels_app(
     @app.get("/health", response_description="the model is ready", responses={503: {"description": "it is not"}})
     async def health() -> Response:
         """Whether the model is ready: 200 when it is, 503 while it loads or when loading failed."""
-        told = {"status": worker.state, "version": __version__, "api_key": api_key is not None, **model}
+        told = {"status": worker.state, "version": __version__, "api_key": api_key is not None, **model, **about}
         if worker.state == "ok" and worker.model is not None:
-            return JSONResponse({**told, "labels": len(worker.model.labels)})
+            names = list(worker.model.labels)
+            return JSONResponse(
+                {**told, "labels": len(names), "label_names": names[:_MOST_NAMES], "max_batch": max_batch}
+            )
         return JSONResponse(told, status_code=503, headers={"Retry-After": "1"})
 
     @app.get(
@@ -270,9 +281,11 @@ def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     said = {
         400: "not JSON",
         401: "no API key, or not the right one",
-        408: "the body came too slowly",
+        403: "a page of another site, or a name that is not this server's; with --allow-host it is taken",
+        408: "request timed out",
         413: "too many texts, or a body that is too large",
-        422: "not the body that is wanted",
+        415: "a body that is not sent as JSON",
+        422: "invalid request body",
         429: "too many requests wait; come back after Retry-After seconds",
         503: "the model is not loaded",
         504: "not ready in time",

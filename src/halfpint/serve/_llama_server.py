@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from halfpint.bundle import Bundle
-from halfpint.engines import Generation, Piece, TokenScore
+from halfpint.engines import Piece, TextBySchema, TokenScore, checked_schema
 from halfpint.errors import HalfpintError, need
 from halfpint.machine import cores
 from halfpint.models.packed_gguf import GGUF_FILE, opened_gguf
@@ -138,14 +138,13 @@ class LlamaBackend(ModelThread[LlamaServer]):
         ids = ids if first is None or ids[:1] == [first] else [first, *ids]
         return tuple(ids), len(ids)
 
+    def check_schema(self, schema: Mapping[str, Any]) -> None:
+        """Compile it as llama.cpp will, over bytes."""
+        TextBySchema(_schema(schema))
+
     def write(self, asked: Asked, feed: Feed[Piece]) -> None:
         """Write a text in a thread that waits for llama.cpp."""
-        try:
-            body = _body(asked, self.context)
-        except HalfpintError as error:
-            feed.close(error)
-            return
-        thread = threading.Thread(target=self._write, args=(body, asked, feed), name="halfpint-text", daemon=True)
+        thread = threading.Thread(target=self._write, args=(asked, feed), name="halfpint-text", daemon=True)
         with self.changed:
             if self.state != "ok":
                 feed.close(StoppedError())
@@ -172,26 +171,30 @@ class LlamaBackend(ModelThread[LlamaServer]):
             ending.start()
             ending.join(_STOP_WAIT_S)
 
-    def _write(self, body: dict[str, Any], asked: Asked, feed: Feed[Piece]) -> None:
+    def _write(self, asked: Asked, feed: Feed[Piece]) -> None:
         failed: BaseException | None = None
-        reading = _Reading(asked.settings.logprobs)
 
         def told(answer: dict[str, Any]) -> bool:
             nonlocal failed
             if "error" in answer:
                 failed = RuntimeError(str(answer["error"].get("message", answer["error"])))
-            elif "prompt_progress" not in answer:
-                feed.put(reading.piece(answer))
-            return not feed.cancelled
+            elif "prompt_progress" not in answer and failed is None:
+                try:
+                    feed.put(reading.piece(answer))
+                except HalfpintError as error:
+                    failed = error
+            return failed is None and not feed.cancelled
 
         try:
+            body, reading = _body(asked, self.context), _Reading(asked)
             self._core.complete(body, told)
             if failed is None and self.state != "ok":
                 failed = StoppedError()
-            elif failed is not None:
+            elif failed is not None and not isinstance(failed, HalfpintError):
                 self._log.say(f"llama.cpp failed on a request: {failed}", kind="engine_failed")
         except BaseException as error:
-            self._log.say(f"llama.cpp failed on a request: {error!r}", kind="engine_failed")
+            if not isinstance(error, HalfpintError):
+                self._log.say(f"llama.cpp failed on a request: {error!r}", kind="engine_failed")
             failed = error
         finally:
             with self.changed:
@@ -200,13 +203,23 @@ class LlamaBackend(ModelThread[LlamaServer]):
 
 
 class _Reading:
-    """Pieces from what llama.cpp answers to one request."""
+    """Pieces from what llama.cpp answers to one request.
 
-    def __init__(self, logprobs: int | None) -> None:
-        self._logprobs, self._written = logprobs, 0
+    Where its grammar fails, llama.cpp writes on without one and tells nobody: the text is followed here as well.
+    """
+
+    def __init__(self, asked: Asked) -> None:
+        self._logprobs, self._written = asked.settings.logprobs, 0
+        schema = asked.settings.schema
+        self._followed = None if schema is None else TextBySchema(_schema(schema))
+        self._may_be_cut = bool(asked.settings.stop)
 
     def piece(self, answer: dict[str, Any]) -> Piece:
         choice = answer["choices"][0]
+        if self._followed is not None:
+            self._followed.take(choice["text"])
+            if choice["finish_reason"] == "stop" and not self._may_be_cut:
+                self._followed.end()
         scores = (choice.get("logprobs") or {}).get("content") or ()
         finish = choice["finish_reason"] or ""
         # It does not count what it wrote until the end: an answer is a token, but for characters of several.
@@ -249,23 +262,17 @@ def _body(asked: Asked, context: int) -> dict[str, Any]:
     if settings.logprobs is not None:
         body["logprobs"] = max(1, settings.logprobs)
     if settings.schema is not None:
-        body["json_schema"] = _checked_schema(settings)
+        body["json_schema"] = _schema(settings.schema)
     return body
 
 
-def _checked_schema(settings: Generation) -> dict[str, Any]:
+def _schema(given: Mapping[str, Any]) -> dict[str, Any]:
     """The schema as llama.cpp, which has llguidance inside, is given it: one that it cannot read it would pass over.
 
     Raises:
-        HalfpintError: it cannot be kept to.
+        HalfpintError: it is larger or more work than is taken.
     """
-    schema = dict(settings.schema or {}) or {"type": "object"}
-    schema["x-guidance"] = _SPACING
-    matcher = need("llguidance", "output by a JSON schema").LLMatcher
-    fault = matcher.validate_grammar(matcher.grammar_from_json_schema(json.dumps(schema)))
-    if fault:
-        raise HalfpintError("schema", wanted="a JSON schema that writing can keep to", got=f"this: {fault[:300]}")
-    return schema
+    return {**checked_schema(given), "x-guidance": _SPACING}
 
 
 def _context_of(config: Mapping[str, Any], slots: int, wanted: int) -> int:

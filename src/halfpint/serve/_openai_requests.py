@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from halfpint.bundle import Bundle, read_json
 from halfpint.engines import Generation
 from halfpint.errors import HalfpintError
 from halfpint.serve._generation import Asked, Backend
 from halfpint.serve._http import ApiError
-from halfpint.serve._openai_fields import REFUSED, ChatRequest, CompletionRequest, GenerationRequest
+from halfpint.serve._openai_fields import ALIASES, PASSED, REFUSED, ChatRequest, CompletionRequest, GenerationRequest
 from halfpint.tokenizers.chat_template import ChatTemplate
 
 Sent = TypeVar("Sent", bound=GenerationRequest)
@@ -25,6 +26,9 @@ DEFAULT = "default"
 _COMPLETION_TOKENS = 16  # as OpenAI's; a chat goes on to its end
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 _LEAST_TOP_P = 1e-6  # some send 0
+_NOTHING: tuple[Any, ...] = (None, False, "", [], {})
+_LIKE = 0.85  # how alike a name is that was mistyped
+_MOST_DIGITS = 9  # of a token's id
 _TYPES_IN_PLACES = ("str", "int", "float", "bool", "dict")
 _TODO = {
     "messages": 'Send {"messages": [{"role": "user", "content": "…"}]}.',
@@ -69,7 +73,10 @@ class Reader:
         self._untaught = ""
         self.template: ChatTemplate | None = None
         try:
-            self.template = ChatTemplate(bundle.path)
+            template = ChatTemplate(bundle.path)
+            template.check_work()
+            _ = template.takes_system  # kept, so that it is not rendered on the event loop
+            self.template = template
         except HalfpintError as error:
             self._untaught = "it has no chat template" if error.got == "none" else f"its chat template: {error.got}"
 
@@ -94,8 +101,7 @@ class Reader:
             got = error.got if isinstance(error, HalfpintError) else str(error)
             message = f"messages: the model's chat template does not take them: {got}"
             raise ApiError(400, "chat_template", message, param="messages") from None
-        wanted = sent.max_completion_tokens or sent.max_tokens
-        return self._job(sent, sent.scores, [(ids, len(ids))], wanted, "messages")
+        return self._job(sent, sent.scores, [(ids, len(ids))], sent.max_tokens, "messages")
 
     def completion(self, body: bytes) -> Job:
         """The job of a completion.
@@ -123,10 +129,8 @@ class Reader:
         if sent.model not in (None, "", self._name, DEFAULT):
             message = f"There is no model {sent.model!r} here; there is {self._name!r}."
             raise ApiError(404, "model_not_found", message, param="model")
-        for field, value in (sent.model_extra or {}).items():
-            if field in REFUSED and value not in (None, False, "", [], {}, *REFUSED[field]):
-                message = f"{field}: this server does not do what it asks for. Leave it out."
-                raise ApiError(400, "unsupported_parameter", message, param=field)
+        _refuse_others(sent)
+        sent = _by_one_name(sent)
         if not self._backend.biases:
             for field in ("presence_penalty", "frequency_penalty", "logit_bias"):
                 if getattr(sent, field):
@@ -148,6 +152,11 @@ class Reader:
             raise ApiError(400, "too_many", f"{place}: {got}; 1 to {self._most} are taken.", param=place)
         seed = secrets.randbits(31) if sent.seed is None else sent.seed % (1 << 32)
         biases = _biases(sent.logit_bias or {}, self._vocabulary)
+        if (schema := _schema(sent)) is not None:
+            try:
+                self._backend.check_schema(schema)
+            except HalfpintError as error:
+                raise refused(error) from None
         asked: list[Asked] = []
         for prompt, tokens in prompts:
             if not tokens:
@@ -187,6 +196,57 @@ class Reader:
             raise refused(error) from None
 
 
+def _refuse_others(sent: GenerationRequest) -> None:
+    """Refuse what would change the answer and is not done here.
+
+    Raises:
+        ApiError: 400 that names the field.
+    """
+    for field, value in (sent.model_extra or {}).items():
+        asks = value not in (*_NOTHING, *REFUSED.get(field, ()))
+        meant = get_close_matches(field, [*type(sent).model_fields, *REFUSED], 1, _LIKE)
+        if asks and (field in REFUSED or meant):
+            todo = "Leave it out." if field in REFUSED else f"Did you mean {meant[0]!r}?"
+            message = f"{field[:80]}: this server does not do what it asks for. {todo}"
+            raise ApiError(400, "unsupported_parameter", message, param=field[:80])
+    for field in type(sent).model_fields:
+        for place, part in _parts(getattr(sent, field), field):
+            for name, value in (part.model_extra or {}).items():
+                if name not in PASSED and value not in _NOTHING:
+                    message = f"{place}.{name[:80]}: this server does not take it. Leave it out."
+                    raise ApiError(400, "unsupported_parameter", message, param=field)
+
+
+def _parts(value: Any, place: str) -> Iterator[tuple[str, BaseModel]]:
+    """The objects inside a field of a request, each with its place."""
+    if isinstance(value, BaseModel):
+        yield place, value
+        for name in type(value).model_fields:
+            yield from _parts(getattr(value, name), f"{place}.{name}")
+    elif isinstance(value, list):
+        for number, one in enumerate(value):
+            yield from _parts(one, f"{place}.{number}")
+
+
+def _by_one_name(sent: Sent) -> Sent:
+    """The request with what other names say under the usual ones.
+
+    Raises:
+        ApiError: two names of one field say different things.
+    """
+    found: dict[str, Any] = {}
+    for name, usual in ALIASES.items():
+        value = getattr(sent, name, None)
+        known = found.get(usual, getattr(sent, usual) if name != "max_completion_tokens" else None)
+        if value is None:
+            continue
+        if known is not None and known != value:
+            message = f"{name}: {value} where {usual} is {known}. Send one of them."
+            raise ApiError(400, "invalid_value", message, param=name)
+        found[usual] = value
+    return sent.model_copy(update=found)
+
+
 def refused(error: HalfpintError) -> ApiError:
     """The refusal of what a model or its settings do not take."""
     field = error.place.partition("/")[0].removeprefix("--")
@@ -198,6 +258,8 @@ def _schema(sent: GenerationRequest) -> Mapping[str, Any] | None:
     asked = sent.response_format
     if asked is None or asked.type == "text":
         return None
+    if asked.own_schema is not None:
+        return asked.own_schema
     if asked.type == "json_object":
         return {}
     if asked.json_schema is None:
@@ -209,10 +271,10 @@ def _schema(sent: GenerationRequest) -> Mapping[str, Any] | None:
 def _biases(given: Mapping[str, float], vocabulary: int) -> dict[int, float]:
     found = {}
     for token, bias in given.items():
-        if not (token.isascii() and token.isdigit() and int(token) < vocabulary and -100 <= bias <= 100):
-            message = (
-                f"logit_bias: wanted token ids below {vocabulary} with numbers from -100 to 100, got {token}: {bias}."
-            )
+        known = token.isascii() and token.isdigit() and len(token) <= _MOST_DIGITS and int(token) < vocabulary
+        if not (known and -100 <= bias <= 100):
+            wanted = f"token ids below {vocabulary} with numbers from -100 to 100"
+            message = f"logit_bias: wanted {wanted}, got {token[:20]}: {bias}."
             raise ApiError(400, "invalid_value", message, param="logit_bias")
         found[int(token)] = bias
     return found

@@ -7,7 +7,7 @@ import json
 import math
 import shlex
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from halfpint.engines import LanguageEngine, Piece, open_language_engine
 from halfpint.errors import HalfpintError
 from halfpint.lookup import need_routes
 from halfpint.progress import SILENT, Log
-from halfpint.serve import _http, _metrics
+from halfpint.serve import _about, _http, _metrics
 from halfpint.serve._docs import docs_page
 from halfpint.serve._events import EventStream, GoneError, unless_gone
 from halfpint.serve._generation import Backend, EngineBackend, QueueFullError, Slots, StoppedError
+from halfpint.serve._guard import Guard
 from halfpint.serve._llama_server import LlamaBackend, LlamaServer
 from halfpint.serve._openai_answers import Answer, event
 from halfpint.serve._openai_fields import ChatRequest, CompletionRequest, OpenAIErrorAnswer
@@ -40,8 +41,9 @@ Batch = tuple[int, list[Piece]]
 GATHER_S = 0.02
 """Seconds between the pieces of a stream: waking for each token would cost a small model a part of its speed."""
 
+_BODY_S = 60.0
 _CHAT, _COMPLETIONS, _MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
-_ROUTES = ("/", _CHAT, _COMPLETIONS, _MODELS, "/health", "/metrics", "/docs", "/openapi.json")
+_ROUTES = ("/", "/report", _CHAT, _COMPLETIONS, _MODELS, "/health", "/metrics", "/docs", "/openapi.json")
 _CHAT_EXAMPLE = {"messages": [{"role": "user", "content": "What is a half-pint?"}], "max_tokens": 64}
 _TEXT_EXAMPLE = {"prompt": "A half-pint is", "max_tokens": 32}
 _REFERENCE = "#/components/schemas/{model}"
@@ -49,8 +51,10 @@ _STATUSES = {
     400: "not JSON, a field that is wrong or not supported, or a prompt longer than the context",
     401: "no API key, or not the right one",
     404: "a model of another name",
-    408: "the body came too slowly",
+    403: "a page of another site, or a name that is not this server's; with --allow-host it is taken",
+    408: "request timed out",
     413: "a body that is too large",
+    415: "a body that is not sent as JSON",
     429: "too many requests wait; come back after Retry-After seconds",
     500: "the model failed",
     503: "the model is not loaded",
@@ -69,6 +73,7 @@ def build_app(
     slots: int = 4,
     context: int = 0,
     threads: int | None = None,
+    hosts: Collection[str] | None = None,
     engine_loader: EngineLoader | None = None,
     log: Log = SILENT,
     on_ready: Callable[[], None] | None = None,
@@ -86,6 +91,7 @@ def build_app(
         slots: texts that are written at once.
         context: tokens of a prompt and its answer; 0 takes the model's, as far as memory for all slots is reasonable.
         threads: threads of the engine; None takes one a core.
+        hosts: names by which a server without a key may be called, besides local ones; None: any.
         engine_loader: opens the engine of the bundle; None takes the engine that its card names.
         log: where a failed load or a failed call is told.
         on_ready: called once the model is loaded.
@@ -117,6 +123,7 @@ def build_app(
     metrics = _metrics.LanguageMetrics()
     queue = Slots(slots, max_queue)
     reader = Reader(bundle, backend, model["model"], max_batch)
+    body_s = min(timeout_s, _BODY_S)
     created = int((bundle.path / CARD).stat().st_mtime)
 
     @asynccontextmanager
@@ -131,15 +138,19 @@ def build_app(
         version=__version__,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     app.state.model = backend
-    _http.install(app, metrics, _ROUTES, openai=True)
+    has_report = _about.add_report(app, bundle_path, is_local=api_key is None and hosts is not None)
+    about = {"title": _about.title_of(bundle_path), "report": has_report}
+    guard = Guard(hosts) if api_key is None else None
+    _http.install(app, metrics, _ROUTES, log=log, guard=guard, openai=True)
     page = page_of(task.routes)
     refusals: dict[int | str, dict[str, Any]] = {
         status: {"description": said, "model": OpenAIErrorAnswer}
         for status, said in _STATUSES.items()
-        if status != 401 or api_key is not None
+        if status != (401 if api_key is None else 403)
     }
 
     async def answer(request: Request, read: Callable[[bytes], Job], *, chat: bool) -> Response:
@@ -149,11 +160,16 @@ def build_app(
         if queue.full():  # before the body is read, so that an overload costs no memory
             raise _busy()
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(body_s):
                 body = await _http.read_body(request, max_body_bytes)
         except TimeoutError:
-            raise _http.ApiError(408, "timeout", f"The body did not come within {timeout_s:g} s.") from None
-        job = await asyncio.to_thread(read, body)
+            raise _http.ApiError(408, "timeout", f"The body did not come within {body_s:g} s.") from None
+        try:
+            # A template is rendered and a schema compiled there; both are bounded, so that the thread ends soon.
+            async with asyncio.timeout(timeout_s - (time.monotonic() - begun)):
+                job = await asyncio.to_thread(read, body)
+        except TimeoutError:
+            raise _told(LateError(), timeout_s) from None
         try:
             texts = Texts(
                 job.asked, backend, queue, metrics, timeout_s=timeout_s - (time.monotonic() - begun),
@@ -217,7 +233,7 @@ def build_app(
     @app.get("/health", response_description="the model is ready", responses={503: {"description": "it is not"}})
     async def health() -> Response:
         """Whether the model is ready: 200 when it is, 503 while it loads or when loading failed."""
-        told = {"status": backend.state, "version": __version__, "api_key": api_key is not None, **model}
+        told = {"status": backend.state, "version": __version__, "api_key": api_key is not None, **model, **about}
         if backend.state != "ok":
             return JSONResponse(told, status_code=503, headers={"Retry-After": "1"})
         template = reader.template

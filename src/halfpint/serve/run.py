@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     import uvicorn
 
 _BACKLOG = 512
-_MAX_CONNECTIONS = 1000
-_KEEP_ALIVE_S = 15
 
 
 def serve(
@@ -40,6 +37,7 @@ def serve(
     slots: int | None = None,
     context: int | None = None,
     threads: int | None = None,
+    allow_hosts: Sequence[str] = (),
     drain_s: float = 25.0,
     engine_loader: Callable[[Bundle, int | None], Any] | None = None,
     log: Log | None = None,
@@ -52,6 +50,8 @@ def serve(
         port: the port; 0 takes a free one.
         api_key: asked of every use of the model; see the task's `build_app`, also for the limits.
         timeout_s, slots, context: None takes the task's; a task without it refuses another value.
+        allow_hosts: names by which a server without a key may be called, besides those of this machine; where it
+            listens for other machines it may be called by any, unless some are given.
         drain_s: seconds that requests in flight have to finish after the signal.
         engine_loader: opens the engine; None takes the one that the card names.
         log: where the address and faults are told; None takes standard error.
@@ -60,7 +60,7 @@ def serve(
         HalfpintError: no bundle there, one that its engine does not read, a setting out of range, or an address not to
             be had.
     """
-    import uvicorn
+    from halfpint.serve._connections import server_of
 
     log = log or Log()
     task = need_command(open_bundle(bundle_path), "serve")
@@ -81,9 +81,12 @@ def serve(
             max_body_bytes=max_body_bytes,
             max_queue=max_queue,
             threads=threads,
+            hosts=tuple(allow_hosts) if allow_hosts or _is_loopback(listener) else None,
             engine_loader=engine_loader,
             log=log,
-            on_ready=lambda: log.write(_ready(address, room.how_to_call(bundle_path, address, api_key))),
+            on_ready=lambda: log.write(
+                _ready(address, room.how_to_call(bundle_path, address, api_key), is_loopback=_is_loopback(listener))
+            ),
             **own,
         )
         if api_key is None and not _is_loopback(listener):
@@ -93,20 +96,7 @@ def serve(
                 kind="open_to_all",
             )
         log.say(f"Listening on {address}; the model is loading.", kind="listening", address=address)
-        config = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=_MAX_CONNECTIONS,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=math.ceil(drain_s),
-        )
-        server = uvicorn.Server(config)
+        server = server_of(app, drain_s, log)
         model = app.state.model
 
         def end_if_failed() -> None:
@@ -192,5 +182,7 @@ def _address(host: str, port: int) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
-def _ready(address: str, calls: str) -> str:
-    return f"Ready: {address} (a page to try it), {address}/docs (how to call it)\n{calls}"
+def _ready(address: str, calls: str, *, is_loopback: bool) -> str:
+    share = "  to share it on a network: --host 0.0.0.0 with --api-key KEY, behind a proxy with TLS"
+    lines = [f"Ready: {address} (a page to try it), {address}/docs (API documentation)", calls]
+    return "\n".join([*lines, share] if is_loopback else lines)

@@ -1,6 +1,6 @@
 """A bundle's chat template: messages -> the text or the ids that the model answers to, without transformers.
 
-A template is a program in Jinja, and comes from whoever made the model: it runs in Jinja's sandbox.
+A template is a program in Jinja, and comes from whoever made the model: it runs in Jinja's sandbox, within limits.
 
 Source: the environment is that of transformers 5 (`utils/chat_template_utils.py`): the same options, filters and names;
 a test holds both to the same output.
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from halfpint.errors import HalfpintError, need
+from halfpint.tokenizers import _template_limits
+from halfpint.tokenizers._template_limits import TooMuchError
 
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # noncharacters: around what reads like a special token in a message
@@ -54,6 +56,7 @@ class ChatTemplate:
         special = [entry["content"] for entry in added if entry.get("special")] + list(self.tokens.values())
         longest_first = sorted(set(special), key=lambda name: (-len(name), name))
         self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._begins = {ord(name[0]): None for name in longest_first if name and not name[0].isalnum()}
         _ = self._compiled
 
     def render(self, messages: Messages, *, add_generation_prompt: bool = True, **values: Any) -> str:
@@ -69,15 +72,23 @@ class ChatTemplate:
         """
         names: dict[str, Any] = {"tools": None, "documents": None, **self.tokens, **values}
         try:
-            made: str = self._compiled.render(
-                messages=[dict(message) for message in messages], add_generation_prompt=add_generation_prompt, **names
-            )
+            return _template_limits.bounded(
+                lambda: str(
+                    self._compiled.render(
+                        messages=[dict(message) for message in messages],
+                        add_generation_prompt=add_generation_prompt, **names,
+                    )
+                )
+            )  # fmt: skip
+        except TooMuchError as error:
+            raise HalfpintError(
+                f"{self._place}: chat template", wanted="one that does what a conversation needs", got=str(error)
+            ) from error
         except Exception as error:  # a template may fail in any way that a program can
             raise HalfpintError(
                 f"{self._place}: chat template", wanted="messages that it takes",
                 got=f"{type(error).__name__}: {str(error)[:200]}",
             ) from error  # fmt: skip
-        return made
 
     def ids(
         self,
@@ -89,13 +100,31 @@ class ChatTemplate:
     ) -> list[int]:
         """The ids of `messages`: the template's text alone, with no start token besides its own.
 
-        What reads like a special token in a message is text there: nobody ends a turn, or begins another's, by typing.
+        What reads like a special token in a message or in `values` is text there: nobody ends a turn, or begins
+        another's, by typing.
 
         Args:
             encode: gives the ids of a text, and whether names of special tokens in it are those tokens.
+
+        Raises:
+            HalfpintError: as `render`; or the template changes a message so that a special token comes of it.
         """
-        marked = [{**message, "content": self._mark(message.get("content"))} for message in messages]
-        text = self.render(marked, add_generation_prompt=add_generation_prompt, **values)
+        given = {"messages": [dict(message) for message in messages], **values}
+
+        def written(change: Callable[[str], str]) -> str:
+            return self.render(**_changed(given, change), add_generation_prompt=add_generation_prompt)
+
+        text = written(self._mark)
+        # A template may turn letters into small ones, or take some away. Without what special tokens begin with there
+        # is nothing in a message that they could come of.
+        harmless = _changed(given, lambda one: one.translate(self._begins))
+        if harmless != given and self._names_in(text) > self._names_in(
+            written(lambda one: one.translate(self._begins))
+        ):
+            raise HalfpintError(
+                f"{self._place}: chat template", wanted="messages without what it turns into special tokens",
+                got="some in these",
+            )  # fmt: skip
         ids: list[int] = []
         for place, piece in enumerate(_PIECES.split(text)):  # every second one stood between marks
             plain = piece.replace(_OPEN, "").replace(_CLOSE, "")
@@ -112,20 +141,47 @@ class ChatTemplate:
         except HalfpintError:
             return False
 
-    def _mark(self, content: Any) -> Any:
-        if not isinstance(content, str):
-            return content
-        return self._special.sub(rf"{_OPEN}\g<0>{_CLOSE}", content.replace(_OPEN, "").replace(_CLOSE, ""))
+    def check_work(self) -> None:
+        """Try it on a short message.
+
+        Raises:
+            HalfpintError: it goes beyond the limits even so.
+        """
+        try:
+            self.render([{"role": "user", "content": "?"}])
+        except HalfpintError as error:
+            if isinstance(error.__cause__, TooMuchError):
+                raise
+
+    def _mark(self, text: str) -> str:
+        return self._special.sub(rf"{_OPEN}\g<0>{_CLOSE}", text.replace(_OPEN, "").replace(_CLOSE, ""))
+
+    def _names_in(self, text: str) -> int:
+        """How many names of special tokens stand in a text outside of marks."""
+        return sum(len(self._special.findall(piece)) for piece in _PIECES.split(text)[::2])
 
     @cached_property
     def _compiled(self) -> Any:
-        jinja2 = need("jinja2", "a chat template")
         try:
             return _environment().from_string(self.text)
-        except jinja2.TemplateError as error:
+        except Exception as error:  # Python, which it is turned into, has faults of its own, such as nesting
+            got = str(error)[:200] or type(error).__name__
             raise HalfpintError(
-                f"{self._place}: chat template", wanted="a template that Jinja reads", got=str(error)[:200]
-            ) from None
+                f"{self._place}: chat template", wanted="a template that Jinja reads", got=got
+            ) from None  # fmt: skip
+
+
+def _changed(value: Any, change: Callable[[str], str], name: str = "") -> Any:
+    """A value with its texts changed, wherever they stand in it; the roles of messages stay."""
+    if isinstance(value, str):
+        return value if name == "role" else change(value)
+    if isinstance(value, Mapping):
+        return {
+            change(key) if isinstance(key, str) else key: _changed(one, change, str(key)) for key, one in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_changed(one, change) for one in value]
+    return value
 
 
 def _template(folder: Path, settings: Mapping[str, Any]) -> str:
@@ -154,7 +210,6 @@ def _read_object(path: Path) -> dict[str, Any]:
 def _environment() -> Any:
     """Jinja as chat templates expect it."""
     jinja2 = need("jinja2", "a chat template")
-    sandbox = need("jinja2.sandbox", "a chat template")
     extension = need("jinja2.ext", "a chat template")
 
     class Generation(extension.Extension):  # type: ignore[misc, name-defined]
@@ -166,7 +221,7 @@ def _environment() -> Any:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
-    made = sandbox.ImmutableSandboxedEnvironment(
+    made = _template_limits.environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, extension.loopcontrols]
     )
     made.filters["tojson"] = _to_json
