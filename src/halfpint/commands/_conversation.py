@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from halfpint.bundle import Bundle, write_text
-from halfpint.data.conversations import ASSISTANT, SYSTEM, USER, conversations_of, form_of
+from halfpint.data.chat_forms import conversations_of, form_of
+from halfpint.data.messages import ASSISTANT, SYSTEM, USER
 from halfpint.data.read import read_table
 from halfpint.engines import Generation, Piece, open_language_engine
 from halfpint.errors import HalfpintError, nearest
@@ -150,10 +151,10 @@ class Talk:
             HalfpintError: there is no such file, or no sound conversation in it.
         """
         table = read_table(str(path))
-        found, _, faults = conversations_of(table, form_of(table))
-        if not found:
-            raise HalfpintError(str(path), wanted="a sound conversation", got=", ".join(faults) or "none")
-        messages = found[-1].as_dicts()
+        found = conversations_of(table, form_of(table))
+        if not found.conversations:
+            raise HalfpintError(str(path), wanted="a sound conversation", got=", ".join(found.faults) or "none")
+        messages = found.conversations[-1].as_dicts()
         system = messages.pop(0)["content"] if messages[0]["role"] == SYSTEM else ""
         self.tell(system)
         self.messages, self.left_out = messages, 0

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from halfpint.data.conversations import ChatData, Conversation, is_conversation, prepare_chat
+from halfpint.data.chat_forms import is_conversation
+from halfpint.data.conversations import ChatData, prepare_chat
+from halfpint.data.messages import Conversation
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log
 from halfpint.task import Split, Task
