@@ -231,11 +231,12 @@ def evaluate(
 ) -> Evaluated:
     """Measure a model: its scores with 95 % confidence intervals, speed, memory and energy.
 
-    A classifier is measured on labelled texts, a language model on running text.
+    A classifier is measured on labelled texts, a language model on running text, or on the answers of
+    conversations.
 
     Args:
         bundle: Model folder, such as OUT/best.
-        data: Labelled texts or running text: CSV, TSV, JSONL, Parquet, text files, a `datasets` folder
+        data: Labelled texts, text or conversations: CSV, TSV, JSONL, Parquet, text, a `datasets` folder
             or a Hub name.
         text: Column with the texts (default: guessed).
         label: Column with the labels (default: guessed).

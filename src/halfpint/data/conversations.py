@@ -91,6 +91,15 @@ def prepare_chat(settings: ChatData, log: Log) -> Conversations:
     return Split(train=tuple(train), validation=tuple(held), key=key, facts={**facts, "fingerprint": key})
 
 
+def read_chat(settings: ChatData, log: Log) -> list[Conversation]:
+    """All sound conversations of `settings.source`, each once; not split.
+
+    Raises:
+        HalfpintError: as `prepare_chat`.
+    """
+    return _read(settings.source, settings, [], {}, log)[0]
+
+
 def _read(
     source: str, settings: ChatData, dropped: list[dict[str, Any]], unread: dict[str, int], log: Log
 ) -> tuple[list[Conversation], str]:  # fmt: skip

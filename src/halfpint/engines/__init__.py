@@ -12,7 +12,7 @@ from halfpint import registry
 from halfpint.bundle import Bundle
 from halfpint.engines._generation import Continuation, Generation, Piece, TokenScore
 from halfpint.engines._prompt import as_chat, prompt_of
-from halfpint.engines._scored import ScoredText
+from halfpint.engines._scored import Done, ScoredText, unsaid
 from halfpint.errors import HalfpintError
 from halfpint.outputs import Outputs
 
@@ -43,8 +43,8 @@ class LanguageEngine(Protocol):
 
     context: int
 
-    def score(self, texts: Sequence[str]) -> Sequence[ScoredText]:
-        """The score of each text."""
+    def score(self, texts: Sequence[str], done: Done = unsaid) -> Sequence[ScoredText]:
+        """The score of each text; `done` is told each share of the work, which come to 1."""
         ...
 
     def next_words(self, context: str, top: int = 5) -> list[tuple[str, float]]:

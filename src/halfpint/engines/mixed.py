@@ -13,7 +13,7 @@ import numpy.typing as npt
 from halfpint.bundle import Bundle, read_json, write_json
 from halfpint.engines import torch_lm
 from halfpint.engines._constraint import Grammars
-from halfpint.engines._scored import ScoredText
+from halfpint.engines._scored import Done, ScoredText, unsaid
 from halfpint.engines._writing import Writer
 from halfpint.models.continuous_cache import ContinuousCache, ages
 from halfpint.models.token_ngram import TokenNgram
@@ -102,11 +102,12 @@ class MixedEngine(Writer):
         self.context, self.ends = self._trained.context, self._trained.ends
         self._mixture = Mixture.load(bundle.path / COUNTED, int(bundle.config["vocab_size"]))
 
-    def score(self, texts: Sequence[str]) -> list[ScoredText]:
+    def score(self, texts: Sequence[str], done: Done = unsaid) -> list[ScoredText]:
         """Each text's log-probabilities, token by token."""
         found = []
         for text, scored in zip(texts, self._trained.score_states(texts), strict=True):
             found.append(ScoredText.of(text, self._mixture.score(self.encode(text), scored)))
+            done(1 / len(texts))
         return found
 
     def encode(self, text: str, special: bool = True) -> list[int]:

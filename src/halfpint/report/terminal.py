@@ -176,6 +176,12 @@ def pretrained(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def judged_answers(figures: Mapping[str, Any]) -> str:
+    """What `evaluate` prints of a language model on conversations."""
+    said = f"answers: {figures['answers']:,} in {figures['conversations']:,} conversations"
+    return f"{said}\n{language(figures)}"
+
+
 def language(figures: Mapping[str, Any]) -> str:
     """What `evaluate` prints of a language model."""
     rows = []

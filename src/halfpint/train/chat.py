@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from halfpint.bundle import Bundle, Kind, read_json, write_json, write_text
 from halfpint.data.conversations import Conversations
 from halfpint.data.messages import ASSISTANT, Conversation
@@ -29,6 +32,7 @@ from halfpint.train.rows import Part, part_rows
 _LORA_RATE, _FULL_RATE = 2e-4, 2e-5
 _CONTEXT_STEP = 8
 _COMPARED, _COMPARED_TOKENS = 4, 256  # texts, and tokens of each, that a merged model is compared on
+_ANSWER = (Kind.LANGUAGE, Kind.SPARSE, Kind.GGUF, Kind.PACKED, Kind.COMPRESSED_TENSORS)  # what scores given tokens
 _TEMPLATE = "chat_template.jinja"
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
@@ -277,6 +281,26 @@ def masked_tokens(
     stream = DecodeStream(skip_special_tokens=False)
     pieces = [stream.step(tokenizer.tokenizer, int(token)) or "" for token in rendered.ids]
     return pieces, rendered.counted.tolist()
+
+
+def answers_of(
+    bundle: Bundle, conversations: Sequence[Conversation], context: int, log: Log
+) -> list[tuple[list[int], npt.NDArray[np.bool_]]]:
+    """Of each conversation the ids in at most `context` tokens, and which of them the loss counts.
+
+    Raises:
+        HalfpintError: a model that does not answer, no chat template, or one that refuses a conversation.
+    """
+    if bundle.kind not in _ANSWER:
+        raise HalfpintError(
+            str(bundle.path), wanted="a Transformer, for conversations", got=f"a bundle of {bundle.card.get('engine')}",
+            todo="Give a text file.",
+        )  # fmt: skip
+    tokenizer = ChatTokenizer(bundle.path, "", _name(bundle))
+    kept = within(list(tokenizer.tokens(readable(tokenizer, conversations, "data", log))), context, "data", log)
+    if not kept:
+        raise HalfpintError("data", wanted=f"conversations of at most {context:,} tokens", got="none")
+    return [(one.ids.tolist(), one.counted) for one in kept]
 
 
 def _name(bundle: Bundle) -> str:
