@@ -15,7 +15,7 @@ from halfpint.commands.fit import Fitted
 from halfpint.commands.generate import Generated
 from halfpint.commands.init import Drafted
 from halfpint.commands.predict import Labelled, Predicted, Redacted
-from halfpint.commands.pull import Pulled
+from halfpint.commands.pull import Known, Pulled
 from halfpint.commands.report import Reported
 from halfpint.commands.run import Ran
 from halfpint.commands.serve import Served
@@ -553,11 +553,11 @@ def pretrain(
     """
 
 def pull(
-    name: str,
+    name: str = "",
     *,
     quiet: bool = False,
-) -> Pulled:
-    """Download a base model into the cache and verify its hash.
+) -> Pulled | Known:
+    """Download a base model into the cache and verify its hash; without a name: list what is known.
 
     Args:
         name: Model in the catalogue, or a Hub name (owner/model).
@@ -577,7 +577,8 @@ def report(
     `distil` and `compress` have no page.
 
     Args:
-        out: Output folder of fit, run, pretrain, finetune, distil or compress.
+        out: Output folder of fit, run, pretrain, finetune, distil or compress, or a bundle in it, such
+            as OUT/best.
         quiet: Hide progress.
 
     Raises:

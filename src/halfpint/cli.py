@@ -13,7 +13,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from halfpint.command import Command, Group, Setting, about, command_class, command_names, settings_of, summary
+from halfpint.command import (
+    Command,
+    Group,
+    Setting,
+    about,
+    command_class,
+    command_names,
+    settings_of,
+    summary,
+)
 from halfpint.errors import DISK_FAULTS, EXIT_BAD_INPUT, EXIT_INTERRUPTED, HalfpintError
 from halfpint.progress import Log
 
@@ -139,8 +148,9 @@ def main() -> None:
     typed = [word for word in words[:1] if word in known]
     try:
         if not typed and Path(words[0]).exists():
-            example = f"predict {words[0]} TEXT" if Path(words[0]).is_dir() else f"fit {words[0]}"
-            raise HalfpintError("halfpint", wanted="a command", got=repr(words[0]), todo=f"Try: halfpint {example}")
+            raise HalfpintError(
+                "halfpint", wanted="a command", got=repr(words[0]), todo=f"Try: {_command_for(words[0])}"
+            )
         code = program(typed or known)(words, standalone_mode=False) or 0
         sys.stdout.flush()
     except HalfpintError as error:
@@ -163,6 +173,12 @@ def main() -> None:
     if code == EXIT_INTERRUPTED:
         print(f"\ninterrupted{''.join(_how_to_go_on(command_class(word), words) for word in typed)}", file=sys.stderr)
     sys.exit(code)
+
+
+def _command_for(source: str) -> str:
+    from halfpint.lookup import command_for
+
+    return command_for(source)
 
 
 def _how_to_go_on(kind: type[Command], words: Sequence[str]) -> str:

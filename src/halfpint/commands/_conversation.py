@@ -22,7 +22,7 @@ from halfpint.tokenizers.chat_template import ChatTemplate
 
 COMMANDS = {
     "help": "this list",
-    "reset": "begin anew; the system message and the settings stay",
+    "reset": "start over; the system message and the settings stay",
     "system TEXT": "what the model is told before all else; nothing takes it away",
     "set NAME VALUE": "change a setting, such as: /set temperature 0.3; without a name: show them",
     "retry": "another answer to the last message",
@@ -52,8 +52,9 @@ class Talk:
     """
 
     def __init__(self, bundle: Bundle, settings: Generation, system: str = "", threads: int | None = None) -> None:
-        self._template = ChatTemplate(bundle.path)
         self._engine = open_language_engine(bundle, threads=threads)
+        self._engine.check_writes("a conversation")  # a masked model is none, whatever template it has
+        self._template = ChatTemplate(bundle.path)
         self.messages: list[dict[str, str]] = []
         self.settings = settings
         self.system = ""
@@ -271,7 +272,7 @@ class Terminal:
             self._say("A message that begins with a slash: write two of them.")
         elif name == "reset":
             talk.reset()
-            self._say("begun anew")
+            self._say("started over")
         elif name == "system":
             talk.tell(rest)
             self._say(f"system: {rest}" if rest else "no system message")

@@ -87,7 +87,7 @@ def prepare_chat(settings: ChatData, log: Log) -> Conversations:
         "with_system": sum(one.messages[0].role == SYSTEM for one in (*train, *held)), "dropped": dropped,
     }  # fmt: skip
     key = sha256(json.dumps([[one.key for one in side] for side in (train, held)]).encode()).hexdigest()
-    log.say(f"  {len(train):,} to learn from, {len(held):,} to choose by", kind="data", **facts)
+    log.say(f"  {len(train):,} for training, {len(held):,} for choosing a model", kind="data", **facts)
     return Split(train=tuple(train), validation=tuple(held), key=key, facts={**facts, "fingerprint": key})
 
 

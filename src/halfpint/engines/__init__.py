@@ -67,6 +67,14 @@ class LanguageEngine(Protocol):
         """Pieces of text that go on from `prompt`; settings are those of `Generation`."""
         ...
 
+    def check_writes(self, what: str) -> None:
+        """Refuse `what` where the model does not write on.
+
+        Raises:
+            HalfpintError: a masked model.
+        """
+        ...
+
     def best(self, prompt: str | Sequence[int], n: int, settings: Generation) -> list[Continuation]:
         """At most `n` different texts that go on from `prompt`, best first."""
         ...

@@ -1,6 +1,6 @@
 """The engine of language models as they left training: PyTorch, through transformers.
 
-Causal models score text, foretell words and write on; masked models score text and fill gaps.
+Causal models score text, predict words and write on; masked models score text and fill gaps.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class TorchLanguageEngine(Writer):
 
     def score_states(self, texts: Sequence[str]) -> Iterator[tuple[list[int], npt.NDArray[np.float32], Any]]:
         """Of each text, one after the other: its scored ids, their log-probabilities as `score` has them, and the
-        states they were foretold from, float32 (tokens, width)."""
+        states they were predicted from, float32 (tokens, width)."""
         self._must_be(CAUSAL, "score_states")
         for start in range(0, len(texts), _TEXTS_WITH_STATES):
             some = list(texts[start : start + _TEXTS_WITH_STATES])
@@ -207,7 +207,8 @@ class TorchLanguageEngine(Writer):
         if self.objective != objective:
             raise HalfpintError(
                 what, wanted=f"a {objective} language model", got=f"a {self.objective} one",
-                todo="Use `fill` with it." if self.objective == MASKED else "Use `generate` with it.",
+                todo='It fills gaps: halfpint predict BUNDLE "the [MASK] of".' if self.objective == MASKED
+                else "It continues texts: halfpint generate BUNDLE TEXT.",
             )  # fmt: skip
 
     def _from_start(self, rows: Sequence[list[int]]) -> list[list[int]]:

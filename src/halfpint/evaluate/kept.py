@@ -2,7 +2,7 @@
 
 Perplexities of two models on one text go up and down together, window by window, so the logarithm of their ratio is
 known far better than either: its standard error is that of the windows' differences. The divergence says more: it is
-zero only where both foretell the same, while a perplexity may stay by chance.
+zero only where both predict the same, while a perplexity may stay by chance.
 
 Windows are those of llama.cpp's perplexity tool: the text as one run of tokens, cut into windows of one length of
 which the second half is scored, so that each scored token has at least half a window before it.

@@ -116,9 +116,7 @@ class GenerationRequest(BaseModel):
     min_p: float | None = Field(
         None, ge=0, lt=1, description="Leave out what is less likely than this share of the likeliest."
     )
-    repetition_penalty: float | None = Field(
-        None, gt=0, le=10, description="Above 1: what was there is less likely again."
-    )
+    repetition_penalty: float | None = Field(None, gt=0, le=10, description="Above 1 discourages repetition.")
 
 
 class ChatRequest(GenerationRequest):
