@@ -72,8 +72,9 @@ class Quantize(Stage):
         method: round takes the nearest values under the best scales and needs no text. gptq makes up for each column's
             error in those after it. tuned goes on from there and distils codes and scales against the unquantised
             model.
-        samples, tokens: rows of text to calibrate on, and tokens of each.
-        sequential: gptq looks at the layers of a block one after the other, which takes longer.
+        samples: rows of text to calibrate on.
+        tokens: of each row.
+        sequential: gptq looks at the layers of a block one after the other: slower.
         damping: of gptq, as a share of the mean diagonal.
         minutes: time for tuning where `tuning_tokens` is 0.
         tuning_tokens: tokens that tuning sees in all.
@@ -88,8 +89,7 @@ class Quantize(Stage):
         packed: the codes are for compress/lossless: each row has steps of one size, what a code may be depends on
             the rows before it (with the method round each stands alone), and `bits` and `target_bytes` are those after
             packing. `types` are then of q8_0, q5_0 and q4_0; empty takes the narrowest that do.
-        importance: an importance matrix of llama.cpp's (GGUF) for the method round: what an error in each column
-            counts. The other methods measure their own and write it beside the weights.
+        importance: an importance matrix of llama.cpp's (GGUF) for the method round; the others measure their own.
         seed: of the rows drawn.
     """
 

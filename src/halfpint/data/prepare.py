@@ -28,7 +28,8 @@ class Data:
     Args:
         source: a file (CSV, TSV, JSONL, Parquet, .gz), a folder of `datasets`, or a Hub name.
         test: labelled texts kept for the end; empty takes them out of `source`.
-        text, label: the columns; empty guesses them and says so.
+        text: the column with the texts; empty guesses it and says so.
+        label: the column with the labels; empty guesses it and says so.
         validation_share: share of the rows that choices are made on.
         test_share: share that is kept for the end when no test file is given.
         drop_missing: drop rows without a label instead of stopping there.
