@@ -18,6 +18,7 @@ from halfpint.compress._blocks import pack
 from halfpint.compress._calibration import Rows, calibration_rows, fast, shuffled, walk
 from halfpint.compress._codes import BlockType, Coded
 from halfpint.compress._imatrix import IMATRIX_FILE, importance_of, write_imatrix
+from halfpint.compress._in_time import rows_in_time
 from halfpint.compress._layers import LayerByLayer, Made, rounded
 from halfpint.compress._matrices import (
     HALF_BITS,
@@ -312,7 +313,7 @@ class Quantize(Stage):
     ) -> tuple[Made, dict[str, Any]]:  # fmt: skip
         torch = need("torch", "quantising")
         tuned = self.method == "tuned"
-        rows, more, apart = self._rows(bundle, matrices, work)
+        rows, more, apart = rows_in_time(self._rows(bundle, matrices, work), model, work)
         parts = [walk(model, some, _BATCH_TOKENS, work.scratch) for some in (rows, more, apart) if some]
         ids, kept = ([one for part in parts for one in getattr(part, name)] for name in ("ids", "kept"))
         fitted, learned = len(parts[0].ids), len(ids) - (len(parts[-1].ids) if apart else 0)
@@ -336,13 +337,10 @@ class Quantize(Stage):
             adapt = Adaptation(distiller, coded, *self._budget(work, self.adapting), work.scratch)
         layers = LayerByLayer(
             model, matrices, kinds, rows, self.damping, self.sequential, _BATCH_TOKENS, work.scratch, work.log, pace,
-            adapt,
+            adapt, time.monotonic() + work.seconds_left() * (0.5 if tuned else 1.0),
         )  # fmt: skip
-        flat = [
-            (one.flatten(0, 1) if kept[number] is None else one[kept[number]])
-            for number, one in enumerate(final[:fitted])
-        ]
-        made = layers.run(flat)
+        pairs = zip(final[:fitted], kept[:fitted], strict=True)
+        made = layers.run([one.flatten(0, 1) if mask is None else one[mask] for one, mask in pairs])
         figures: dict[str, Any] = {"calibration_rows": len(rows), "calibration_tokens": sum(map(len, rows))}
         if tuned:
             latents: Sequence[Learned] = (
