@@ -11,6 +11,7 @@ from halfpint.bundle import REPORTS
 from halfpint.counts import INTERVAL
 from halfpint.report.language import KIND, answers_messages, taught
 from halfpint.report.language_page import commands_of
+from halfpint.report.sections import right
 from halfpint.report.units import gram_names, grams, size, watt_hours
 
 _SHOWN_ERRORS, _SHOWN_TEXT = 5, 100
@@ -35,7 +36,8 @@ def summary(report: Mapping[str, Any]) -> str:
                 f"{one['train_s']:.0f}", "" if one["feasible"] else one["why"],
             )
         )  # fmt: skip
-    lines = ["", table(rows, left=(0, 1, 9)), "", report["verdict"]]
+    said = right(dict(report))
+    lines = ["", table(rows, left=(0, 1, 9)), "", *([f"{said}."] if said else []), report["verdict"]]
     out = shlex.quote(str(report.get("out", "OUT")))
     if report["chosen"]:
         best = f"{out}/best"
