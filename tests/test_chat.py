@@ -16,7 +16,7 @@ import pytest
 from halfpint.bundle import Bundle
 from halfpint.commands._conversation import COMMANDS, Talk, Terminal
 from halfpint.commands._writing import read_schema
-from halfpint.data.conversations import conversations_of, form_of
+from halfpint.data.chat_forms import conversations_of, form_of
 from halfpint.data.read import read_table
 from halfpint.engines import Generation, open_language_engine
 from halfpint.errors import HalfpintError
@@ -116,7 +116,7 @@ def test_a_pipe_is_a_conversation(taught: Bundle, typed: Any, tmp_path: Path) ->
     first, second = file.read_text(encoding="utf-8").splitlines()
     assert code == 0 and first == line and json.loads(second)["messages"][:5] == messages
     table = read_table(str(file))
-    assert [len(one.messages) for one in conversations_of(table, form_of(table))[0]] == [5, 7]
+    assert [len(one.messages) for one in conversations_of(table, form_of(table)).conversations] == [5, 7]
     for faulty, message in (("/nothing", "wanted a command"), ("/set temprature 1", "Did you mean 'temperature'?"),
                             ("/retry", "wanted a message"), ("/undo", "something that was said"),
                             (f"/load {tmp_path / 'no'}", "no")):  # fmt: skip

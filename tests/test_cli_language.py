@@ -181,3 +181,46 @@ def test_damaged_bundles_are_said_to_be(tmp_path: Path, bundles: Callable[[str],
     (tmp_path / "report.json").write_text("{}", encoding="utf-8")
     code, _, errors = typed("report", tmp_path)
     assert code == 2 and "wanted a report of halfpint" in errors and not (tmp_path / "report.html").exists()
+
+
+def test_a_file_alone_a_wrong_command_and_pull_without_a_name(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talks, text, table = tmp_path / "talks.jsonl", tmp_path / "book.txt", tmp_path / "rows.csv"
+    talks.write_text('{"prompt": "a", "completion": "b"}\n')
+    text.write_text("Once.\n")
+    table.write_text("text,label\na,b\n")
+    for file, command in ((talks, "finetune smollm2-135m-instruct"), (text, "pretrain"), (table, "fit")):
+        code, _, errors = typed(file)
+        assert code == 2 and f"Try: halfpint {command} {file}" in errors
+    assert "Did you mean 'finetune'" in typed("fintune", "x")[2]
+    monkeypatch.setenv("HALFPINT_CACHE", str(tmp_path / "cache"))
+    code, said, _ = typed("pull")
+    assert code == 0 and "smollm2-135m-instruct  (135M parameters, Apache-2.0)" in said and "in the cache" not in said
+    here = tmp_path / "cache" / "models" / "smollm2-135m-instruct"
+    here.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (here / name).write_text("{}")
+    assert "Apache-2.0; in the cache)" in typed("pull")[1]
+    code, said, errors = typed("pull", "HuggingFaceTB/SmolLM2-135M-Instruct")
+    assert (code, said.strip()) == (0, str(here)) and "is in the cache as smollm2-135m-instruct" in errors
+
+
+def test_masked_models_are_told_what_they_can_do(typed: Typed, bundles: Callable[[str], Bundle]) -> None:
+    masked = bundles("masked").path
+    for words in (("chat", masked), ("generate", masked, "Once")):
+        code, _, errors = typed(*words, given="Hello\n")
+        assert code == 2 and 'It fills gaps: halfpint predict BUNDLE "the [MASK] of"' in errors, errors
+    assert typed("predict", masked, "the [MASK] of")[0] == 0
+
+
+def test_the_report_of_a_bundle_is_that_of_its_run(
+    typed: Typed, tmp_path: Path, bundles: Callable[[str], Bundle]
+) -> None:
+    shutil.copytree(bundles("ngram").path, tmp_path / "out" / "best")
+    code, _, errors = typed("report", tmp_path / "out" / "best")
+    assert code == 2 and "report.json" in errors
+    report = {"verdict": "as it went", "bundle": "b", "stages": [], "energy": {"wh": 1, "source": "modelled"}}
+    (tmp_path / "out" / "report.json").write_text(json.dumps({**report, "models": {}}))
+    code, said, errors = typed("report", tmp_path / "out" / "best", "--json")
+    assert code == 0 and json.loads(said)["verdict"] == "as it went", errors

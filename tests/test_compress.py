@@ -59,6 +59,23 @@ def test_a_language_model(
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
+def test_minutes_cut_what_is_read_and_leave_the_comparison_out(
+    bundles: Callable[[str], Bundle], tmp_path: Path, typed: Typed
+) -> None:
+    pytest.importorskip("xllamacpp")
+    base, out = bundles("language").path, tmp_path / "small"
+    words = ("compress", base, "--data", TICKETS, "--text", "text", "--out", out, "--minutes", "0.0001")
+    code, _, errors = typed(*words, "--quantize", "4", "--method", "gptq")
+    assert code == 0, errors
+    report = json.loads((out / "report.json").read_text())
+    assert report["control"] is None and "--minutes: wanted time" in report["verdict"]
+    assert report["steps"][-1]["windows"] == 8
+    rows = next(one for one in open_bundle(out).card["stages"] if one["use"] == "compress/quantize")["calibration_rows"]
+    assert rows == 8 and "rows of text are read, as more take too long" in errors
+    assert "matrices are rounded, as no time was left for more" in errors
+    assert "what it kept is measured" in errors
+
+
 @pytest.mark.slow
 def test_an_importance_matrix_is_taken(bundles: Callable[[str], Bundle], tmp_path: Path, typed: Typed) -> None:
     """What another run wrote beside its weights goes in."""

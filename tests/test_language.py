@@ -47,7 +47,7 @@ def test_the_commands(tmp_path: Path, typed: Typed) -> None:
     figures = json.loads(told("evaluate", out, TICKETS, "--text", "text", "--json"))
     assert {"perplexity", "perplexity_without_unknown", "bits_per_byte", "size_bytes", "tokens_per_s"} <= set(figures)
     assert 1 < figures["perplexity"] < 20 and figures["unknown_share"] == 0  # the text that it was counted in
-    assert "bits a byte" in told("evaluate", out, TICKETS, "--text", "text")
+    assert "bits per byte" in told("evaluate", out, TICKETS, "--text", "text")
     words = json.loads(told("predict", out, "It would", "--top", 3, "--json"))["words"]
     assert words[0]["word"] == "be" and len(words) == 3
     first = told("generate", out, "I was", "--seed", 4, "--max-tokens", 5)

@@ -15,7 +15,7 @@ from halfpint.commands.fit import Fitted
 from halfpint.commands.generate import Generated
 from halfpint.commands.init import Drafted
 from halfpint.commands.predict import Labelled, Predicted, Redacted
-from halfpint.commands.pull import Pulled
+from halfpint.commands.pull import Known, Pulled
 from halfpint.commands.report import Reported
 from halfpint.commands.run import Ran
 from halfpint.commands.serve import Served
@@ -117,7 +117,7 @@ def compress(
     static: bool = False,
     method: str = "tuned",
     importance: _Path = "",
-    minutes: float = 10.0,
+    minutes: float = 20.0,
     target: str = "",
     keep: float | None = None,
     packed: bool = False,
@@ -147,7 +147,8 @@ def compress(
         static: Static int8 for classifiers: calibrated once, so an answer does not depend on its batch.
         method: Quantization method: round, gptq or tuned.
         importance: Importance matrix of llama.cpp (GGUF), for method round.
-        minutes: Time limit of tuning.
+        minutes: Time limit besides heal: fewer rows, less tuning, a shorter comparison or none where it
+            is short.
         target: Find the best model of at most this size, such as 60MB.
         keep: Find the smallest model that keeps the perplexity within 1/KEEP of the original, such as
             0.98.
@@ -244,11 +245,12 @@ def evaluate(
 ) -> Evaluated:
     """Measure a model: its scores with 95 % confidence intervals, speed, memory and energy.
 
-    A classifier is measured on labelled texts, a language model on running text.
+    A classifier is measured on labelled texts, a language model on running text, or on the answers of
+    conversations.
 
     Args:
         bundle: Model folder, such as OUT/best.
-        data: Labelled texts or running text: CSV, TSV, JSONL, Parquet, text files, a `datasets` folder
+        data: Labelled texts, text or conversations: CSV, TSV, JSONL, Parquet, text, a `datasets` folder
             or a Hub name.
         text: Column with the texts (default: guessed).
         label: Column with the labels (default: guessed).
@@ -593,11 +595,11 @@ def pretrain(
     """
 
 def pull(
-    name: str,
+    name: str = "",
     *,
     quiet: bool = False,
-) -> Pulled:
-    """Download a base model into the cache and verify its hash.
+) -> Pulled | Known:
+    """Download a base model into the cache and verify its hash; without a name: list what is known.
 
     Args:
         name: Model in the catalogue, or a Hub name (owner/model).
@@ -617,7 +619,8 @@ def report(
     `distil` and `compress` have no page.
 
     Args:
-        out: Output folder of fit, run, pretrain, finetune, distil or compress.
+        out: Output folder of fit, run, pretrain, finetune, distil or compress, or a bundle in it, such
+            as OUT/best.
         quiet: Hide progress.
 
     Raises:

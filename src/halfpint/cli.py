@@ -176,8 +176,9 @@ def main() -> None:
     typed = [word for word in words[:1] if word in known]
     try:
         if not typed and Path(words[0]).exists():
-            example = f"predict {words[0]} TEXT" if Path(words[0]).is_dir() else f"fit {words[0]}"
-            raise HalfpintError("halfpint", wanted="a command", got=repr(words[0]), todo=f"Try: halfpint {example}")
+            raise HalfpintError(
+                "halfpint", wanted="a command", got=repr(words[0]), todo=f"Try: {_command_for(words[0])}"
+            )
         with _told_of_sigterm():
             code = program(typed or known)(words, standalone_mode=False) or 0
         sys.stdout.flush()
@@ -231,6 +232,12 @@ def _nobody_reads() -> int:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGPIPE)
     return 0
+
+
+def _command_for(source: str) -> str:
+    from halfpint.lookup import command_for
+
+    return command_for(source)
 
 
 def _how_to_go_on(kind: type[Command], words: Sequence[str]) -> str:

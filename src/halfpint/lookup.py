@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from halfpint import registry
-from halfpint.bundle import Bundle
+from halfpint.bundle import CARD, Bundle
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log
 from halfpint.task import Task
+
+_SURE = 0.5  # of what data is
 
 
 def open_task(name: str, place: str = "task") -> Task[Any]:
@@ -112,3 +116,16 @@ def need_command(bundle: Bundle, command: str) -> Task[Any]:
             got=f"one of the task {task.name!r} ({task.about})", todo=f"These commands take it: {others}.",
         )  # fmt: skip
     return task
+
+
+def command_for(source: str) -> str:
+    """The line to type for a file or a folder: by the card of a bundle, else by what the data looks like."""
+    typed = shlex.quote(source)
+    if (Path(source) / CARD).is_file():
+        return f"halfpint predict {typed} TEXT"
+    scores = [(one.recognises(source), one) for one in tasks()]
+    # A text file may be a table without a name for its form: what is of text comes first, unless something is sure.
+    task = max(scores, key=lambda one: (one[0] >= _SURE, one[1].of_text and one[0] > 0, one[0]))[1]
+    if task.answers:
+        return f"halfpint finetune smollm2-135m-instruct {typed} --out assistant"
+    return f"halfpint pretrain {typed} --out model" if task.of_text else f"halfpint fit {typed}"

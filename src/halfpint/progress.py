@@ -33,6 +33,13 @@ def plain(value: Any) -> Any:
     return value
 
 
+def passes_shown(passes: float) -> str:
+    """How often data is read: "2.7 % of one pass", "3.1 passes"."""
+    return (
+        f"{100 * passes:.2g} % of one pass" if passes < 0.995 else f"{passes:.2g} pass{'es' * (f'{passes:.2g}' != '1')}"
+    )
+
+
 class Bar:
     """One piece of work with a known end; `advance` moves it, `set` changes what stands behind it."""
 

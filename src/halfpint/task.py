@@ -139,6 +139,14 @@ class Task(ABC, Generic[Ex]):
             HalfpintError: it cannot be read or cannot be learned from.
         """
 
+    def given(self, settings: Any, log: Log) -> Sequence[Ex]:
+        """The examples of `settings.source` as they are: not cleaned and not split.
+
+        Raises:
+            HalfpintError: it cannot be read, or the task's examples are pieces of a text.
+        """
+        raise HalfpintError("data", wanted="data of rows", got=self.about)
+
     def labels(self, train: Sequence[Ex]) -> tuple[str, ...]:
         """Names of the model's outputs in their order; empty where the text itself is the target."""
         return ()
@@ -201,14 +209,6 @@ class LabelTask(Task[Ex]):
     def units(self, texts: Sequence[str]) -> Ints | None:
         """How many units each text has, as `Encoded.per_text`; None: one each."""
         return None
-
-    @abstractmethod
-    def given(self, settings: Any, log: Log) -> Sequence[Ex]:
-        """The labelled rows of `settings.source` as they are: not cleaned and not split.
-
-        Raises:
-            HalfpintError: it cannot be read.
-        """
 
     @abstractmethod
     def check(self, settings: Any) -> Checked:

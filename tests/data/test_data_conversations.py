@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfpint.data.conversations import ChatData, Conversation, Conversations, Message, _split, prepare_chat
+from halfpint.data.conversations import ChatData, Conversations, _split, prepare_chat
+from halfpint.data.messages import Conversation, Message
 from halfpint.errors import HalfpintError
 from halfpint.progress import SILENT, Log
 
@@ -167,3 +168,133 @@ def test_real_instructions() -> None:
     assert found.summary()["form"] == "Alpaca"
     assert (len(found.train), len(found.validation)) == (989, 111)
     assert found.summary()["dropped"] == []
+
+
+def first(found: Conversations) -> Conversation:
+    """The conversation of row 1, whichever side it is on."""
+    return next(one for one in (*found.train, *found.validation) if one.row == 1)
+
+
+MARKED = [
+    {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0},
+                  {"role": "user", "content": "c"}, {"role": "assistant", "content": "d", "weight": 1}]},
+    {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "train": False},
+                       {"from": "human", "value": "c"}, {"from": "gpt", "value": "d"}]},
+    {"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+                {"role": "user", "content": "c"}],
+     "completion": [{"role": "assistant", "content": "d"}]},
+]  # fmt: skip
+PROMPTS = [{"prompt": q, "completion": a} for q, a in PAIRS]
+
+
+@pytest.mark.parametrize(("row", "others"), zip(MARKED, (OPENAI, SHAREGPT, PROMPTS), strict=True))
+def test_marked_answers_are_masked(row: dict[str, Any], others: list[Any], tmp_path: Path) -> None:
+    log = Told()
+    found = prepared(tmp_path / "a.jsonl", [row, *others], log)
+    assert [message.learn for message in first(found).messages] == [True, False, True, True]
+    assert found.summary()["masked_answers"] == 1 and found.summary()["answers"] == len(others) + 2
+    assert any("masked" in line and "1 answers (row 1)" in line for line in log.lines)
+
+
+def test_a_conversation_that_is_all_masked_is_dropped_and_a_share_is_refused(tmp_path: Path) -> None:
+    masked = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}
+    found = prepared(tmp_path / "a.jsonl", [masked, *OPENAI])
+    assert found.summary()["dropped"][0]["rows"] == [1] and "no answer" in found.summary()["dropped"][0]["why"]
+    half = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0.5}]}
+    with pytest.raises(HalfpintError, match=r"weight 0\.5: .*\(row 1\)"):
+        prepared(tmp_path / "a.jsonl", [half, *OPENAI])
+
+
+def test_prompts_and_completions_are_questions_and_answers(tmp_path: Path) -> None:
+    found = prepared(tmp_path / "a.jsonl", [{"prompt": "[1, 2]", "completion": '{"sum": 3}'}, *PROMPTS])
+    assert first(found).messages == (Message("user", "[1, 2]"), Message("assistant", '{"sum": 3}'))
+    assert found.summary()["form"] == "TRL"
+
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+
+
+def test_tool_calls_come_in_the_form_of_templates(tmp_path: Path) -> None:
+    openai = {"tools": TOOLS, "messages": [
+        {"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "4 degrees"}, {"role": "assistant", "content": "Cold."},
+    ]}  # fmt: skip
+    found = first(prepared(tmp_path / "a.jsonl", [openai, *OPENAI]))
+    dicts = found.as_dicts()
+    assert [one["role"] for one in dicts] == ["system", "user", "assistant", "tool", "assistant"]
+    assert dicts[2]["tool_calls"][0]["function"] == {"name": "weather", "arguments": {"city": "Oslo"}}
+    assert dicts[3]["tool_call_id"] == "call_1" and found.template_values() == {"tools": TOOLS}
+    sharegpt = {"tools": json.dumps(TOOLS), "system": "Be brief.", "conversations": [
+        {"from": "human", "value": "Weather?"},
+        {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Oslo"}}'},
+        {"from": "observation", "value": "4 degrees"}, {"from": "gpt", "value": "Cold."},
+    ]}  # fmt: skip
+    other = first(prepared(tmp_path / "b.jsonl", [sharegpt, *SHAREGPT]))
+    assert [one["role"] for one in other.as_dicts()] == [one["role"] for one in dicts]
+    assert other.as_dicts()[2]["tool_calls"][0]["function"] == dicts[2]["tool_calls"][0]["function"]
+    assert other.template_values() == found.template_values()
+
+
+def test_the_field_that_is_not_null_counts(tmp_path: Path) -> None:
+    turns = [{"role": None, "from": "human", "content": None, "value": "a", "weight": None},
+             {"role": None, "from": "gpt", "content": None, "value": "b", "weight": None}]  # fmt: skip
+    found = prepared(tmp_path / "a.jsonl", [{"conversations": turns}, *SHAREGPT])
+    assert first(found).messages == (Message("user", "a"), Message("assistant", "b"))
+
+
+@pytest.mark.parametrize("name", ["image", "images", "videos", "audio"])
+def test_what_is_seen_or_heard_is_refused(name: str, tmp_path: Path) -> None:
+    row = {"conversations": [{"from": "human", "value": "<image>\na"}, {"from": "gpt", "value": "b"}], name: ["0.jpg"]}
+    with pytest.raises(HalfpintError, match=rf"{name}: a language model of text .*\(row 1\)"):
+        prepared(tmp_path / "a.jsonl", [row, *SHAREGPT])
+    part = [{"type": "image_url", "image_url": {"url": "a"}}]
+    with pytest.raises(HalfpintError, match="content of the type 'image_url'"):
+        prepared(tmp_path / "a.jsonl", [{"messages": [{"role": "user", "content": part}]}, *OPENAI])
+
+
+def test_fields_that_nothing_reads_are_named(tmp_path: Path) -> None:
+    log = Told()
+    rows = [{**row, "score": 1, "weight": 0 if place else None} for place, row in enumerate(OPENAI)]
+    found = prepared(tmp_path / "a.jsonl", rows, log)
+    assert found.summary()["unread"] == {"score": 40, "weight": 39}
+    assert "  not used: score (all rows), weight (39 rows)" in log.lines
+
+
+PREFERENCES = [
+    ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preferences: .*chosen, rejected.*DPO"),
+    ({"conversations": [], "chosen": {}, "rejected": {}}, "preferences"),
+    ({"input": {}, "preferred_output": [], "non_preferred_output": []}, "preferences"),
+    ({"prompt": "a", "completion": "b", "label": True}, "preferences: .*label.*KTO"),
+    ({"custom_id": "1", "method": "POST", "url": "/", "body": {}}, "requests or answers of a batch"),
+]
+
+
+@pytest.mark.parametrize(("row", "said"), PREFERENCES)
+def test_what_is_no_conversation_is_called_by_its_name(row: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(HalfpintError, match=said):
+        prepared(tmp_path / "a.jsonl", [row] * 3)
+
+
+def test_a_dataset_info_names_file_columns_and_roles(tmp_path: Path) -> None:
+    rows = [{"q": f"Add 1 to {number}.", "a": f"{number + 1}", "instruction": "x"} for number in range(10)]
+    write(tmp_path / "sums.json", rows)
+    entry = {"file_name": "sums.json", "columns": {"prompt": "q", "response": "a"}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"sums": entry}), encoding="utf-8")
+    found = prepare_chat(ChatData(source=str(tmp_path)), SILENT)
+    assert first(found).messages == (Message("user", "Add 1 to 0."), Message("assistant", "1"))
+    assert list(found.summary()["unread"].values()) == [10]  # the column that has a name of the form, and is not named
+    chats = [{"dialog": [{"who": "customer", "said": f"{n}?"}, {"who": "agent", "said": "b"}]} for n in range(10)]
+    write(tmp_path / "chats.json", chats)
+    tags = {"role_tag": "who", "content_tag": "said", "user_tag": "customer", "assistant_tag": "agent"}
+    other = {"file_name": "chats.json", "formatting": "sharegpt", "columns": {"messages": "dialog"}, "tags": tags}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"sums": entry, "chats": other}), encoding="utf-8")
+    found = prepare_chat(ChatData(source=str(tmp_path / "chats.json")), SILENT)
+    assert first(found).messages == (Message("user", "0?"), Message("assistant", "b"))
+    with pytest.raises(HalfpintError, match=r"one of its data sets, got 2 of them: sums\.json, chats\.json"):
+        prepare_chat(ChatData(source=str(tmp_path)), SILENT)
+    gone = {"gone": {**entry, "columns": {"prompt": "question"}}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(gone), encoding="utf-8")
+    with pytest.raises(HalfpintError, match=r"what dataset_info\.json says: question"):
+        prepare_chat(ChatData(source=str(tmp_path)), SILENT)

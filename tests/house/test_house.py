@@ -290,6 +290,15 @@ def test_every_setting_of_a_stage_is_explained() -> None:
         assert {item.name for item in dataclasses.fields(kind)} <= named, kind
 
 
+def test_every_setting_has_a_text_of_its_own() -> None:
+    """Pages list settings one by one: "a, b: first of a, then of b" would stand there twice and fit neither."""
+    for kind in [*STAGES, *DATA, TokenizerSettings, *COMMANDS]:
+        told = "\n".join(one.__doc__ or "" for one in kind.__mro__ if one is not Stage)
+        own = {item.name for item in dataclasses.fields(kind)}
+        shared = re.findall(r"^ +(\w+(?:, \w+)+): ", told, re.MULTILINE)
+        assert not [names for names in shared if own & set(names.split(", "))], kind
+
+
 @pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.word())
 def test_a_command_is_one_dataclass_that_explains_itself(kind: type[Any]) -> None:
     """One frozen class in a file, its result too; each flag has its help, and no word that is not plain."""

@@ -24,6 +24,7 @@ from halfpint.errors import HalfpintError
 from halfpint.report import units
 from halfpint.report.html import as_json, plain, render, write_report
 from halfpint.report.pareto import NARROW, pareto_svg
+from halfpint.report.terminal import summary
 
 SVG = "{http://www.w3.org/2000/svg}"
 EVIL = "<script>alert('x')</script>\"' & </style><img src=x onerror=alert(1)>"
@@ -370,3 +371,16 @@ def test_a_bad_folder_and_a_bad_value_are_told(tmp_path: Path) -> None:
         write_report({}, tmp_path / "taken")
     with pytest.raises(HalfpintError, match=r"at machine.*builtins\.object"):
         plain({"machine": object()})
+
+
+def test_the_title_says_how_often_it_is_right() -> None:
+    report = sample()
+    report["test"]["picked"]["metrics"]["accuracy"] = 0.82
+    report["test"]["majority"] = {"metrics": {"accuracy": 0.63, "f1_macro": 0.1}}
+    report["data"]["labels"] = {"positive": 5, "negative": 9}
+    words = Page(render(report)).words
+    assert "Right for 82 of 100 texts it had never seen (always guessing “negative”: 63)" in words
+    assert any("ccuracy on test" in word and "82.0%" in word for word in words)
+    del report["test"]["majority"]
+    assert "Right for 82 of 100 texts it had never seen" in Page(render(report)).words
+    assert "Right for 82 of 100 texts it had never seen." in summary(report)

@@ -117,7 +117,13 @@ def test_what_it_came_to_in_words() -> None:
     assert "counting" not in sample(baseline=None)["verdict"]
     masked = sample(objective="masked", baseline={"nats_per_token": 6.0})["verdict"]
     assert masked.startswith("2.650 nats per hidden token") and "against 6.000 by the token's frequency" in masked
-    assert "bits per byte" not in masked
+    assert "bits per byte" not in masked and "worse" not in masked
+    assert "worse than guessing by frequency" in sample(objective="masked", baseline={"nats_per_token": 2.0})["verdict"]
+    page = Page(render(sample(objective="masked", baseline={"nats_per_token": 2.0, "perplexity_per_token": 7.39})))
+    assert (
+        "Worse than frequency: fills a gap as if choosing among 14.13 tokens (by frequency alone: 7.39)" in page.words
+    )
+    assert "halfpint predict 'my out/best' \"the [MASK] of\"" in page.words
     assert sample(validation=None)["verdict"] == "No text was kept to judge it on."
     taught = {
         "nats_per_assistant_token": 0.84, "nats_per_assistant_token_before": 1.28,
@@ -214,7 +220,8 @@ def test_a_curve_of_next_to_nothing() -> None:
 def test_the_page_holds_everything() -> None:
     page = Page(render(sample()))
     for words in (
-        "1.92 bits per byte", "0.310 better than counting", "How it learned", "Beside counting", "23",
+        "Predicts the next token as if choosing among 14.13 tokens",
+        "0.310 better than counting", "How it learned", "Beside counting", "23",
         "50% of the documents", "Once", "sample 4", "9.9M parameters", "1.20 Wh", "4 W a thread", "exact duplicate",
         "400 documents", "halfpint generate 'my out/best'", "halfpint export 'my out/best' --to gguf", "halfpint serve",
         "halfpint pretrain x",
@@ -225,7 +232,11 @@ def test_the_page_holds_everything() -> None:
     text = render(sample())
     assert "http://" not in text and "https://" not in text
     masked = Page(render(sample(objective="masked"))).words
-    assert "nats per hidden token" in masked and "halfpint generate" not in masked and "Bits per byte" not in masked
+    assert (
+        "Fills a gap as if choosing among 14.13 tokens" in masked
+        and "halfpint generate" not in masked
+        and "Bits per byte" not in masked
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -270,7 +281,7 @@ def test_a_taught_model(bundles: Callable[[str], Bundle], conversations: Convers
     assert report["taught"]["nats_per_assistant_token"] < report["taught"]["nats_per_assistant_token_before"]
     assert [one["use"] for one in report["training"]] == ["train/pretrain", "train/chat"]
     words = Page((tmp_path / "report.html").read_text("utf-8")).words
-    assert "nats per token of an answer" in words and "plus one?" in words and "before" in words
+    assert "Writes an answer as if choosing among" in words and "plus one?" in words and "before" in words
 
 
 def test_a_report_is_no_part_of_its_bundle(bundles: Callable[[str], Bundle], tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def interrupting() -> type[Interrupting]:
 def random_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
     """Makes a bundle with random weights and a tokenizer of these texts; `use` is the stage that its card tells of."""
 
-    def make(texts: Sequence[str] = TEXTS, *, template: bool = True, use: str = "models/pull") -> Bundle:
+    def make(texts: Sequence[str] = TEXTS, *, template: bool = True, use: str = "models/pull_language") -> Bundle:
         import torch
 
         folder = tmp_path_factory.mktemp("bases")

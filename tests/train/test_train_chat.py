@@ -260,13 +260,13 @@ def test_its_own_template_is_used_again(tuned: tuple[Bundle, Any], run: Callable
 def test_lora_teaches_what_text_alone_did_not(run: Callable[..., Any], random_llama: Callable[..., Bundle]) -> None:
     """The tokens of the template mean nothing after pre-training, though the bundle has a template."""
     stage = replace(LORA, template="", stop_after_steps=1)
-    made = {use: run(stage, parent=random_llama(use=use))[0] for use in ("train/pretrain", "models/pull")}
+    made = {use: run(stage, parent=random_llama(use=use))[0] for use in ("train/pretrain", "models/pull_language")}
     trained = {use: bundle.card["stages"][-1]["trained_parameters"] for use, bundle in made.items()}
     bundle = made["train/pretrain"]
     again, _ = run(stage, parent=bundle)
-    assert again.card["stages"][-1]["trained_parameters"] == trained["models/pull"]
+    assert again.card["stages"][-1]["trained_parameters"] == trained["models/pull_language"]
     embeddings = bundle.config["vocab_size"] * bundle.config["hidden_size"]
-    assert trained["train/pretrain"] == trained["models/pull"] + embeddings
+    assert trained["train/pretrain"] == trained["models/pull_language"] + embeddings
 
 
 def test_the_same_loss_packed_padded_and_checkpointed(

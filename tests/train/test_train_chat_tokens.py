@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfpint.bundle import Bundle
-from halfpint.data.conversations import Conversation, Message
+from halfpint.data.messages import Conversation, Message
 from halfpint.errors import HalfpintError
 from halfpint.progress import SILENT
 from halfpint.report.mask import show_mask
 from halfpint.tokenizers.train import CHAT_TEMPLATE, TokenizerSettings, train_tokenizer
+from halfpint.train._chat_fields import readable
 from halfpint.train._chat_tokens import ChatTokenizer, Rendered
 from halfpint.train.chat import masked_tokens
 
@@ -83,7 +85,7 @@ def with_template(tmp_path_factory: pytest.TempPathFactory, base: Bundle) -> Cal
 
     def get(name: str) -> ChatTokenizer:
         if name not in made:
-            folder = tmp_path_factory.mktemp(name)
+            folder = tmp_path_factory.mktemp("template")
             for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
                 (folder / file).write_bytes((base.path / file).read_bytes())
             (folder / "chat_template.jinja").write_text(TEMPLATES.get(name, name), encoding="utf-8")
@@ -163,7 +165,7 @@ def test_templates_that_do_not_tell(with_template: Callable[[str], ChatTokenizer
 
 def test_the_mask_is_shown(base: Bundle) -> None:
     one = conversation("Say \x07 ü", "ü one\ntwo")
-    pieces, counted = masked_tokens(base, one, "chatml")
+    pieces, counted = masked_tokens(base, [one], "chatml", SILENT)
     whole = "<|im_start|>user\nSay \x07 ü<|im_end|>\n<|im_start|>assistant\nü one\ntwo<|im_end|>\n"
     assert "".join(pieces) == whole
     plain = show_mask(pieces, counted, colour=False)
@@ -172,3 +174,56 @@ def test_the_mask_is_shown(base: Bundle) -> None:
     coloured = show_mask(pieces, counted, colour=True)
     assert re.sub(r"\x1b\[[\d;]*m", "", coloured).startswith(whole.replace("\x07", "\\x07").rstrip())
     assert "\x1b[1;32mü one" in coloured
+
+
+def test_masked_answers_do_not_count(with_template: Callable[[str], ChatTokenizer]) -> None:
+    turns = (Message("user", "a"), Message("assistant", "one", learn=False), Message("user", "b"))
+    one = Conversation((*turns, Message("assistant", "two")), 1)
+    for name in ("chatml", "phi", "marked"):
+        tokenizer = with_template(name)
+        answers = answers_of(tokenizer, next(tokenizer.tokens([one])))
+        assert [answer.removesuffix("<|im_end|>").removesuffix("<|eot|>") for answer in answers] == ["two"]
+
+
+# Tools, their calls and thoughts, as Qwen3 writes them.
+WITH_TOOLS = (
+    "{% if tools %}{{ '<|head|>tools\n' + tools | tojson + '<|eot|>' }}{% endif %}{% for m in messages %}"
+    "{{ '<|head|>' + m['role'] + '<|body|>' }}{% if m.reasoning_content %}{{ '<think>' + m.reasoning_content + "
+    "'</think>' }}{% endif %}{{ m['content'] }}{% for call in m.tool_calls %}{{ '<|begin|>' + "
+    "call.function.name + ' ' + call.function.arguments | tojson }}{% endfor %}{{ '<|eot|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|head|>assistant<|body|>' }}{% endif %}"
+)
+CALLS = '[{"type": "function", "function": {"name": "red", "arguments": {"blue": "<|eot|>"}}}]'
+TOOLS = (("tools", '[{"type": "function", "function": {"name": "red"}}]'),)
+CALLING = Conversation(
+    (Message("user", "a"), Message("assistant", "", extras=(("tool_calls", CALLS),)), Message("tool", "north"),
+     Message("assistant", "two", extras=(("reasoning_content", '"south"'), ("mood", '"good"')))), 7, TOOLS,
+)  # fmt: skip
+
+
+def test_tools_calls_and_thoughts_are_written_where_the_template_can(
+    with_template: Callable[[str], ChatTokenizer], interrupting: Any
+) -> None:
+    tokenizer, log = with_template(WITH_TOOLS), interrupting()
+    assert readable(tokenizer, [CALLING], "train", log) == [CALLING]
+    assert [line.strip() for line in log.lines] == [
+        "train: the chat template does not write mood: left out (row 7)"
+    ]  # fmt: skip
+    found = next(tokenizer.tokens([CALLING]))
+    # The call counts as a whole, with its special token; what reads like one inside of it is text.
+    assert answers_of(tokenizer, found) == [
+        '<|begin|>red {"blue": "<|eot|>"}<|eot|>', "<think>south</think>two<|eot|>"
+    ]  # fmt: skip
+    assert int((found.ids == tokenizer.tokenizer.token_to_id("<|eot|>")).sum()) == 5
+    assert "<|head|>tools" in tokenizer.tokenizer.decode(found.ids.tolist(), skip_special_tokens=False)
+
+
+def test_a_conversation_whose_calls_the_template_does_not_write_is_dropped(
+    with_template: Callable[[str], ChatTokenizer], interrupting: Any
+) -> None:
+    tokenizer, log, plain = with_template("llama"), interrupting(), conversation("a", "b")
+    assert readable(tokenizer, [CALLING, plain], "train", log) == [plain]
+    assert any("does not write tools: left out (row 7)" in line for line in log.lines)
+    assert any("dropped 1 conversations with tool calls" in line and "(row 7)" in line for line in log.lines)
+    with pytest.raises(HalfpintError, match="none: all have tool calls"):
+        readable(tokenizer, [CALLING], "train", log)

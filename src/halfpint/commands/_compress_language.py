@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _SURELY = 0.95  # of the bytes that fewer bits should come to: what is more than allowed by then is not made
 _NOT_SO_SMALL = "Fewer bits alone, rounded, do not come down to these bytes"
 _ERRORS = 1.96  # standard errors that a 95 % interval goes to
+_AS_LONG = 2  # as measuring takes: making a model with fewer bits alone, and measuring it
 _CONTROLS = 3  # that are made, until one takes no more bytes
 
 
@@ -37,7 +39,7 @@ def compress_language(run: Compression) -> tuple[Made, dict[str, Any]]:
     elif run.asked.keep:
         stages = fewest_bits(run)
     rows: list[dict[str, Any]] = []
-    made, count = run.make(stages[:1]), 0
+    made, count, took = run.make(stages[:1]), 0, 0.0
     while count < len(stages):
         count += 1
         if isinstance(stages[count - 1], Quantize) or (stages[count:] and isinstance(stages[count], Lossless)):
@@ -53,13 +55,18 @@ def compress_language(run: Compression) -> tuple[Made, dict[str, Any]]:
             stages = [*stages[:count], *stages[count + 1 :]]
             continue
         made = so_far
+        run.log.say(f"  made: {made.bundle.path}; what it kept is measured", kind="made", bundle=made.bundle.path)
+        began = time.monotonic()
         row = row_of(run, name, made.bundle)
+        took = time.monotonic() - began
         rows.append(row)
         said = f"  {stages[count - 1].use}: {row['file_bytes'] / 1e6:.1f} MB, ln(PPL/PPL0) {row['ln_ppl_ratio']:.4f}"
         run.log.say(said, kind="step", **row)
     control, why = None, _NOT_SO_SMALL
     try:
-        control = _control(run, rows[-1]["file_bytes"], stages)
+        if time.monotonic() + _AS_LONG * took > run.until(1.0):
+            raise HalfpintError("--minutes", wanted="time to make it, too", got="too little", todo="Give more.")
+        control = _control(run, rows[-1]["file_bytes"], stages, rows[-1]["windows"] * rows[-1]["window"])
     except HalfpintError as error:  # what was made is there, whatever the comparison says
         why = f"With fewer bits alone it was not compared: {error}".removesuffix(".")
         run.log.say(f"  control: {error}", kind="refused")
@@ -83,13 +90,13 @@ def _facts(run: Compression) -> dict[str, Any]:
     return run.pipeline.split.summary()
 
 
-def _control(run: Compression, most_bytes: int, stages: Sequence[Stage]) -> dict[str, Any] | None:
+def _control(run: Compression, most_bytes: int, stages: Sequence[Stage], tokens: int) -> dict[str, Any] | None:
     """The whole model with as few bits, rounded, as give no more bytes; None where there is no such."""
     tried: list[tuple[float, list[Stage]]] = [
         (bits, [Quantize(bits=bits, method="round"), Gguf(type=CODES)]) for bits in BITS
     ]
     if isinstance(stages[-1], Lossless):
-        return _packed_control(run, most_bytes)
+        return _packed_control(run, most_bytes, tokens)
     known = 0.0  # bytes of the last one for each bit
     for bits, plain in tried:
         name = f"{bits:g} bits, rounded"
@@ -104,12 +111,12 @@ def _control(run: Compression, most_bytes: int, stages: Sequence[Stage]) -> dict
             continue
         size = weight_bytes(bundle)
         if size <= most_bytes * 1.005:
-            return row_of(run, name, bundle)
+            return row_of(run, name, bundle, tokens=tokens)
         known = size / bits
     return None
 
 
-def _packed_control(run: Compression, most_bytes: int) -> dict[str, Any] | None:
+def _packed_control(run: Compression, most_bytes: int, tokens: int) -> dict[str, Any] | None:
     """As `_control`, where what was made is packed.
 
     Raises:
@@ -120,7 +127,7 @@ def _packed_control(run: Compression, most_bytes: int) -> dict[str, Any] | None:
         as_many = Quantize(target_bytes=wanted, method="round", packed=True, seed=run.asked.seed)
         bundle = run.make([as_many, Gguf(type=CODES), Lossless()]).bundle
         if (size := (bundle.path / PACKED_FILE).stat().st_size) <= most_bytes * 1.005:
-            return row_of(run, "as many bytes, rounded and packed", bundle)
+            return row_of(run, "as many bytes, rounded and packed", bundle, tokens=tokens)
         wanted = int(0.995 * wanted * most_bytes / size)  # bytes are planned with estimates
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from halfpint.bundle import CARD, REPORTS, Bundle, Kind, read_json
 from halfpint.commands._compress_refusals import refuse_test_split
 from halfpint.data.corpus import CorpusData, choosing, prepare_corpus
+from halfpint.distil.heal import Heal
 from halfpint.distil.teachers import teacher_bundle
 from halfpint.errors import HalfpintError
 from halfpint.lookup import open_task, task_of, text_task
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from halfpint.commands.compress import Compress
 
 _HELD_SHARE = 0.2  # of the text, to judge by
+_MADE_BY = 0.6  # of the minutes: what was made is judged and compared in the rest
 _CHOOSING = 0.1  # of the rest, where something is chosen
 
 
@@ -32,6 +35,7 @@ class Compression:
 
     Attributes:
         held, judged: text that nothing is fitted on, to choose by, and to judge what was chosen by.
+        started: when, by the monotonic clock.
     """
 
     asked: Compress
@@ -41,10 +45,16 @@ class Compression:
     held: Sequence[str] = ()
     judged: Sequence[str] = ()
     points: list[dict[str, Any]] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
 
     def make(self, stages: Sequence[Stage]) -> Made:
-        """What stages make of the model."""
-        return self.pipeline.make(stages, start=self.start)
+        """What stages make of the model. Healing has minutes of its own; the others leave time to measure."""
+        heals = any(isinstance(stage, Heal) for stage in stages)
+        return self.pipeline.make(stages, start=self.start, deadline=None if heals else self.until(_MADE_BY))
+
+    def until(self, share: float) -> float:
+        """When so much of `--minutes` is over, by the monotonic clock; those of `--heal` come before them."""
+        return self.started + 60 * (self.asked.heal + share * self.asked.minutes)
 
 
 def is_classifier(model: str) -> bool:

@@ -14,7 +14,8 @@ from typing import Any, TextIO
 
 from halfpint.bundle import Bundle
 from halfpint.commands._writing import CUT_OFF
-from halfpint.data.conversations import ASSISTANT, SYSTEM, USER, conversations_of, form_of
+from halfpint.data.chat_forms import conversations_of, form_of
+from halfpint.data.messages import ASSISTANT, SYSTEM, USER
 from halfpint.data.read import read_table
 from halfpint.engines import Generation, Piece, open_language_engine
 from halfpint.errors import HalfpintError, nearest
@@ -24,7 +25,7 @@ from halfpint.tokenizers.chat_template import ChatTemplate
 
 COMMANDS = {
     "help": "this list",
-    "reset": "begin anew; the system message and the settings stay",
+    "reset": "start over; the system message and the settings stay",
     "system TEXT": "what the model is told before all else; nothing takes it away",
     "set NAME VALUE": "change a setting, such as: /set temperature 0.3; without a name: show them",
     "retry": "another answer to the last message",
@@ -52,8 +53,9 @@ class Talk:
     """
 
     def __init__(self, bundle: Bundle, settings: Generation, system: str = "", threads: int | None = None) -> None:
-        self._template = ChatTemplate(bundle.path)
         self._engine = open_language_engine(bundle, threads=threads)
+        self._engine.check_writes("a conversation")  # a masked model is none, whatever template it has
+        self._template = ChatTemplate(bundle.path)
         self.messages: list[dict[str, str]] = []
         self.settings = settings
         self.system = ""
@@ -151,10 +153,10 @@ class Talk:
             HalfpintError: there is no such file, or no sound conversation in it.
         """
         table = read_table(str(path))
-        found, _, faults = conversations_of(table, form_of(table))
-        if not found:
-            raise HalfpintError(str(path), wanted="a sound conversation", got=", ".join(faults) or "none")
-        messages = found[-1].as_dicts()
+        found = conversations_of(table, form_of(table))
+        if not found.conversations:
+            raise HalfpintError(str(path), wanted="a sound conversation", got=", ".join(found.faults) or "none")
+        messages = found.conversations[-1].as_dicts()
         system = messages.pop(0)["content"] if messages[0]["role"] == SYSTEM else ""
         self.tell(system)
         self.messages, self.left_out = messages, 0
@@ -274,7 +276,7 @@ class Terminal:
             self._say("A message that begins with a slash: write two of them.")
         elif name == "reset":
             talk.reset()
-            self._say("begun anew")
+            self._say("started over")
         elif name == "system":
             talk.tell(rest)
             self._say(f"system: {rest}" if rest else "no system message")

@@ -63,7 +63,7 @@ class Compress(Command):
         static: Static int8 for classifiers: calibrated once, so an answer does not depend on its batch.
         method: Quantization method: round, gptq or tuned.
         importance: Importance matrix of llama.cpp (GGUF), for --method round.
-        minutes: Time limit of tuning.
+        minutes: Time limit besides --heal: fewer rows, less tuning, a shorter comparison or none where it is short.
         target: Find the best model of at most this size, such as 60MB.
         keep: Find the smallest model that keeps the perplexity within 1/KEEP of the original, such as 0.98.
         packed: Count the bits of --quantize in the packed file, which only halfpint reads.
@@ -92,7 +92,7 @@ class Compress(Command):
     static: bool = False
     method: str = "tuned"
     importance: str = option("", metavar="FILE")
-    minutes: float = 10.0
+    minutes: float = 20.0
     target: str = option("", metavar="SIZE")
     keep: float | None = option(None, metavar="SHARE")
     packed: bool = False

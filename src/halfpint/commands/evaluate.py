@@ -17,7 +17,10 @@ from halfpint.progress import Log, plain
 if TYPE_CHECKING:
     from halfpint.bundle import Bundle
     from halfpint.data.corpus import CorpusData
-    from halfpint.task import LabelTask
+    from halfpint.task import LabelTask, Task
+
+_SURE = 0.5  # that data is conversations
+_CONTEXT = 4096  # tokens of a conversation, where the model does not say how many it reads
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,12 @@ class Evaluated(Result):
     """What `evaluate` measured.
 
     Attributes:
-        kind: "labels" of a classifier, "text" of a language model, "kept" of one compared with its original.
+        kind: "labels" of a classifier, "text" or "answers" of a language model, "kept" of one compared with its
+            original.
         figures: every figure by its name, as in the JSON.
     """
 
-    kind: Literal["labels", "text", "kept"]
+    kind: Literal["labels", "text", "answers", "kept"]
     figures: Mapping[str, Any]
 
     def as_json(self) -> str:
@@ -38,20 +42,22 @@ class Evaluated(Result):
 
     def __str__(self) -> str:
         from halfpint.report.compressed import kept_of
-        from halfpint.report.terminal import evaluation, language
+        from halfpint.report.terminal import evaluation, judged_answers, language
 
-        return {"labels": evaluation, "text": language, "kept": kept_of}[self.kind](self.figures)
+        return {"labels": evaluation, "text": language, "answers": judged_answers, "kept": kept_of}[self.kind](
+            self.figures
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(ReadsTable):
     """Measure a model: its scores with 95 % confidence intervals, speed, memory and energy.
 
-    A classifier is measured on labelled texts, a language model on running text.
+    A classifier is measured on labelled texts, a language model on running text, or on the answers of conversations.
 
     Args:
         bundle: Model folder, such as OUT/best.
-        data: Labelled texts or running text: CSV, TSV, JSONL, Parquet, text files, a `datasets` folder or a Hub name.
+        data: Labelled texts, text or conversations: CSV, TSV, JSONL, Parquet, text, a `datasets` folder or a Hub name.
         text: Column with the texts (default: guessed).
         label: Column with the labels (default: guessed).
         metric: Main metric of labels; `interval` in the JSON belongs to it (default: by the task, such as accuracy).
@@ -73,13 +79,16 @@ class Evaluate(ReadsTable):
 
     def run(self, log: Log) -> Evaluated:
         """Measure a classifier or a language model."""
-        from halfpint.lookup import need_command
+        from halfpint.lookup import need_command, tasks
         from halfpint.models.pull_language import find_bundle
         from halfpint.task import LabelTask
 
         bundle = find_bundle(self.bundle, log)
         task = need_command(bundle, self.word())
         if not isinstance(task, LabelTask):
+            answering = None if self.text else next((one for one in tasks() if one.answers), None)
+            if answering and answering.recognises(self.data) >= _SURE:
+                return self._on_answers(bundle, answering, log)
             return self._on_text(bundle, log)
         if self.reference:
             raise HalfpintError("--reference", wanted="a language model for it", got=f"{self.bundle}: {task.about}")
@@ -93,6 +102,16 @@ class Evaluate(ReadsTable):
         data = settings_of(task, source=self.data, text=self.text, label=self.label, **self.written)
         examples = task.given(data, log)
         return Evaluated("labels", evaluate(bundle, examples, primary=self.metric, log=log))
+
+    def _on_answers(self, bundle: Bundle, task: Task[Any], log: Log) -> Evaluated:
+        from halfpint.evaluate.text import judge_answers
+        from halfpint.train.chat import answers_of
+
+        if self.reference:
+            raise HalfpintError("--reference", wanted="running text for it", got=f"{self.data}: conversations")
+        conversations = task.given(task.data(source=self.data), log)
+        most = int(bundle.config.get("max_position_embeddings") or 0) or _CONTEXT
+        return Evaluated("answers", judge_answers(bundle, answers_of(bundle, conversations, most, log), log))
 
     def _on_text(self, bundle: Bundle, log: Log) -> Evaluated:
         from halfpint.data.corpus import CorpusData

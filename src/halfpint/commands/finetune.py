@@ -145,5 +145,5 @@ def mask_shown(base: str, data: ChatData, template: str, log: Log, *, colour: bo
     conversations = prepare_chat(data, log)
     with TemporaryDirectory(prefix="halfpint-base-") as folder:
         parent = base_bundle(base, Path(folder) / "base", log)
-        pieces, counted = masked_tokens(parent, conversations.train[0], template)
+        pieces, counted = masked_tokens(parent, conversations.train, template, log)
     return show_mask(pieces, counted, colour=colour)

@@ -24,9 +24,27 @@ class Pulled(Result):
         return str(self.folder)
 
 
+@dataclass(frozen=True)
+class Known(Result):
+    """The base models that are known by name.
+
+    Attributes:
+        models: of each its name, what it is, its licence, its parameters and whether it is in the cache.
+    """
+
+    models: tuple[tuple[str, str, str, int, bool], ...]
+
+    def __str__(self) -> str:
+        lines = []
+        for name, note, licence, parameters, is_here in self.models:
+            here = "; in the cache" if is_here else ""
+            lines.append(f"{name}  ({parameters / 1e6:,.0f}M parameters, {licence}{here})\n    {note}")
+        return "\n".join([*lines, "", "next:", "  halfpint pull NAME (or a Hub name, owner/model)"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pull(Command):
-    """Download a base model into the cache and verify its hash.
+    """Download a base model into the cache and verify its hash; without a name: list what is known.
 
     Args:
         name: Model in the catalogue, or a Hub name (owner/model).
@@ -34,10 +52,17 @@ class Pull(Command):
 
     group: ClassVar[Group] = Group.MOVE
 
-    name: str = positional(metavar="NAME")
+    name: str = positional("", metavar="NAME")
 
-    def run(self, log: Log) -> Pulled:
+    def run(self, log: Log) -> Pulled | Known:
         """Download it where it is not in the cache."""
-        from halfpint.models.sources import locate
+        from halfpint.models.sources import cached, catalogue, locate
 
-        return Pulled(locate(self.name, log))
+        if self.name:
+            return Pulled(locate(self.name, log))
+        return Known(
+            tuple(
+                (name, str(one["note"]), str(one["licence"]), int(one["parameters"]), cached(name).is_dir())
+                for name, one in catalogue("").items()
+            )
+        )

@@ -43,7 +43,7 @@ class Report(Command):
     `distil` and `compress` have no page.
 
     Args:
-        out: Output folder of fit, run, pretrain, finetune, distil or compress.
+        out: Output folder of fit, run, pretrain, finetune, distil or compress, or a bundle in it, such as OUT/best.
         json: Print JSON and nothing else.
     """
 
@@ -58,9 +58,18 @@ class Report(Command):
         from halfpint.report.html import write_report
         from halfpint.report.language import KIND
 
-        found = read_json(self.out / "report.json")
+        out = self._folder()
+        found = read_json(out / "report.json")
         if {"candidates", "verdict"} <= set(found) or found.get("kind") == KIND:
-            return Reported(found, write_report(found, self.out))
+            return Reported(found, write_report(found, out))
         if not {"verdict", "bundle", "stages"} <= set(found):
-            raise HalfpintError(f"{self.out}/report.json", wanted="a report of halfpint", got="another file")
+            raise HalfpintError(f"{out}/report.json", wanted="a report of halfpint", got="another file")
         return Reported(found, None)
+
+    def _folder(self) -> Path:
+        """The folder with report.json: OUT, or the one that a bundle such as OUT/best stands in."""
+        from halfpint.bundle import CARD
+
+        inside = not (self.out / "report.json").is_file() and (self.out / CARD).is_file()
+        above = self.out.resolve().parent
+        return above if inside and (above / "report.json").is_file() else self.out

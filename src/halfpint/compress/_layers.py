@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +90,7 @@ class LayerByLayer:
         scratch: where finished blocks are kept.
         pace: the steps of all rows, where codes are packed; None goes by each block's peak.
         adapt: trains what is not quantised yet after each step.
+        deadline: what comes after it, by the monotonic clock, is rounded; codes that are packed take their time.
     """
 
     model: Any
@@ -101,6 +104,8 @@ class LayerByLayer:
     log: Log
     pace: Pace | None = None
     adapt: Adaptation | None = None
+    deadline: float = math.inf
+    late: int = 0
 
     def run(self, final: Sequence[torch.Tensor]) -> Made:
         """Quantise everything.
@@ -145,6 +150,9 @@ class LayerByLayer:
                 bar.advance()
                 if self.adapt is not None:
                     self.adapt(visit.index + 1)
+        if self.late:
+            told = f"{self.late} of {len(self.kinds)} matrices are rounded, as no time was left for more"
+            self.log.say(f"  {told}", kind="plan", rounded=self.late)
         return made
 
     def _note(self, made: Made) -> None:
@@ -153,6 +161,11 @@ class LayerByLayer:
 
     def _gptq(self, matrix: Matrix, values: Any, square: Any, made: Made) -> None:
         kind, pace = self.kinds[matrix.name], self.pace
+        if pace is None and time.monotonic() > self.deadline:
+            self.late += 1
+            coded = round_to(kind, values, square.diagonal().float())
+            made.coded[matrix.name], made.before[matrix.name] = coded, values.half()
+            return
         coded, before = gptq(
             kind, values, square, self.damping, pace.scales_of(matrix.name) if pace else None,
             dependent=bool(pace and pace.is_dependent(matrix.name)),

@@ -18,6 +18,7 @@ from halfpint.compress._blocks import pack
 from halfpint.compress._calibration import Rows, calibration_rows, fast, shuffled, walk
 from halfpint.compress._codes import BlockType, Coded
 from halfpint.compress._imatrix import IMATRIX_FILE, importance_of, write_imatrix
+from halfpint.compress._in_time import rows_in_time
 from halfpint.compress._layers import LayerByLayer, Made, rounded
 from halfpint.compress._matrices import (
     HALF_BITS,
@@ -72,8 +73,9 @@ class Quantize(Stage):
         method: round takes the nearest values under the best scales and needs no text. gptq makes up for each column's
             error in those after it. tuned goes on from there and distils codes and scales against the unquantised
             model.
-        samples, tokens: rows of text to calibrate on, and tokens of each.
-        sequential: gptq looks at the layers of a block one after the other, which takes longer.
+        samples: rows of text to calibrate on.
+        tokens: of each row.
+        sequential: gptq looks at the layers of a block one after the other: slower.
         damping: of gptq, as a share of the mean diagonal.
         minutes: time for tuning where `tuning_tokens` is 0.
         tuning_tokens: tokens that tuning sees in all.
@@ -88,8 +90,7 @@ class Quantize(Stage):
         packed: the codes are for compress/lossless: each row has steps of one size, what a code may be depends on
             the rows before it (with the method round each stands alone), and `bits` and `target_bytes` are those after
             packing. `types` are then of q8_0, q5_0 and q4_0; empty takes the narrowest that do.
-        importance: an importance matrix of llama.cpp's (GGUF) for the method round: what an error in each column
-            counts. The other methods measure their own and write it beside the weights.
+        importance: an importance matrix of llama.cpp's (GGUF) for the method round; the others measure their own.
         seed: of the rows drawn.
     """
 
@@ -312,7 +313,7 @@ class Quantize(Stage):
     ) -> tuple[Made, dict[str, Any]]:  # fmt: skip
         torch = need("torch", "quantising")
         tuned = self.method == "tuned"
-        rows, more, apart = self._rows(bundle, matrices, work)
+        rows, more, apart = rows_in_time(self._rows(bundle, matrices, work), model, work)
         parts = [walk(model, some, _BATCH_TOKENS, work.scratch) for some in (rows, more, apart) if some]
         ids, kept = ([one for part in parts for one in getattr(part, name)] for name in ("ids", "kept"))
         fitted, learned = len(parts[0].ids), len(ids) - (len(parts[-1].ids) if apart else 0)
@@ -336,13 +337,10 @@ class Quantize(Stage):
             adapt = Adaptation(distiller, coded, *self._budget(work, self.adapting), work.scratch)
         layers = LayerByLayer(
             model, matrices, kinds, rows, self.damping, self.sequential, _BATCH_TOKENS, work.scratch, work.log, pace,
-            adapt,
+            adapt, time.monotonic() + work.seconds_left() * (0.5 if tuned else 1.0),
         )  # fmt: skip
-        flat = [
-            (one.flatten(0, 1) if kept[number] is None else one[kept[number]])
-            for number, one in enumerate(final[:fitted])
-        ]
-        made = layers.run(flat)
+        pairs = zip(final[:fitted], kept[:fitted], strict=True)
+        made = layers.run([one.flatten(0, 1) if mask is None else one[mask] for one, mask in pairs])
         figures: dict[str, Any] = {"calibration_rows": len(rows), "calibration_tokens": sum(map(len, rows))}
         if tuned:
             latents: Sequence[Learned] = (

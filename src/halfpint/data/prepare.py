@@ -31,7 +31,8 @@ class Data:
     Args:
         source: a file (CSV, TSV, JSONL, Parquet, .gz), a folder of `datasets`, or a Hub name.
         test: labelled texts kept for the end; empty takes them out of `source`.
-        text, label: the columns; empty guesses them and says so.
+        text: the column with the texts; empty guesses it and says so.
+        label: the column with the labels; empty guesses it and says so.
         header: yes or no: whether the first row of the file names the columns; empty finds out.
         delimiter: between the cells of the file: a character, or comma, semicolon, tab or pipe; empty finds out.
         encoding: of the file, such as cp1252; empty finds out.

@@ -31,7 +31,8 @@ class Heal(Taught, Stage):
         lora: train low-rank adapters (merged in the end) instead of all weights.
         lora_rank: of the adapters.
         epochs: passes over a classifier's texts, or over documents where `tokens` and `minutes` are 0.
-        minutes, tokens: how long a language model is trained: so many tokens, or else minutes.
+        minutes: how long a language model is trained where `tokens` is 0.
+        tokens: how many a language model is trained on; 0 goes by `minutes`.
         learning_rate: peak rate of AdamW; 0 takes 5e-5, for a language model and with LoRA 2e-4.
         label_share: share of the labels (or of the text itself) in the loss, beside the teacher.
         temperature: what the logits of both are divided by.

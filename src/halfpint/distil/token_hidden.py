@@ -28,7 +28,7 @@ _RELATION_BYTES = 4 * 3 * 3  # of a relation: queries', keys' and values', each 
 class TokenHidden(Inward, TokenTaught):
     """Train the student's layers on what happens in the teacher's; what follows them stays as it is.
 
-    The text is read, and nothing foretold. relations: the student's last layer learns how the teacher's queries (keys,
+    The text is read, and nothing predicted. relations: the student's last layer learns how the teacher's queries (keys,
     values) stand to those before them, which works between any widths (Wang et al. 2021, "MiniLMv2", section 3).
     states: each layer learns the states of a layer of the teacher, of the same width (Jiao et al. 2020, "TinyBERT",
     equations 8 and 9, without its loss on attention). Packing and plan are those of train/adapt.

@@ -16,7 +16,7 @@ from halfpint.engines._generation import Continuation, Generation, Piece, TokenS
 from halfpint.engines._prompt import as_chat, prompt_of
 from halfpint.engines._schema import Follower as TextBySchema
 from halfpint.engines._schema import checked as checked_schema
-from halfpint.engines._scored import ScoredText
+from halfpint.engines._scored import Done, ScoredText, unsaid
 from halfpint.errors import HalfpintError, is_out_of_memory
 from halfpint.lookup import task_of
 from halfpint.outputs import Outputs
@@ -49,8 +49,8 @@ class LanguageEngine(Protocol):
 
     context: int
 
-    def score(self, texts: Sequence[str]) -> Sequence[ScoredText]:
-        """The score of each text."""
+    def score(self, texts: Sequence[str], done: Done = unsaid) -> Sequence[ScoredText]:
+        """The score of each text; `done` is told each share of the work, which come to 1."""
         ...
 
     def next_words(self, context: str, top: int = 5) -> list[tuple[str, float]]:
@@ -82,6 +82,14 @@ class LanguageEngine(Protocol):
 
     def generate(self, prompt: str | Sequence[int], **settings: Any) -> Iterator[str]:
         """Pieces of text that go on from `prompt`; settings are those of `Generation`."""
+        ...
+
+    def check_writes(self, what: str) -> None:
+        """Refuse `what` where the model does not write on.
+
+        Raises:
+            HalfpintError: a masked model.
+        """
         ...
 
     def best(self, prompt: str | Sequence[int], n: int, settings: Generation) -> list[Continuation]:

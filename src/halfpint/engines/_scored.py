@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,19 @@ import numpy.typing as npt
 
 from halfpint.data.documents import count_words
 
+Done = Callable[[float], None]
+
+
+def unsaid(share: float) -> None:
+    """What is done is told to nobody."""
+
 
 @dataclass(frozen=True)
 class ScoredText:
     """A text's scores: one log-probability a token (nats), and what to divide by.
 
-    `words` are those between white space and the ends of lines, `bytes` UTF-8; `unknown` marks the tokens whose word
-    the vocabulary has not, where words can be unknown.
+    `words` are those between ASCII white space and the ends of lines, `bytes` UTF-8; `unknown` marks the tokens
+    whose word the vocabulary has not, where words can be unknown.
     """
 
     log_probabilities: npt.NDArray[Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from halfpint.bundle import Bundle
 from halfpint.engines._constraint import Grammars
 from halfpint.engines._llama_library import Model, library
 from halfpint.engines._prefix_cache import common_length
-from halfpint.engines._scored import ScoredText
+from halfpint.engines._scored import Done, ScoredText, unsaid
 from halfpint.engines._writing import Writer
 from halfpint.machine import cores
 from halfpint.models.packed_gguf import opened_gguf
@@ -114,19 +114,21 @@ class LlamaCppEngine(Writer):
         self.model = _Sequences(path, threads or cores(), most_context=_MOST_CONTEXT)
         self.context, self.ends = self.model.context, self.model.ends
 
-    def score(self, texts: Sequence[str]) -> list[ScoredText]:
+    def score(self, texts: Sequence[str], done: Done = unsaid) -> list[ScoredText]:
         """Each text's log-probabilities, token by token, each given all before it and the start of a document.
 
         A text longer than the context is read in windows that overlap by half, as the engine of PyTorch does it.
         """
-        found = []
-        for text in texts:
-            logs = self.score_ids([*self._before(), *self.model.encode(text)])
-            found.append(ScoredText.of(text, logs))
-        return found
+        rows = [[*self._before(), *self.model.encode(text)] for text in texts]
+        return [ScoredText.of(text, logs) for text, logs in zip(texts, self.score_ids(rows, done), strict=True)]
 
-    def score_ids(self, ids: list[int]) -> npt.NDArray[np.float32]:
-        """Log-probabilities (nats) of each of `ids` but the first: float32 of shape (len(ids) - 1,)."""
+    def score_ids(self, rows: Sequence[list[int]], done: Done = unsaid) -> list[npt.NDArray[np.float32]]:
+        """Log-probabilities (nats) of each of a row's ids but the first, given those before it."""
+        tokens = max(1, sum(map(len, rows)))
+        return [self._scores(ids, lambda read: done(read / tokens)) for ids in rows]
+
+    def _scores(self, ids: list[int], done: Callable[[int], None]) -> npt.NDArray[np.float32]:
+        """Of one row: float32 of shape (len(ids) - 1,); `done` is told how many were scored."""
         out = np.zeros(max(len(ids) - 1, 0), dtype=np.float32)
         stride = max(1, self.context // 2)
         end, first = min(self.context, len(ids)), 1
@@ -139,6 +141,7 @@ class LlamaCppEngine(Writer):
                 most = logits.max(axis=1, keepdims=True)
                 sums = np.log(np.exp(logits - most).sum(axis=1)) + most[:, 0]
                 out[low - 1 : high - 1] = logits[np.arange(high - low), ids[low:high]] - sums
+                done(high - low)
             end, first = min(end + stride, len(ids)), end
         return out
 

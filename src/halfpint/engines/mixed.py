@@ -1,4 +1,4 @@
-"""The engine of a trained language model that counts, and the text so far, foretell along with (see `train.mix`)."""
+"""The engine of a trained language model that counts, and the text so far, predict along with (see `train.mix`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from halfpint.bundle import Bundle, read_json, write_json
 from halfpint.engines import torch_lm
 from halfpint.engines._constraint import Grammars
-from halfpint.engines._scored import ScoredText
+from halfpint.engines._scored import Done, ScoredText, unsaid
 from halfpint.engines._writing import Writer
 from halfpint.models.continuous_cache import ContinuousCache, ages
 from halfpint.models.token_ngram import TokenNgram
@@ -23,12 +23,12 @@ COUNTED, WEIGHTS = "counted", "mix.json"
 Floats = npt.NDArray[np.float64]
 States = npt.NDArray[np.float32]
 Scored = tuple[list[int], npt.NDArray[np.float32], Any]
-"""Scored ids, their log-probabilities and the states they were foretold from, as `score_states` gives them."""
+"""Scored ids, their log-probabilities and the states they were predicted from, as `score_states` gives them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """What foretells beside the trained model, and how much each counts.
+    """What predicts beside the trained model, and how much each counts.
 
     Args:
         counts: n-grams of the tokens that it learned from; by_length: their weight for each length of what they know.
@@ -61,7 +61,7 @@ class Mixture:
         """Probabilities of every token: float64 (vocabulary,).
 
         Args:
-            ids: of the text alone; following: those of them that the model foretold.
+            ids: of the text alone; following: those of them that the model predicted.
             logits, states: of the trained model.
         """
         trained = np.exp(logits - logits.max())
@@ -91,7 +91,7 @@ class Mixture:
 
 
 class MixedEngine(Writer):
-    """Scores, foretells and writes by all of them at once.
+    """Scores, predicts and writes by all of them at once.
 
     Attributes:
         context, ends: the trained model's.
@@ -102,11 +102,12 @@ class MixedEngine(Writer):
         self.context, self.ends = self._trained.context, self._trained.ends
         self._mixture = Mixture.load(bundle.path / COUNTED, int(bundle.config["vocab_size"]))
 
-    def score(self, texts: Sequence[str]) -> list[ScoredText]:
+    def score(self, texts: Sequence[str], done: Done = unsaid) -> list[ScoredText]:
         """Each text's log-probabilities, token by token."""
         found = []
         for text, scored in zip(texts, self._trained.score_states(texts), strict=True):
             found.append(ScoredText.of(text, self._mixture.score(self.encode(text), scored)))
+            done(1 / len(texts))
         return found
 
     def encode(self, text: str, special: bool = True) -> list[int]:

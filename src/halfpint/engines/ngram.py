@@ -12,7 +12,7 @@ import numpy.typing as npt
 from halfpint.bundle import Bundle
 from halfpint.engines._constraint import Grammars
 from halfpint.engines._generation import Generation, Piece
-from halfpint.engines._scored import ScoredText
+from halfpint.engines._scored import Done, ScoredText, unsaid
 from halfpint.engines._writing import Writer
 from halfpint.errors import HalfpintError
 from halfpint.models.ngram import NgramModel
@@ -34,7 +34,7 @@ class NgramEngine(Writer):
     def __init__(self, bundle: Bundle) -> None:
         self.model = NgramModel.load(bundle.path)
 
-    def score(self, texts: Sequence[str]) -> list[ScoredText]:
+    def score(self, texts: Sequence[str], done: Done = unsaid) -> list[ScoredText]:
         """The probability of every token of each text, whose lines are sentences."""
         found = []
         for start in range(0, len(texts), _CHUNK):
@@ -46,6 +46,7 @@ class NgramEngine(Writer):
             unknown = np.split(scores.unknown, ends[:-1])
             for text, own, strange in zip(part, logs, unknown, strict=True):
                 found.append(ScoredText.of(text, own, strange))
+            done(len(part) / len(texts))
         return found
 
     def next_words(self, context: str, top: int = 10) -> list[tuple[str, float]]:

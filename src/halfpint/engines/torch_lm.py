@@ -1,6 +1,6 @@
 """The engine of language models as they left training: PyTorch, through transformers.
 
-Causal models score text, foretell words and write on; masked models score text and fill gaps.
+Causal models score text, predict words and write on; masked models score text and fill gaps.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from halfpint.bundle import Bundle
 from halfpint.engines._constraint import Grammars
 from halfpint.engines._prefix_cache import PrefixCache, states_of
-from halfpint.engines._scored import ScoredText
+from halfpint.engines._scored import Done, ScoredText, unsaid
 from halfpint.engines._writing import Writer
 from halfpint.errors import HalfpintError, need
 from halfpint.models.sizes import CAUSAL, MASKED, resolve
@@ -87,7 +88,7 @@ class TorchLanguageEngine(Writer):
         self._pieces: list[bytes] | None = None
         self._mask_id = _mask_id(bundle.path, self._tokenizer) if self.objective == MASKED else None
 
-    def score(self, texts: Sequence[str]) -> list[ScoredText]:
+    def score(self, texts: Sequence[str], done: Done = unsaid) -> list[ScoredText]:
         """Each text's log-probabilities, token by token.
 
         Causal: of each token given all before it and the start of a document. A text longer than the context is read
@@ -102,9 +103,18 @@ class TorchLanguageEngine(Writer):
             rows = [
                 encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(some), add_special_tokens=False)
             ]
-            logs = self._causal_scores(rows) if self.objective == CAUSAL else [self._masked_scores(ids) for ids in rows]
+            part = partial(_part_done, done, len(some) / len(texts))
+            if self.objective == CAUSAL:
+                logs = self._causal_scores(self._from_start(rows), done=part)
+            else:
+                logs = [self._masked_scores(ids, partial(_part_done, part, 1 / len(rows))) for ids in rows]
             found += [ScoredText.of(text, scores) for text, scores in zip(some, logs, strict=True)]
         return found
+
+    def score_ids(self, rows: Sequence[list[int]], done: Done = unsaid) -> list[npt.NDArray[np.float32]]:
+        """Log-probabilities (nats) of each of a row's ids but the first, given those before it."""
+        self._must_be(CAUSAL, "score_ids")
+        return self._causal_scores(rows, done=done)
 
     def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
         """For each [MASK] in `text`, the likeliest tokens with their probabilities, likeliest first.
@@ -157,13 +167,13 @@ class TorchLanguageEngine(Writer):
 
     def score_states(self, texts: Sequence[str]) -> Iterator[tuple[list[int], npt.NDArray[np.float32], Any]]:
         """Of each text, one after the other: its scored ids, their log-probabilities as `score` has them, and the
-        states they were foretold from, float32 (tokens, width)."""
+        states they were predicted from, float32 (tokens, width)."""
         self._must_be(CAUSAL, "score_states")
         for start in range(0, len(texts), _TEXTS_WITH_STATES):
             some = list(texts[start : start + _TEXTS_WITH_STATES])
             rows = [one.ids for one in self._tokenizer.encode_batch_fast(some, add_special_tokens=False)]
             states: list[Any] = []
-            scores = self._causal_scores(rows, states)
+            scores = self._causal_scores(self._from_start(rows), states)
             states = states or [np.zeros((0, 1), dtype=np.float32)] * len(rows)
             for ids, logs, before in zip(rows, scores, states, strict=True):
                 yield ids[len(ids) - len(logs) :], logs, before
@@ -200,20 +210,20 @@ class TorchLanguageEngine(Writer):
         if self.objective != objective:
             raise HalfpintError(
                 what, wanted=f"a {objective} language model", got=f"a {self.objective} one",
-                todo="Use `fill` with it." if self.objective == MASKED else "Use `generate` with it.",
+                todo='It fills gaps: halfpint predict BUNDLE "the [MASK] of".' if self.objective == MASKED
+                else "It continues texts: halfpint generate BUNDLE TEXT.",
             )  # fmt: skip
 
-    def _causal_scores(
-        self, rows: Sequence[list[int]], states: list[npt.NDArray[np.float32]] | None = None
-    ) -> list[npt.NDArray[np.float32]]:
-        """Scores of tokenised texts; without a token to start from, a text's first has no condition and is left out.
+    def _from_start(self, rows: Sequence[list[int]]) -> list[list[int]]:
+        """Tokenised texts after a start token; without one a text's first token has no condition and is left out."""
+        return [[*([] if self._first is None else [int(self._first)]), *ids] for ids in rows]
 
-        Their states are added to `states` where it is given.
-        """
+    def _causal_scores(
+        self, whole: Sequence[list[int]], states: list[npt.NDArray[np.float32]] | None = None, done: Done = unsaid
+    ) -> list[npt.NDArray[np.float32]]:
+        """Scores of rows of tokens, of each but the first; their states are added to `states` where it is given."""
         import torch
 
-        before = [] if self._first is None else [int(self._first)]
-        whole = [[*before, *ids] for ids in rows]
         out = [np.zeros(max(len(ids) - 1, 0), dtype=np.float32) for ids in whole]
         windows = [(row, *window) for row, ids in enumerate(whole) for window in self._windows(len(ids))]
         most = max(self.context, _MOST_LOGITS // self._model.config.vocab_size)
@@ -233,6 +243,7 @@ class TorchLanguageEngine(Writer):
                         before_each = caught[-1][place, first - start - 1 : end - start - 1]
                         states[row][first - 1 : end - 1] = before_each.float().numpy()
                 caught.clear()
+                done(len(batch) / len(windows))
         return out
 
     def _windows(self, length: int) -> Iterator[tuple[int, int, int]]:
@@ -243,7 +254,7 @@ class TorchLanguageEngine(Writer):
             yield max(0, end - self.context), end, first
             end, first = min(end + stride, length), end
 
-    def _masked_scores(self, ids: list[int]) -> npt.NDArray[np.float32]:
+    def _masked_scores(self, ids: list[int], done: Done) -> npt.NDArray[np.float32]:
         import torch
 
         out = np.zeros(len(ids), dtype=np.float32)
@@ -265,6 +276,7 @@ class TorchLanguageEngine(Writer):
                     logits = self._model(input_ids=copies).logits[each, chosen].float()
                     logs = torch.log_softmax(logits, -1)[each, whole[chosen]]
                     out[start + low : start + low + len(chosen)] = logs.numpy()
+                    done(len(chosen) / len(ids))
         return out
 
 
@@ -277,6 +289,11 @@ def _ends(config: Any) -> set[int]:
     """Ids that end a text, of a configuration; it has none, one or several."""
     held = getattr(config, "eos_token_id", None)
     return set(held if isinstance(held, list) else [] if held is None else [held])
+
+
+def _part_done(done: Done, part: float, share: float) -> None:
+    """Tell a share of a part of the work."""
+    done(part * share)
 
 
 def _mask_id(folder: Path, tokenizer: Any) -> int:

@@ -1,6 +1,6 @@
 """What counting comes to on the same text: the n-gram model that a trained language model has to beat.
 
-The n-grams are over the model's own tokens (see `models.token_ngram`): both foretell the same text, token by token and
+The n-grams are over the model's own tokens (see `models.token_ngram`): both predict the same text, token by token and
 byte by byte, so that their bits per byte (and their perplexity per token) are of the same thing. A model of words would
 give every word that it does not know one probability, however many bytes the word has.
 

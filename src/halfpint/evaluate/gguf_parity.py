@@ -1,4 +1,4 @@
-"""The gate of GGUF exports: llama.cpp divides, renders, stops and foretells as PyTorch does, or the file is refused.
+"""The gate of GGUF exports: llama.cpp divides, renders, stops and predicts as PyTorch does, or the file is refused.
 
 Run as `python -m halfpint.evaluate.gguf_parity TRAINED MODEL.gguf TYPE`, in a process of its own: it prints the figures
 as one line of JSON, or why the file is refused.

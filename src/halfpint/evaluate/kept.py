@@ -2,7 +2,7 @@
 
 Perplexities of two models on one text go up and down together, window by window, so the logarithm of their ratio is
 known far better than either: its standard error is that of the windows' differences. The divergence says more: it is
-zero only where both foretell the same, while a perplexity may stay by chance.
+zero only where both predict the same, while a perplexity may stay by chance.
 
 Windows are those of llama.cpp's perplexity tool: the text as one run of tokens, cut into windows of one length of
 which the second half is scored, so that each scored token has at least half a window before it.
@@ -32,6 +32,7 @@ from halfpint.tokenizers.load import open_tokenizer
 WINDOW = 512
 """Tokens of a window."""
 FEWEST_WINDOWS = 2
+_WINDOWS_ANYWAY = 8  # whatever time they take
 _VALUES_AT_ONCE = 1 << 23
 _LONGEST_TOKEN = 64  # characters, on average over a thousand of them
 _RESAMPLES = 2000
@@ -48,6 +49,7 @@ def kept(
     window: int = WINDOW,
     tokens: int = 0,
     threads: int | None = None,
+    until: float = math.inf,
     log: Log = SILENT,
 ) -> dict[str, Any]:
     """How near `bundle` is to `reference`, both causal language models with one vocabulary, each in its own engine.
@@ -57,6 +59,7 @@ def kept(
         window: tokens of a window, an even number; less where a model sees less.
         tokens: how many of the text are read, from the front; 0 reads all of it.
         threads: of the engines; None takes what they take by themselves.
+        until: when to stop, by the monotonic clock, after the first 8 windows.
 
     Returns:
         ln_ppl_ratio: ln(perplexity / the reference's), with ln_ppl_ratio_error, its standard error over windows;
@@ -109,6 +112,9 @@ def kept(
             divergences.append(divergence.astype(np.float32))
             rows.append((reference_nats.mean(), nats.mean(), divergence.mean(), same.mean()))
             bar.advance()
+            if time.monotonic() > until and len(rows) >= _WINDOWS_ANYWAY:
+                break
+    count = len(rows)
     return {
         **_figures(np.array(rows, dtype=np.float64), np.concatenate(divergences)),
         "windows": count, "window": window, "positions": count * (window // 2 - 1), "text_tokens": whole,

@@ -37,7 +37,7 @@ class Scored(Protocol):
 
     @property
     def words(self) -> int:
-        """Words between white space, and ends of lines."""
+        """Words between ASCII white space, and ends of lines."""
 
     @property
     def bytes(self) -> int:

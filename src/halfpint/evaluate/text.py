@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from halfpint.bundle import Bundle
-from halfpint.engines import open_language_engine
+from halfpint.engines import ScoredText, open_language_engine
 from halfpint.evaluate.perplexity import perplexity_of
 from halfpint.models.sizes import MASKED
 from halfpint.progress import Log
@@ -29,8 +30,33 @@ def judge(bundle: Bundle, documents: Sequence[str], log: Log) -> dict[str, Any]:
         chars = sum(map(len, documents))
         log.say(f"  a masked model is read once a token: {chars:,} characters stand for the text", kind="excerpts")
     started = time.monotonic()
-    scored = engine.score(documents)
-    seconds = time.monotonic() - started
+    with log.bar("evaluate", 1.0) as bar:
+        scored = engine.score(documents, bar.advance)
+    return _figures(bundle, scored, time.monotonic() - started, log)
+
+
+def judge_answers(bundle: Bundle, rows: Sequence[tuple[list[int], npt.NDArray[np.bool_]]], log: Log) -> dict[str, Any]:
+    """How well a language model predicts answers, each token given the conversation before it; figures as `judge` has.
+
+    Bytes and words are those of the answers; their nats hold the tokens that end a turn too.
+
+    Args:
+        rows: of each conversation its ids, and which of them the figures are of.
+    """
+    engine: Any = open_language_engine(bundle)
+    started = time.monotonic()
+    with log.bar("evaluate", 1.0) as bar:
+        scores = engine.score_ids([ids for ids, _ in rows], bar.advance)
+    scored = []
+    for (ids, counted), logs in zip(rows, scores, strict=True):
+        text = engine.decode([token for token, counts in zip(ids, counted, strict=True) if counts])
+        scored.append(ScoredText.of(text, logs[counted[1:]]))
+    figures = _figures(bundle, scored, time.monotonic() - started, log)
+    answers = sum(int((counted[1:] & ~counted[:-1]).sum()) for _, counted in rows)
+    return {**figures, "conversations": len(rows), "answers": answers}
+
+
+def _figures(bundle: Bundle, scored: Sequence[ScoredText], seconds: float, log: Log) -> dict[str, Any]:
     found = perplexity_of(scored).figures()
     figures = {"perplexity": found["perplexity_per_token"], "bits_per_byte": found["bits_per_byte"]}
     if scored[0].unknown is not None:

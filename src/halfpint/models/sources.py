@@ -55,6 +55,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "halfpint"
 
 
+def cached(name: str) -> Path:
+    """Where the base model `name` is once it was downloaded."""
+    return cache_folder() / "models" / name.replace("/", "--")
+
+
 def locate(name: str, log: Log) -> Path:
     """The folder that holds base model `name`: a path as it is, else from the cache, else downloaded into it.
 
@@ -69,9 +74,13 @@ def locate(name: str, log: Log) -> Path:
             f"base model {name!r}", wanted="a folder, a name in the catalogue, or a Hub name", got="none of these",
             todo=nearest(name, known),
         )  # fmt: skip
-    target = cache_folder() / "models" / name.replace("/", "--")
+    target = cached(name)
     if target.is_dir():
         return _unchanged(_checked(target, str(target)))
+    same = next((one for one, entry in known.items() if str(entry.get("hub", "")).lower() == name.lower()), "")
+    if same and cached(same).is_dir():
+        log.say(f"{name} is in the cache as {same}: {known[same]['note']}", kind="model", model=same)
+        return _unchanged(_checked(cached(same), str(cached(same))))
     log.say(f"downloading the base model {name} …", kind="download", model=name)
     failures: list[str] = []
     for source in (_from_index, _from_hub):

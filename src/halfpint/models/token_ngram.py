@@ -1,8 +1,8 @@
-"""Counts over a tokenizer's own tokens: foretells the same tokens as a trained model, so that the two can be mixed.
+"""Counts over a tokenizer's own tokens: predicts the same tokens as a trained model, so that the two can be mixed.
 
 A model of whole words gives every word that it does not know the one probability of <unk>, however many bytes it has.
-Over the same tokens both foretell the same text, token by token. Tokens that were never counted share the probability
-of the unknown one, so that all probabilities sum to one; the end of a document is foretold by neither.
+Over the same tokens both predict the same text, token by token. Tokens that were never counted share the probability
+of the unknown one, so that all probabilities sum to one; the end of a document is predicted by neither.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def kept_of(figures: Mapping[str, Any]) -> str:
     rows = [
         ("ln(PPL/PPL0)", f"{figures['ln_ppl_ratio']:.4f}", f"standard error {figures['ln_ppl_ratio_error']:.4f}"),
         (
-            "perplexity a token",
+            "perplexity per token",
             f"{figures['perplexity']:.4g}",
             f"the reference's {figures['reference_perplexity']:.4g}",
         ),

@@ -82,6 +82,13 @@ def language_report(
     if training and counted:
         words = "each token by its frequency" if counted.get("order") == 1 else "counting"
         training[-1]["lines"].append([counted.get("nats_per_token"), words])
+    if (
+        training
+        and last.get("objective") == "masked"
+        and units.number((figures or {}).get("nats_per_token")) is not None
+    ):
+        # The curve hides many tokens at once, so its figure is another one than that of the headline.
+        training[-1]["lines"].append([dict(figures or {})["nats_per_token"], "one token hidden at a time"])
     report: dict[str, Any] = {
         "halfpint": __version__,
         "kind": KIND,
@@ -159,6 +166,10 @@ def verdict(report: Mapping[str, Any]) -> str:
     if report.get("objective") == "masked":
         said = f"{_nats(found)} nats per hidden token on {units.count(found.get('documents'))} validation documents"
         rest = f"{_nats(counted)} by the token's frequency alone. " if counted else ""
+        if counted and (units.number(found.get("nats_per_token")) or 0) > (
+            units.number(counted.get("nats_per_token")) or 0
+        ):
+            rest += "It is worse than guessing by frequency: train it for longer, or on more text. "
         return (
             f"{said}{f', against {rest}' if rest else '. '}It sees both sides of a gap: compare it with masked models."
         )

@@ -23,15 +23,28 @@ _MOST_DROPPED = 20
 
 
 def headline(report: dict[str, Any]) -> str:
-    """The page's title, escaped: the figure that matters most."""
+    """The page's title, escaped: what the perplexity means, and that of what there is to beat."""
     answers, found = units.mapping(report.get("taught")), units.mapping(report.get("validation"))
-    after = units.number(answers.get("nats_per_assistant_token"))
-    if after is not None:
-        return f"{after:.2f} nats per token of an answer"
-    if report.get("objective") == "masked" and units.number(found.get("nats_per_token")) is not None:
-        return f"{found['nats_per_token']:.2f} nats per hidden token"
-    bits = units.number(found.get("bits_per_byte"))
-    return f"{bits:.2f} bits per byte" if bits is not None else "A language model"
+    counted = units.number(units.mapping(report.get("baseline")).get("perplexity_per_token"))
+    if answers:
+        return _choosing("Writes an answer", answers.get("perplexity_per_assistant_token"), "before",
+                         answers.get("perplexity_per_assistant_token_before"), "Worse than before: ")  # fmt: skip
+    after = found.get("perplexity_per_token")
+    if report.get("objective") == "masked":
+        return _choosing("Fills a gap", after, "by frequency alone", counted, "Worse than frequency: ")
+    return _choosing("Predicts the next token", after, "n-gram counts", counted, "Worse than counting: ")
+
+
+def _choosing(what: str, perplexity: object, beside: str, other: object, worse: str) -> str:
+    """A perplexity in words: as sure as one would be who chooses among so many tokens, each as likely."""
+    after, before = units.number(perplexity), units.number(other)
+    if after is None:
+        return "A language model"
+    said = f"{what} as if choosing among {figure(after)} tokens"
+    if before is None:
+        return said
+    said = f"{said} ({beside}: {figure(before)})"
+    return worse + said[0].lower() + said[1:] if after > before else said
 
 
 def _trained(report: dict[str, Any]) -> dict[str, Any]:
@@ -109,8 +122,8 @@ def commands_of(report: dict[str, Any]) -> list[tuple[str, str]]:
     folder = shlex.quote(str(report["bundle"]))
     judged = ("Judge it on other text", f"halfpint evaluate {folder} TEXT")
     if report.get("objective") == "masked":
-        return [judged]
-    written = ("Let it go on with a text", f'halfpint generate {folder} "Once"')
+        return [("Fill a gap", f'halfpint predict {folder} "the [MASK] of"'), judged]
+    written = ("Continue a text", f'halfpint generate {folder} "Once"')
     if answers_messages(report):
         written = ("Talk with it", f"halfpint chat {folder}")
     if report.get("objective") == "counted":
@@ -152,7 +165,7 @@ def beside(report: dict[str, Any]) -> Part:
     else:
         lead = (
             f"The {order}-gram model (modified Kneser-Ney) was counted in {read}. It is over the same tokens as the "
-            "model, so that both foretell every byte of the same documents."
+            "model, so that both predict every byte of the same documents."
         )
     head = [("", False), ("This model", True), (how, True)]
     body = table("The model beside counting", head, lines, style="side")
@@ -169,7 +182,7 @@ def written(report: dict[str, Any]) -> Part:
                 for pair in map(units.rows, units.rows(one.get("filled")))
                 if len(pair) == 2
             )
-            note = f'<p class="note">there stood <b>{units.text(one.get("word"), 60)}</b>; it guesses {guesses}</p>'
+            note = f'<p class="note">Answer: <b>{units.text(one.get("word"), 60)}</b>. Guesses: {guesses}</p>'
             items.append(f'<li><p class="said">{units.text(one.get("prompt"), 400)}</p>{note}</li>')
             continue
         prompt, text = units.text(one.get("prompt"), 400), units.text(one.get("text"), 1200)
@@ -270,10 +283,16 @@ def model(report: dict[str, Any]) -> Part:
         ("Tokens in the vocabulary", counted(found.get("vocabulary"))),
         ("Context", f"{counted(found['context'])} tokens" if counted(found.get("context")) else ""),
         ("Order", counted(found.get("order"))),
-        ("N-grams", ", ".join(units.count(one) for one in units.rows(found.get("ngrams")))),
+        ("N-grams", _grams(units.rows(found.get("ngrams")))),
         ("Size", units.size(found.get("size_bytes")) if found.get("size_bytes") else ""),
     ]
     return section("model", "The model", facts_shown(facts), short="Model")
+
+
+def _grams(counts: list[Any]) -> str:
+    return ", ".join(
+        f"{units.count(one)} {name}" for one, name in zip(counts, units.gram_names(len(counts)), strict=True)
+    )
 
 
 ORDER = (

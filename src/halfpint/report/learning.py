@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from halfpint.progress import events_of
+from halfpint.progress import events_of, passes_shown
 from halfpint.report import units
 from halfpint.report.curve import NARROW, curve_svg, shown_tokens
 from halfpint.report.sections import Part, figure, section
@@ -103,12 +103,12 @@ def learning(report: dict[str, Any]) -> Part:
         if read is not None:
             caption.append(f"{shown_tokens(read)} tokens read")
         if text and read is not None:
-            caption[-1] += f", {units.rate(read / text)} times the text"
+            caption[-1] += f", {passes_shown(read / text)} over the text"
         if units.number(training.get("learning_rate")):
             caption.append(f"learning rate {training['learning_rate']:.3g}")
         if training.get("stopped"):
             caption.append(f"stopped: {units.text(training['stopped'])}")
         heading = f"<h3><code>{units.text(training.get('use'))}</code></h3>" if len(rows) > 1 else ""
         body += heading + figure(svg, curve_svg(training, NARROW), " · ".join(caption))
-    lead = "Lower is better. The line of validation is what counts: where it rises again, the model learns by heart."
+    lead = "Lower is better. The line of validation is what counts: where it rises again, the model overfits."
     return section("loss", "How it learned", body, lead, "Loss")

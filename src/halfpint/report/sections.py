@@ -13,6 +13,7 @@ from halfpint.report.pareto import NARROW, WIDE, pareto_svg
 from halfpint.report.tables import cell, table
 
 _METRICS = ("accuracy", "f1_macro", "f1_weighted", "f1_micro", "precision_macro", "recall_macro", "calibration_error")
+_GUESS = "majority"  # the candidate that always says the most frequent label
 _Shown = Callable[[object], str]
 # Title, key, how it reads; then the second figure of the same column.
 _COLUMNS: list[tuple[str, str, _Shown, str, _Shown, str]] = [
@@ -80,10 +81,39 @@ def limits(report: dict[str, Any]) -> list[str]:
     return found
 
 
+def right(report: dict[str, Any]) -> str:
+    """How often the chosen candidate was right on the test texts, and the most frequent label is; or nothing."""
+    found = units.number(units.mapping(test_of(report, report.get("chosen")).get("metrics")).get("accuracy"))
+    if report.get("chosen") is None or found is None:
+        return ""
+    said = f"Right for {100 * found:.0f} of 100 texts it had never seen"
+    guess = units.number(units.mapping(test_of(report, _GUESS).get("metrics")).get("accuracy"))
+    counts = {label: units.number(count) or 0 for label, count in units.mapping(_labels(report)).items()}
+    if guess is None or not counts or report["chosen"] == _GUESS:
+        return said
+    return f"{said} (always guessing “{max(counts, key=lambda label: counts[label])}”: {100 * guess:.0f})"
+
+
+def _labels(report: dict[str, Any]) -> object:
+    return units.mapping(report.get("data")).get("labels")
+
+
+def _named_below(report: dict[str, Any]) -> str:
+    """The candidate's name and its main metric, where the title says how often it is right."""
+    if not right(report):
+        return ""
+    metric = units.primary(report)
+    value = units.mapping(test_of(report, report["chosen"]).get("metrics")).get(metric)
+    return (
+        f'<p class="asked"><b>{units.text(report["chosen"], 80)}</b>, {units.text(units.metric_name(metric))} on test '
+        f"{units.quality(metric, value)}</p>"
+    )
+
+
 def headline(report: dict[str, Any]) -> str:
-    """The page's title, escaped: the chosen candidate's name, or that there is none."""
+    """The page's title, escaped: how often the chosen candidate is right, else its name, or that there is none."""
     if report.get("chosen") is not None:
-        return units.text(report["chosen"], 80)
+        return units.text(right(report) or report["chosen"], 200)
     return "No candidate meets the limits" if limits(report) else "No candidate was chosen"
 
 
@@ -148,6 +178,7 @@ def verdict(report: dict[str, Any]) -> Part:
     if data.get("source"):
         found.append(f'<span class="path">{units.text(data["source"])}</span>')
     words = f'<p class="verdict">{units.text(report["verdict"])}</p>' if report.get("verdict") else ""
+    words = _named_below(report) + words
     asked = limits(report)
     asked_for = f'<p class="asked"><b>Asked for:</b> {"; ".join(asked)}.</p>' if asked else ""
     mark = "" if report.get("chosen") is not None else ' class="none"'

@@ -11,7 +11,8 @@ from halfpint.bundle import REPORTS
 from halfpint.counts import INTERVAL
 from halfpint.report.language import KIND, answers_messages, taught
 from halfpint.report.language_page import commands_of
-from halfpint.report.units import grams, size, watt_hours
+from halfpint.report.sections import right
+from halfpint.report.units import gram_names, grams, size, watt_hours
 
 _SHOWN_ERRORS, _SHOWN_TEXT = 5, 100
 
@@ -35,7 +36,8 @@ def summary(report: Mapping[str, Any]) -> str:
                 f"{one['train_s']:.0f}", "" if one["feasible"] else one["why"],
             )
         )  # fmt: skip
-    lines = ["", table(rows, left=(0, 1, 9)), "", report["verdict"]]
+    said = right(dict(report))
+    lines = ["", table(rows, left=(0, 1, 9)), "", *([f"{said}."] if said else []), report["verdict"]]
     out = shlex.quote(str(report.get("out", "OUT")))
     if report["chosen"]:
         best = f"{out}/best"
@@ -155,7 +157,9 @@ def pretrained(result: Mapping[str, Any]) -> str:
     lines = [f"{out}: {size(result['size_bytes'])}, made in {result['seconds']:,.0f} s"]
     counts = result["stages"][-1].get("ngrams")
     if counts:
-        lines.append("n-grams: " + ", ".join(f"{number:,} of {order}" for order, number in enumerate(counts, start=1)))
+        lines.append(
+            ", ".join(f"{number:,} {name}" for name, number in zip(gram_names(len(counts)), counts, strict=True))
+        )
     if result["validation"]:
         lines.append(f"on {result['validation']['documents']:,} validation documents:")
         lines.append(language(result["validation"]))
@@ -176,13 +180,19 @@ def pretrained(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def judged_answers(figures: Mapping[str, Any]) -> str:
+    """What `evaluate` prints of a language model on conversations."""
+    said = f"answers: {figures['answers']:,} in {figures['conversations']:,} conversations"
+    return f"{said}\n{language(figures)}"
+
+
 def language(figures: Mapping[str, Any]) -> str:
     """What `evaluate` prints of a language model."""
     rows = []
     for name, words in (
-        ("perplexity_per_token", "perplexity a token"),
-        ("perplexity_per_word", "perplexity a word"),
-        ("bits_per_byte", "bits a byte"),
+        ("perplexity_per_token", "perplexity per token"),
+        ("perplexity_per_word", "perplexity per word"),
+        ("bits_per_byte", "bits per byte"),
     ):
         low, high = figures[f"{name}_interval"]
         rows.append((words, f"{figures[name]:.4g}", f"{INTERVAL} {low:.4g} to {high:.4g}"))

@@ -133,6 +133,14 @@ def grams(value: object) -> str:
     return _scaled(value, [(1e3, "kg"), (1, "g"), (1e-3, "mg")])
 
 
+def gram_names(orders: int) -> list[str]:
+    """What n-grams of 1, 2 and so on are called: unigrams, bigrams, trigrams, 4-grams."""
+    return [
+        ("unigrams", "bigrams", "trigrams")[order - 1] if order < 4 else f"{order}-grams"
+        for order in range(1, orders + 1)
+    ]
+
+
 def trim(shown: str) -> str:
     """`shown` without zeros that say nothing, for limits and scales: 25.0 MB gives 25 MB."""
     return re.sub(r"(\.\d*?)0+(?!\d)", r"\1", shown).replace("." + _SPACE, _SPACE).replace(".%", "%").removesuffix(".")

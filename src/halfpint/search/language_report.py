@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from halfpint.bundle import Bundle
-from halfpint.data.conversations import ASSISTANT, Conversation
+from halfpint.data.messages import ASSISTANT, Conversation
 from halfpint.evaluate.counted_baseline import counted_baseline
 from halfpint.evaluate.samples import samples
 from halfpint.progress import Log

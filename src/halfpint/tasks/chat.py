@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from halfpint.data.conversations import ChatData, Conversation, is_conversation, prepare_chat
-from halfpint.errors import HalfpintError
+from halfpint.data.chat_forms import is_conversation
+from halfpint.data.conversations import ChatData, prepare_chat, read_chat
+from halfpint.data.messages import Conversation
+from halfpint.errors import HalfpintError, need
 from halfpint.progress import Log
 from halfpint.task import Split, Task
 from halfpint.tasks import predict
@@ -31,12 +33,16 @@ class Chat(Task[Conversation]):
     answers = True
 
     def recognises(self, source: str) -> float:
-        """Sure of JSON whose first object has the fields of a conversation."""
-        return 0.9 if is_conversation(_first_object(Path(source))) else 0.0
+        """Sure of JSON whose first object, and of Parquet whose columns, are those of a conversation."""
+        return 0.9 if is_conversation(_first_object(Path(source).expanduser())) else 0.0
 
     def read(self, settings: Any, folder: Path, log: Log) -> Split[Conversation]:
         """Read, check and split conversations."""
         return prepare_chat(settings, log)
+
+    def given(self, settings: Any, log: Log) -> Sequence[Conversation]:
+        """All conversations, in the order of the file."""
+        return read_chat(settings, log)
 
     def primary(self, train: Sequence[Conversation]) -> str:
         """Perplexity of the assistant's tokens, for models that share a tokenizer."""
@@ -48,8 +54,10 @@ class Chat(Task[Conversation]):
 
 
 def _first_object(path: Path) -> Any:
-    """The first JSON object in a file, or None."""
+    """The first JSON object in a file, the columns of a Parquet file, or None."""
     try:
+        if path.suffix == ".parquet":
+            return dict.fromkeys(need("pyarrow.parquet", f"reading {path}").read_schema(path).names)
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             text = file.read(_READ).lstrip().removeprefix("[")
         return json.JSONDecoder().raw_decode(text.lstrip())[0]

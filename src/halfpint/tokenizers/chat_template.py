@@ -45,7 +45,7 @@ class ChatTemplate:
         if not self.text:
             raise HalfpintError(
                 self._place, wanted="a model with a chat template", got="none",
-                todo="Let it go on with a text instead: halfpint generate BUNDLE PROMPT --no-chat; or teach it to "
+                todo="Let it continue a text instead: halfpint generate BUNDLE PROMPT --no-chat; or teach it to "
                 "answer: halfpint finetune BUNDLE DATA --template chatml.",
             )  # fmt: skip
         named = {name: settings.get(name) for name in _TOKENS}

@@ -6,6 +6,7 @@ before it with the generation prompt, as it is done when the model answers: the 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.data.conversations import ASSISTANT, USER, Conversation
+from halfpint.data.messages import ASSISTANT, USER, Conversation, Message
 from halfpint.errors import HalfpintError, nearest, need
 from halfpint.tokenizers.load import open_tokenizer
 from halfpint.tokenizers.train import CHAT_TEMPLATE
@@ -29,6 +30,16 @@ _GENERATION = re.compile(r"{%-?\s*generation\b")
 _AT_ONCE = 1024  # conversations
 
 _Span = tuple[int, int]
+_Values = tuple[tuple[str, str], ...]
+
+
+class _Asked(NamedTuple):
+    """What a template is to render: messages, whether the generation prompt follows, other values, and the row."""
+
+    chat: Sequence[Mapping[str, Any]]
+    prompt: bool
+    values: _Values
+    row: int
 
 
 class Rendered(NamedTuple):
@@ -72,7 +83,7 @@ class ChatTokenizer:
         self._loaded = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.template = self._template(name or str(folder), template)
         asked = [{"role": USER, "content": "?"}]
-        self._prompts = self._render([(asked, True)], [0]) != self._render([(asked, False)], [0])
+        self._prompts = self._render([_Asked(asked, True, (), 0)]) != self._render([_Asked(asked, False, (), 0)])
         self.ends: set[int] = set()
 
     def _template(self, place: str, name: str) -> str:
@@ -99,9 +110,13 @@ class ChatTokenizer:
                 else "Take a base model that has one; an Instruct or Chat model mostly does.",
             ) from None  # fmt: skip
 
-    def prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def prompt(self, messages: Sequence[Mapping[str, Any]], values: _Values = ()) -> str:
         """The text that the model is given to answer the last of `messages`."""
-        return self._render([(messages, True)], [0])[0]
+        return self._render([_Asked(messages, True, values, 0)])[0]
+
+    def texts(self, conversations: Sequence[Conversation]) -> list[str]:
+        """The text of each conversation."""
+        return self._render([_Asked(one.as_dicts(), False, one.values, one.row) for one in conversations])
 
     def tokens(self, conversations: Sequence[Conversation]) -> Iterator[Rendered]:
         """Each conversation rendered, in order.
@@ -114,24 +129,23 @@ class ChatTokenizer:
 
     def _some(self, conversations: Sequence[Conversation]) -> Iterator[Rendered]:
         chats = [[self._marked(message) for message in one.as_dicts()] for one in conversations]
-        wanted: list[tuple[Sequence[Mapping[str, str]], bool]] = []
-        rows: list[int] = []
+        wanted: list[_Asked] = []
         for one, chat in zip(conversations, chats, strict=True):
-            parts = [(chat, False)]
-            for place, message in enumerate(chat):
-                if message["role"] == ASSISTANT:
-                    parts += [(chat[:place], True), (chat[: place + 1] if place + 1 < len(chat) else [], False)]
-            wanted += parts
-            rows += [one.row] * len(parts)
-        texts = iter(self._render(wanted, rows))
+            values = tuple((name, self._mark(text)) for name, text in one.values)
+            wanted.append(_Asked(chat, False, values, one.row))
+            for place, message in enumerate(one.messages):
+                if message.role == ASSISTANT and message.learn:
+                    ended = chat[: place + 1] if place + 1 < len(chat) else []
+                    wanted += [_Asked(chat[:place], True, values, one.row), _Asked(ended, False, values, one.row)]
+        texts = iter(self._render(wanted))
         whole: list[str] = []
         spans: list[list[_Span] | None] = []
-        for chat in chats:
+        for one, chat in zip(conversations, chats, strict=True):
             whole.append(next(texts))
             found = [
-                self._span(whole[-1], message["content"].strip(), next(texts), next(texts) or whole[-1])
-                for message in chat
-                if message["role"] == ASSISTANT
+                self._span(whole[-1], written["content"].strip(), next(texts), next(texts) or whole[-1], message)
+                for message, written in zip(one.messages, chat, strict=True)
+                if message.role == ASSISTANT and message.learn
             ]
             sure = [span for span in found if span is not None]
             spans.append(sure if len(sure) == len(found) else None)
@@ -139,23 +153,35 @@ class ChatTokenizer:
         for one, chat, text, turns, encoding in zip(conversations, chats, whole, spans, encodings, strict=True):
             yield self._by_marks(one, chat) if turns is None else self._by_spans(one, text, turns, encoding)
 
-    def _marked(self, message: dict[str, str]) -> dict[str, str]:
+    def _marked(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """What is written like a special token in a message is text, and becomes no token of that kind."""
-        content = message["content"]
-        if self._control.search(content):
-            content = content.replace(_OPEN, "").replace(_CLOSE, "")
-            content = self._control.sub(rf"{_OPEN}\g<0>{_CLOSE}", content)
-        return {"role": message["role"], "content": content}
+        return {name: value if name == "role" else self._mark(value) for name, value in message.items()}
 
-    def _render(self, parts: Sequence[tuple[Sequence[Mapping[str, str]], bool]], rows: Sequence[int]) -> list[str]:
-        """The text of each part: messages, and whether the generation prompt follows them."""
+    def _mark(self, value: Any) -> Any:
+        """A text with marks around what reads like a special token; of lists and objects each text in them."""
+        if isinstance(value, Mapping):
+            return {name: self._mark(held) for name, held in value.items()}
+        if isinstance(value, list):
+            return [self._mark(held) for held in value]
+        if not isinstance(value, str) or not self._control.search(value):
+            return value
+        return self._control.sub(rf"{_OPEN}\g<0>{_CLOSE}", value.replace(_OPEN, "").replace(_CLOSE, ""))
+
+    def _render(self, parts: Sequence[_Asked]) -> list[str]:
+        """The text of each part."""
         texts = [""] * len(parts)
-        for prompts in (True, False):
-            places = [place for place, (chat, prompt) in enumerate(parts) if prompt == prompts and chat]
-            chats = [[dict(message) for message in parts[place][0]] for place in places]
-            settings = {"chat_template": self.template, "tokenize": False, "add_generation_prompt": prompts}
+        alike: dict[tuple[bool, _Values], list[int]] = {}
+        for place, part in enumerate(parts):
+            if part.chat:
+                alike.setdefault((part.prompt, part.values), []).append(place)
+        for (prompts, values), places in alike.items():
+            chats = [[dict(message) for message in parts[place].chat] for place in places]
+            settings = {
+                **{name: json.loads(text) for name, text in values}, "chat_template": self.template, "tokenize": False,
+                "add_generation_prompt": prompts,
+            }  # fmt: skip
             try:
-                made = self._loaded.apply_chat_template(chats, **settings) if chats else []
+                made = self._loaded.apply_chat_template(chats, **settings)
             except Exception:  # one of them: which one, and what the template says to it
                 made = []
                 for place, chat in zip(places, chats, strict=True):
@@ -163,7 +189,7 @@ class ChatTokenizer:
                         made.append(self._loaded.apply_chat_template(chat, **settings))
                     except Exception as error:
                         raise HalfpintError(
-                            f"chat template, row {rows[place]}", wanted="a conversation that the template takes",
+                            f"chat template, row {parts[place].row}", wanted="a conversation that the template takes",
                             got=f"{type(error).__name__}: {str(error)[:200]}",
                             todo="Change that conversation, or set template to chatml where the tokenizer allows it.",
                         ) from error  # fmt: skip
@@ -171,7 +197,7 @@ class ChatTokenizer:
                 texts[place] = text
         return texts
 
-    def _span(self, whole: str, content: str, prompt: str, ended: str) -> _Span | None:
+    def _span(self, whole: str, content: str, prompt: str, ended: str, message: Message) -> _Span | None:
         """Characters from the end of the prompt to the end of the special token that ends the turn.
 
         None where the whole text does not show it: it has to begin with the prompt, and with what the turn ends with
@@ -184,7 +210,7 @@ class ChatTokenizer:
         region = whole[start : len(ended)] if bounded else whole[start:]
         at = region.find(content)
         before = region[: max(at, 0)]
-        end = self._control_after(region, max(at, 0) + (len(content) if at >= 0 else 0))
+        end = self._control_after(region, max(at, 0) + (len(content) if at >= 0 else 0), last=message.has_calls)
         if end is None or (at < 0 and not bounded):
             return None
         if not bounded and (before.strip() or region[at + len(content) : end[0]].strip()):
@@ -193,12 +219,14 @@ class ChatTokenizer:
             start += at  # a header that the generation prompt should have had
         return start, len(prompt) + end[1]
 
-    def _control_after(self, text: str, start: int) -> _Span | None:
-        """The first special token from `start` on that the template wrote."""
-        for found in self._control.finditer(text, start):
-            if text[found.start() - 1 : found.start()] != _OPEN:
-                return found.span()
-        return None
+    def _control_after(self, text: str, start: int, *, last: bool = False) -> _Span | None:
+        """The first special token from `start` on that the template wrote; the last one where calls follow a text."""
+        spans = (
+            found.span()
+            for found in self._control.finditer(text, start)
+            if text[found.start() - 1 : found.start()] != _OPEN
+        )
+        return next(iter([*spans][-1:]), None) if last else next(spans, None)
 
     def _by_spans(self, one: Conversation, text: str, turns: list[_Span], encoding: Any) -> Rendered:
         ids, offsets = list(encoding.ids), list(encoding.offsets)
@@ -245,12 +273,17 @@ class ChatTokenizer:
 
             texts, places = render_jinja_template(
                 conversations=[[dict(message) for message in chat]], chat_template=self.template,
-                return_assistant_tokens_mask=True, **self._loaded.special_tokens_map,
+                return_assistant_tokens_mask=True, **self._loaded.special_tokens_map, **one.template_values(),
             )  # fmt: skip
             text = texts[0]
             for start, stop in places[0]:
                 behind = self._control.match(text, stop)
                 turns += [(start, behind.end() if behind else stop)] if stop > start else []
+            answers = [message.learn for message in one.messages if message.role == ASSISTANT]
+            if not all(answers):  # where the marks are not one per answer nothing says which one is masked
+                turns = [turn for turn, learn in zip(turns, answers, strict=False) if learn] * (
+                    len(turns) == len(answers)
+                )
         if not turns:
             raise HalfpintError(
                 f"chat template, row {one.row}",

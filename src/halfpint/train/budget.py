@@ -13,7 +13,7 @@ from halfpint.bundle import read_json, write_json
 from halfpint.errors import HalfpintError
 from halfpint.machine import memory_bytes
 from halfpint.models.sizes import CAUSAL, MASKED, shown_parameters
-from halfpint.progress import Log
+from halfpint.progress import Log, passes_shown
 from halfpint.stage import Work
 from halfpint.train import checkpoint, ranks
 from halfpint.train.loop import device, use_bf16
@@ -197,7 +197,7 @@ def planned(
     length = f"in {seconds / 60:.1f} minutes" if math.isfinite(seconds) else "in all"
     passes = total / rows.steps_per_epoch
     work.log.say(
-        f"plan: {total:,} steps of about {rows.tokens_a_step:,} tokens {length}, {passes:.2g} times {what}",
+        f"plan: {total:,} steps of about {rows.tokens_a_step:,} tokens {length}, {passes_shown(passes)} over {what}",
         kind="plan", **found, passes=passes,
     )  # fmt: skip
     return Plan(

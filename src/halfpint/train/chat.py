@@ -6,18 +6,25 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from halfpint.bundle import Bundle, Kind, read_json, write_json
-from halfpint.data.conversations import ASSISTANT, Conversation, Conversations
+from halfpint.data.conversations import Conversations
+from halfpint.data.messages import ASSISTANT, Conversation
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, need
 from halfpint.files import write_text
+from halfpint.models.pull_language import PullLanguage
 from halfpint.models.sizes import CAUSAL, parameters_of, resolve, shown_parameters
+from halfpint.progress import Log
 from halfpint.stage import Stage, Work
 from halfpint.train import budget, checkpoint, lora, ranks
+from halfpint.train._chat_fields import readable
 from halfpint.train._chat_rows import ChatJudge, ChatRows, within
 from halfpint.train._chat_tokens import ChatTokenizer, Rendered
 from halfpint.train.loop import Training, check_settings, device, train, use_bf16
@@ -26,6 +33,7 @@ from halfpint.train.rows import Part, part_rows
 _LORA_RATE, _FULL_RATE = 2e-4, 2e-5
 _CONTEXT_STEP = 8
 _COMPARED, _COMPARED_TOKENS = 4, 256  # texts, and tokens of each, that a merged model is compared on
+_ANSWER = (Kind.LANGUAGE, Kind.SPARSE, Kind.GGUF, Kind.PACKED, Kind.COMPRESSED_TENSORS)  # what scores given tokens
 _TEMPLATE = "chat_template.jinja"
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
@@ -100,6 +108,8 @@ class Chat(lora.LoRA, Training, Stage):
         data: Any = work.split
         self._refuse_others(bundle, data)
         tokenizer = ChatTokenizer(bundle.path, self.template, _name(bundle))
+        data = replace(data, train=readable(tokenizer, data.train, "train", work.log), validation=readable(
+            tokenizer, data.validation, "validation", work.log))  # fmt: skip
         learn, held, context = self._rendered(tokenizer, data, bundle, work)
         torch.manual_seed(self.seed)
         model = load_model(bundle.path, CAUSAL).to(device())
@@ -116,7 +126,7 @@ class Chat(lora.LoRA, Training, Stage):
         self._check_memory(model, learner, rows, context, work)
         judge = ChatJudge(
             self, learner, ChatRows(self, held, context, pad, shuffle=sum(map(_length, held)) > self.evaluation_tokens),
-            tokenizer.tokenizer, tokenizer.prompt(_question(data.validation[0])),
+            tokenizer.tokenizer, tokenizer.prompt(*_question(data.validation[0])),
         )  # fmt: skip
 
         def batch_loss(part: Part) -> Any:
@@ -258,24 +268,46 @@ def _make_writable(model: Any, ends: int | list[int]) -> None:
         )
 
 
-def masked_tokens(bundle: Bundle, conversation: Conversation, template: str = "") -> tuple[list[str], list[bool]]:
-    """The text of each token of a conversation, and whether the loss of `Chat` counts it.
+def masked_tokens(
+    bundle: Bundle, conversations: Sequence[Conversation], template: str, log: Log
+) -> tuple[list[str], list[bool]]:
+    """The text of each token of the first conversation that is learned, and whether the loss of `Chat` counts it.
 
     A character that takes several tokens is told at the last of them; the others are empty.
     """
     from tokenizers.decoders import DecodeStream
 
     tokenizer = ChatTokenizer(bundle.path, template, _name(bundle))
-    rendered = next(iter(tokenizer.tokens([conversation])))
+    rendered = next(iter(tokenizer.tokens(readable(tokenizer, conversations, "train", log)[:1])))
     stream = DecodeStream(skip_special_tokens=False)
     pieces = [stream.step(tokenizer.tokenizer, int(token)) or "" for token in rendered.ids]
     return pieces, rendered.counted.tolist()
 
 
+def answers_of(
+    bundle: Bundle, conversations: Sequence[Conversation], context: int, log: Log
+) -> list[tuple[list[int], npt.NDArray[np.bool_]]]:
+    """Of each conversation the ids in at most `context` tokens, and which of them the loss counts.
+
+    Raises:
+        HalfpintError: a model that does not answer, no chat template, or one that refuses a conversation.
+    """
+    if bundle.kind not in _ANSWER:
+        raise HalfpintError(
+            str(bundle.path), wanted="a Transformer, for conversations", got=f"a bundle of {bundle.card.get('engine')}",
+            todo="Give a text file.",
+        )  # fmt: skip
+    tokenizer = ChatTokenizer(bundle.path, "", _name(bundle))
+    kept = within(list(tokenizer.tokens(readable(tokenizer, conversations, "data", log))), context, "data", log)
+    if not kept:
+        raise HalfpintError("data", wanted=f"conversations of at most {context:,} tokens", got="none")
+    return [(one.ids.tolist(), one.counted) for one in kept]
+
+
 def _name(bundle: Bundle) -> str:
     """What a person calls the bundle: the base model that it is, as it was given, or its folder."""
     last = (bundle.card.get("stages") or [{"use": ""}])[-1]
-    return str(last["settings"]["base"] if last["use"] == "models/pull" else bundle.path)
+    return str(last["settings"]["base"] if last["use"] == PullLanguage().use else bundle.path)
 
 
 def _untaught(bundle: Bundle) -> bool:
@@ -284,10 +316,11 @@ def _untaught(bundle: Bundle) -> bool:
     return "train/pretrain" in uses and "train/chat" not in uses
 
 
-def _question(conversation: Conversation) -> Sequence[dict[str, str]]:
-    """What comes before the first answer."""
+def _question(conversation: Conversation) -> tuple[Sequence[dict[str, Any]], tuple[tuple[str, str], ...]]:
+    """What comes before the first answer, and the values of the template."""
     messages = conversation.as_dicts()
-    return messages[: next(place for place, one in enumerate(messages) if one["role"] == ASSISTANT)]
+    first = next(place for place, one in enumerate(messages) if one["role"] == ASSISTANT)
+    return messages[:first], conversation.values
 
 
 def _length(one: Rendered) -> int:

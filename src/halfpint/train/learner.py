@@ -49,7 +49,7 @@ class Learner:
 
         labels = torch.from_numpy(np.asarray(batch["labels"], dtype=np.int64)).to(self.device)
         states = self._before_head(batch) if self.chunked else self.model(**self.inputs(batch)).logits.float()
-        if self.objective != MASKED:  # each place foretells the next one
+        if self.objective != MASKED:  # each place predicts the next one
             states, labels = states[:, :-1], labels[:, 1:]
         if self.chunked:
             from halfpint.train._cross_entropy import chunked_cross_entropy

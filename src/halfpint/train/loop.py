@@ -38,7 +38,8 @@ class Training:
         warmup: share of the steps over which the rate rises.
         epochs: passes over the training data.
         stop_after_steps: stop there without changing the schedule; 0 never.
-        batch_size, batch_tokens: most texts, and most padded tokens, in a batch.
+        batch_size: most texts in a batch.
+        batch_tokens: most padded tokens in a batch.
         accumulate: batches whose gradients are added up before a step.
         clip_norm: gradients are scaled down to this norm; 0 leaves them.
         weight_decay: AdamW's, on matrices alone (no norms, no biases).

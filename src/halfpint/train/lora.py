@@ -23,7 +23,9 @@ class LoRA:
 
     Args:
         lora: train low-rank adapters on a frozen model instead of all weights.
-        lora_rank, lora_alpha, lora_dropout: of the adapters; their product counts alpha / rank times.
+        lora_rank: rows of the first factor of an adapter, and columns of the second: more learn more.
+        lora_alpha: the product of the factors counts alpha / rank times.
+        lora_dropout: share of an adapter's inputs that are dropped in training.
         lora_targets: last names of the layers that get one, with commas (q_proj,v_proj); empty takes all linear layers
             of the blocks.
     """

@@ -1,4 +1,4 @@
-"""Stage: let counts of the same tokens, and the text so far, foretell the next token with a trained language model."""
+"""Stage: let counts of the same tokens, and the text so far, predict the next token with a trained language model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LEAST_TOKENS = 2_000  # of validation, to choose weights by
 
 @dataclass(frozen=True, kw_only=True)
 class Mix(Stage):
-    """Let an n-gram model of the tokens in the text that was learned from, and the text that is read, foretell along.
+    """Let an n-gram model of the tokens in the text that was learned from, and the text that is read, predict along.
 
     The probability of a token is w times that of the counts and 1 - w times that of the trained model; w is one number
     for each length of the counted sequence that it follows. Of the result and of a continuous cache (what followed
@@ -100,7 +100,7 @@ class Mix(Stage):
 def fitted(
     counts: TokenNgram, ids: Sequence[Sequence[int]], scored: Sequence[Scored], reach: int
 ) -> tuple[Mixture, dict[str, float]]:
-    """The mixture that foretells these texts best, and the mean nats a token of its parts and of all together.
+    """The mixture that predicts these texts best, and the mean nats a token of its parts and of all together.
 
     Args:
         ids: of each text; scored: what the trained model says of it.

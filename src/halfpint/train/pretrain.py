@@ -54,7 +54,8 @@ class Pretrain(Training, Stage):
             fifth of `minutes`.
         evaluation_tokens: how many tokens of them, at most.
         gradient_checkpointing: keep less for the backward pass and compute it again: a third slower, much less memory.
-        beta1, beta2: decay of AdamW's two moments.
+        beta1: decay of AdamW's mean of gradients.
+        beta2: decay of AdamW's mean of their squares.
     """
 
     needs: ClassVar[tuple[Kind, ...]] = (Kind.NOTHING,)

@@ -75,7 +75,7 @@ def special_tokens(tokenizer: Any) -> Special:
 def begin_documents(tokenizer: Any) -> None:
     """Let a tokenizer that puts nothing around a text begin each with its start token, where it has one.
 
-    A packed document sees nothing before it, so its first word has to be foretold from a token that stands for that.
+    A packed document sees nothing before it, so its first word has to be predicted from a token that stands for that.
     """
     from tokenizers import processors
 
