@@ -196,7 +196,7 @@ def test_all_faults_of_a_recipe_are_told_at_once(tmp_path: Path) -> None:
 
 SOME = TICKETS.read_bytes()
 BAD_DATA = {
-    "zero": (b"text,label\n", ["wanted rows under the header"]),
+    "zero": (b"text,label\n", ["expected rows under the header"]),
     "empty": (b"", ["an empty file"]),
     "one_class": (
         b"text,label\n" + b"".join(b"text number %d,billing\n" % number for number in range(40)),

@@ -68,7 +68,7 @@ def test_minutes_cut_what_is_read_and_leave_the_comparison_out(
     code, _, errors = typed(*words, "--quantize", "4", "--method", "gptq")
     assert code == 0, errors
     report = json.loads((out / "report.json").read_text())
-    assert report["control"] is None and "--minutes: wanted time" in report["verdict"]
+    assert report["control"] is None and "--minutes: expected time" in report["verdict"]
     assert report["steps"][-1]["windows"] == 8
     rows = next(one for one in open_bundle(out).card["stages"] if one["use"] == "compress/quantize")["calibration_rows"]
     assert rows == 8 and "rows of text are read, as more take too long" in errors
@@ -137,7 +137,7 @@ def test_a_target_is_met(
     base, out = bundles("language").path, tmp_path / "small"
     words = ("compress", base, "--data", TICKETS, "--text", "text", "--out", out, "--method", "round", "--json")
     code, _, errors = typed(*words, "--target", "10KB")
-    assert code == 2 and "--target: wanted at most 10,000 bytes" in errors and not out.exists()
+    assert code == 2 and "--target: expected at most 10,000 bytes" in errors and not out.exists()
     code, said, errors = typed(*words, "--target", "190KB", "--plain", "--heal", "0.01")
     assert code == 0, errors
     report = json.loads(said)
@@ -223,7 +223,7 @@ def test_a_target_is_met_by_a_packed_file(
     assert 80_000 < last["file_bytes"] <= 120_000 < last["loaded_bytes"] and last["file_bytes"] == packed_bytes(out)
     assert control["file_bytes"] <= 1.005 * last["file_bytes"] and control["kl"] > last["kl"]
     code, _, errors = typed("export", out, "--pack", "--out", plain)
-    assert code == 2 and "wanted a model that is not packed yet" in errors and not plain.exists()
+    assert code == 2 and "expected a model that is not packed yet" in errors and not plain.exists()
     code, _, errors = typed("export", out, "--to", "compressed-tensors", "--out", plain)
     assert code == 2 and "got a packed GGUF file" in errors and not plain.exists()
     code, said, errors = typed("export", out, "--to", "gguf", "--out", plain)

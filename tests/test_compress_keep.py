@@ -51,7 +51,7 @@ def test_packed(level: float, slope: float) -> None:
     curve, allowed = Curve(level, slope, plain=False), ALLOWED
     with pytest.MonkeyPatch.context() as monkeypatch:
         if curve.lost(8.0) > allowed:
-            with pytest.raises(HalfpintError, match="--keep: wanted ln"):
+            with pytest.raises(HalfpintError, match="--keep: expected ln"):
                 found(curve, monkeypatch)
             assert curve.made[-1] == 8.0
             return
@@ -70,7 +70,7 @@ def test_plain(level: float, slope: float) -> None:
     enough = [one for one in BITS if curve.lost(one) <= allowed]
     with pytest.MonkeyPatch.context() as monkeypatch:
         if not enough:
-            with pytest.raises(HalfpintError, match="--keep: wanted ln"):
+            with pytest.raises(HalfpintError, match="--keep: expected ln"):
                 found(curve, monkeypatch)
         else:
             assert found(curve, monkeypatch) == min(enough)

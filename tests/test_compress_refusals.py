@@ -38,9 +38,9 @@ def test_another_split_than_that_of_fit_is_told(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--quantize", "4"), "--quantize: wanted 8 for a classifier, got 4"),
-        (("--quantize", "8", "--importance", TICKETS), "--importance: wanted a language model, and"),
-        ((), "wanted --prune, --low-rank, --vocab, --quantize, --target or --keep, got none"),
+        (("--quantize", "4"), "--quantize: expected 8 for a classifier, got 4"),
+        (("--quantize", "8", "--importance", TICKETS), "--importance: expected a language model, and"),
+        ((), "expected --prune, --low-rank, --vocab, --quantize, --target or --keep, got none"),
     ],
 )
 def test_what_no_classifier_can_be_asked_for(
@@ -62,17 +62,17 @@ def test_what_quantising_spoils_is_refused() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--quantize", "8", "--static"), "--static: wanted a classifier for it"),
-        (("--quantize", "4", "--static"), "--static: wanted --quantize 8 with it, got '4'"),
-        ((), "wanted --prune, --low-rank, --vocab, --quantize, --target or --keep"),
-        (("--target", "1MB", "--prune", "depth=0.2"), "--target: wanted it without --prune, got both"),
-        (("--keep", "0.98", "--target", "1MB"), "--target: wanted it without --keep"),
-        (("--keep", "0.98", "--heal", "2"), "--keep: wanted it without --heal"),
-        (("--quantize", "4", "--test", "held.csv"), "--test: wanted a classifier for it"),
-        (("--keep", "1"), "--keep: wanted a share between 0 and 1"),
-        (("--keep", "98"), "--keep: wanted a share above 0 and up to 1"),
+        (("--quantize", "8", "--static"), "--static: expected a classifier for it"),
+        (("--quantize", "4", "--static"), "--static: expected --quantize 8 with it, got '4'"),
+        ((), "expected --prune, --low-rank, --vocab, --quantize, --target or --keep"),
+        (("--target", "1MB", "--prune", "depth=0.2"), "--target: expected it without --prune, got both"),
+        (("--keep", "0.98", "--target", "1MB"), "--target: expected it without --keep"),
+        (("--keep", "0.98", "--heal", "2"), "--keep: expected it without --heal"),
+        (("--quantize", "4", "--test", "held.csv"), "--test: expected a classifier for it"),
+        (("--keep", "1"), "--keep: expected a share between 0 and 1"),
+        (("--keep", "98"), "--keep: expected a share above 0 and up to 1"),
         (("--prune", "dept=0.2"), "Did you mean 'depth'?"),
-        (("--prune", "depth=2"), "--prune: wanted depth=0.2"),
+        (("--prune", "depth=2"), "--prune: expected depth=0.2"),
         (("--quantize", "8", "--method", "rond"), "'rond'"),
         (("--quantize", "q4_9"), "q4_9"),
         (("--quantize", "4", "--data", "test.txt"), "a test split by its name"),
@@ -86,15 +86,15 @@ def test_what_quantising_spoils_is_refused() -> None:
         (("--prune", "depth=0.4", "--heal", "9", "--vocab"), "compress/vocab needs"),
         (("--prune", "sparse=0.5", "--heal", "9"), "distil/heal needs"),
         (("--prune", "sparse=0.5", "--quantize", "4"), "compress/quantize needs"),
-        (("--low-rank", "0.3", "--heal", "9", "--quantize", "4"), "--low-rank: wanted it without --quantize"),
-        (("--quantize", "4", "--heal", "9"), "--heal: wanted --prune or --low-rank with it"),
-        (("--prune", "depth=0.4", "--lora"), "--lora: wanted --heal with it"),
-        (("--prune", "depth=0.4", "--importance", "none.gguf"), "--importance: wanted a language model, and"),
+        (("--low-rank", "0.3", "--heal", "9", "--quantize", "4"), "--low-rank: expected it without --quantize"),
+        (("--quantize", "4", "--heal", "9"), "--heal: expected --prune or --low-rank with it"),
+        (("--prune", "depth=0.4", "--lora"), "--lora: expected --heal with it"),
+        (("--prune", "depth=0.4", "--importance", "none.gguf"), "--importance: expected a language model, and"),
         (("--prune", "depth=0.4", "--quantize", "q4_0", "--importance", TICKETS), "got something cut before"),
-        (("--quantize", "q4_0", "--method", "round", "--importance", TICKETS), "wanted an importance matrix as GGUF"),
-        (("--prune", "sparse=0.5", "--heal", "1", "--lora"), "--lora: wanted weights that were not pruned to zero"),
+        (("--quantize", "q4_0", "--method", "round", "--importance", TICKETS), "expected an importance matrix as GGUF"),
+        (("--prune", "sparse=0.5", "--heal", "1", "--lora"), "--lora: expected weights that were not pruned to zero"),
         (("--quantize", "4", "--importance", "none.gguf"), "got none.gguf"),
-        (("--quantize", "4", "--importance", TICKETS), "importance: wanted none, as the method measures its own"),
+        (("--quantize", "4", "--importance", TICKETS), "importance: expected none, as the method measures its own"),
     ],
 )
 def test_bad_input(
@@ -150,12 +150,12 @@ def test_low_rank_where_nothing_else_fits(
     out = tmp_path / "thin"
     words = ("compress", bundles("language").path, "--data", TICKETS, "--text", "text")
     code, _, errors = typed(*words, "--out", out, "--prune", "depth=0.4", "--quantize", "8")
-    assert code == 2 and "wanted an architecture of" in errors and not list(tmp_path.iterdir())
+    assert code == 2 and "expected an architecture of" in errors and not list(tmp_path.iterdir())
     code, said, errors = typed(*words, "--out", out, "--low-rank", "0.4", "--json")
     assert code == 0, errors
     report = json.loads(said)
     assert report["control"] is None and "it was not compared" in report["verdict"]
-    assert "wanted an architecture of" in report["verdict"] and report["energy"]["wh"] > 0
+    assert "expected an architecture of" in report["verdict"] and report["energy"]["wh"] > 0
     assert report["steps"][0]["kl"] > 0 and open_bundle(out).config["model_type"] == "halfpint_factored"
 
 

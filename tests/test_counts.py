@@ -59,7 +59,7 @@ def test_a_ratio_over_nothing_is_nothing() -> None:
 
 def test_an_unknown_metric_is_told_where_it_was_written() -> None:
     known = {"accuracy": Metric(lambda sums: sums[..., 0])}
-    with pytest.raises(HalfpintError, match=r"primary: wanted the name of a metric, got 'acuracy'.*'accuracy'"):
+    with pytest.raises(HalfpintError, match=r"primary: expected the name of a metric, got 'acuracy'.*'accuracy'"):
         check_metric("acuracy", known, "primary")
     check_metric("accuracy", known)
 

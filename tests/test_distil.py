@@ -196,22 +196,22 @@ def test_faults_are_told_before_any_work(bundles: Get, tmp_path: Path) -> None:
             Distil(**settings).run(SILENT)
         assert not list(tmp_path.glob("out*"))
 
-    refused("wanted the folder of a bundle", teacher=str(tmp_path / "none"))
+    refused("expected the folder of a bundle", teacher=str(tmp_path / "none"))
     refused("Did you mean 'logits'", method="logit")
     refused("hidden alone teaches no answer", method="hidden")
-    refused("wanted layers=N, size=5M, a bundle, or a base model", student="layer=1")
-    refused("wanted a number such as", student="layers=two")
-    refused("size: wanted a number of", student="size=huge")
-    refused("temperature: wanted a number", temperature=-1.0)
+    refused("expected layers=N, size=5M, a bundle, or a base model", student="layer=1")
+    refused("expected a number such as", student="layers=two")
+    refused("size: expected a number of", student="size=huge")
+    refused("temperature: expected a number", temperature=-1.0)
     refused("divergence", divergence="kullback")
-    refused("wanted teachers of one task", teacher=f"{teacher},{bundles('language').path}")
-    refused("wanted one trained encoder", teacher=str(bundles("linear").path), student=teacher)
-    refused("wanted a trained encoder that was not exported", teacher=str(bundles("linear").path), method="logits")
-    refused("wanted a table of texts for the teacher to label", method="sequence")
+    refused("expected teachers of one task", teacher=f"{teacher},{bundles('language').path}")
+    refused("expected one trained encoder", teacher=str(bundles("linear").path), student=teacher)
+    refused("expected a trained encoder that was not exported", teacher=str(bundles("linear").path), method="logits")
+    refused("expected a table of texts for the teacher to label", method="sequence")
     refused("layers=N, size=5M, a bundle", teacher=str(bundles("language").path), student="layer=1")
     refused("hidden alone teaches no answer", teacher=str(bundles("language").path), method="hidden")
     refused(
-        "--match: wanted relations for a student of another shape",
+        "--match: expected relations for a student of another shape",
         teacher=str(bundles("language").path),
         student="size=90k",
         method="hidden,logits",
@@ -223,11 +223,11 @@ def test_faults_are_told_before_any_work(bundles: Get, tmp_path: Path) -> None:
     (answers_otherwise / "config.json").write_text(json.dumps(config))
     card["files"]["config.json"] = file_sha256(answers_otherwise / "config.json")
     (answers_otherwise / "card.json").write_text(json.dumps(card))
-    refused("wanted the labels of the data", student=str(answers_otherwise))
-    refused("wanted running text alone", teacher=str(bundles("language").path), train_texts=5)
+    refused("expected the labels of the data", student=str(answers_otherwise))
+    refused("expected running text alone", teacher=str(bundles("language").path), train_texts=5)
     other = tmp_path / "other.csv"
     other.write_text("text,label\n" + "\n".join(f"text number {n},{'ab'[n % 2]}" for n in range(60)), encoding="utf-8")
-    refused("wanted one that knows the 2 labels of the data", data=str(other))
+    refused("expected one that knows the 2 labels of the data", data=str(other))
 
 
 def test_a_verdict_says_when_the_teacher_was_of_no_use() -> None:
@@ -237,7 +237,7 @@ def test_a_verdict_says_when_the_teacher_was_of_no_use() -> None:
         return verdict(rows, {"student less control": {"test": [(low + high) / 2, low, high]}}, "accuracy")
 
     assert "the teacher is worth +0.0200" in said(0.01, 0.03)
-    assert "does not show that the teacher was of use" in said(-0.01, 0.03)
+    assert "does not show that the teacher helped" in said(-0.01, 0.03)
     assert "did harm" in said(-0.03, -0.01)
     del rows["control"]
     assert "is not known" in verdict(rows, {}, "accuracy")

@@ -203,7 +203,7 @@ def test_a_model_is_adapted_to_a_domain(
     found = json.loads(said)
     assert found["stages"][-1]["use"] == "train/adapt" and found["validation"]["bits_per_byte"] < 8
     code, _, errors = typed(*words, "--template", "chatml", "--force")
-    assert code == 2 and "--template: wanted --task chat" in errors
+    assert code == 2 and "--template: expected --task chat" in errors
     code, _, errors = typed(*words[:3], "--task", "predictt", "--out", out)
     assert code == 2 and "Did you mean 'predict'?" in errors
 
@@ -230,7 +230,7 @@ def test_a_model_is_taught_and_exported(
                for path in (taught, file)]  # fmt: skip
     assert written[0] == written[1]
     code, _, errors = typed("export", file, "--out", tmp_path / "again")
-    assert code == 2 and "wanted a Transformer language model, got one of llama_cpp" in errors
+    assert code == 2 and "expected a Transformer language model, got one of llama_cpp" in errors
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "talks.json", "taught"]
 
 

@@ -138,7 +138,7 @@ def test_damaged_unfinished_work_is_begun_again(pipeline: Callable[..., Pipeline
         scratch.mkdir(parents=True)
         (scratch / "part.npy").touch()
         if fails:
-            with pytest.raises(HalfpintError, match="wanted other settings"):
+            with pytest.raises(HalfpintError, match="expected other settings"):
                 pipeline().make([stage])
         else:
             assert pipeline().make([stage]).bundle.config == {}
@@ -183,7 +183,7 @@ def test_faults_in_the_order(stage_of: Callable[[str], Stage], pipeline: Callabl
     assert faults("encoder", "one-layer", "classifier", "finetuned", "onnx", "onnx-few-tokens", "int8") == []
     assert faults("linear", "onnx-linear", "int8-linear") == []
     assert faults("majority") == []
-    assert faults() == ["stage: wanted at least one [[stage]], got none"]
+    assert faults() == ["stage: expected at least one [[stage]], got none"]
     assert faults("onnx") == ["stage 0: export/onnx needs 'classifier' or 'linear', got no stage before it"]
     assert faults("encoder", "onnx") == [
         "stage 1: export/onnx needs 'classifier' or 'linear', got a bundle of the kind 'encoder' before it"

@@ -97,18 +97,18 @@ def test_all_faults_are_told_at_once() -> None:
         "got 14:",
         "[dta]: no such part. Did you mean 'data'?",
         "data: unknown key 'sourse'. Did you mean 'source'?",
-        "data: source: wanted str, got nothing",
-        "data: seed: wanted int, got 'one' (str)",
-        "data: drop_missing: wanted bool, got 1 (int)",
-        "task.name: wanted a task, got 'clasify'. Did you mean 'classify'?",
-        "task.metric: wanted a metric, got 'acuracy'. Did you mean 'accuracy'?",
+        "data: source: expected str, got nothing",
+        "data: seed: expected int, got 'one' (str)",
+        "data: drop_missing: expected bool, got 1 (int)",
+        "task.name: expected a task, got 'clasify'. Did you mean 'classify'?",
+        "task.metric: expected a metric, got 'acuracy'. Did you mean 'accuracy'?",
         "task.mertic: no such key. Did you mean 'metric'?",
-        "stage 1: use: wanted a stage (room/file), got 'train/finetun'. Did you mean 'train/finetune'?",
+        "stage 1: use: expected a stage (room/file), got 'train/finetun'. Did you mean 'train/finetune'?",
         "stage 2 (train/finetune): unknown key 'epoch'. Did you mean 'epochs'?",
-        "stage 2 (train/finetune): epochs: wanted int, got 2.5 (float)",
-        "stage 2 (train/finetune): learning_rate: wanted float, got True (bool)",
+        "stage 2 (train/finetune): epochs: expected int, got 2.5 (float)",
+        "stage 2 (train/finetune): learning_rate: expected float, got True (bool)",
         "Did you mean 'linear'?",
-        "stage 4: use: wanted a stage (room/file), got 'train/loop', which is no stage",
+        "stage 4: use: expected a stage (room/file), got 'train/loop', which is no stage",
     ):
         assert part in told, part
     assert told.count("\n  - ") == 14
@@ -117,14 +117,14 @@ def test_all_faults_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('[data]\nsource = "x"\n[stage]\nuse = "train/majority"', "stage: wanted [[stage]], got {'use'"),
+        ('[data]\nsource = "x"\n[stage]\nuse = "train/majority"', "stage: expected [[stage]], got {'use'"),
         ('[data]\nsource = "x"\nstage = 3', "unknown key 'stage'"),
-        ('stage = ["train/majority"]\n[data]\nsource = "x"', "stage 1: wanted a table ([[stage]]), got 'train/maj"),
-        ('data = "x.csv"\n[[stage]]\nuse = "train/majority"', "data: wanted [data], got 'x.csv'"),
-        ('task = "classify"\n[data]\nsource = "x"', "task: wanted [task], got 'classify'"),
-        ('[data]\nsource = "x"\n[task]\nname = ["a"]\nmetric = ["b"]', "task.name: wanted a task, got ['a']"),
-        ('[data]\nsource = "x"', "wanted at least one [[stage]], got none"),
-        ('[data]\nsource = "x"\n[[stage]]\nepochs = 3', "stage 1: use: wanted a stage (room/file), got ''"),
+        ('stage = ["train/majority"]\n[data]\nsource = "x"', "stage 1: expected a table ([[stage]]), got 'train/maj"),
+        ('data = "x.csv"\n[[stage]]\nuse = "train/majority"', "data: expected [data], got 'x.csv'"),
+        ('task = "classify"\n[data]\nsource = "x"', "task: expected [task], got 'classify'"),
+        ('[data]\nsource = "x"\n[task]\nname = ["a"]\nmetric = ["b"]', "task.name: expected a task, got ['a']"),
+        ('[data]\nsource = "x"', "expected at least one [[stage]], got none"),
+        ('[data]\nsource = "x"\n[[stage]]\nepochs = 3', "stage 1: use: expected a stage (room/file), got ''"),
         ('[data]\nsource = "x"\n[[stage]]\nuse = "train/finetune"',
          "stage 1: train/finetune needs 'encoder' or 'classifier', got no stage before it"),
         ('[data]\nsource = "x"\n[[stage]]\nuse = "train/majority"\n[[stage]]\nuse = "export/onnx"',
@@ -134,7 +134,7 @@ def test_all_faults_are_told_at_once() -> None:
 def test_one_fault(text: str, told: str) -> None:
     found = faults_of(text)
     assert told in found
-    assert found.startswith("recipe.toml: wanted a recipe without faults")
+    assert found.startswith("recipe.toml: expected a recipe without faults")
 
 
 def test_overrides(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_overrides(tmp_path: Path) -> None:
         ("stage.²=1", "from 1 to 3"),
         ("stage.3.epochs.x=1", "from 1 to 3"),
         ("stage.3.epoch=1", "Did you mean 'epochs'"),
-        ("stage.3.epochs=many", "epochs: wanted int, got 'many'"),
+        ("stage.3.epochs=many", "epochs: expected int, got 'many'"),
         ("dat.seed=1", "Did you mean 'data'"),
     ],
 )
@@ -341,7 +341,7 @@ def test_a_run_leaves_the_files_of_others_alone(tmp_path: Path, few_rows: Callab
     recipe = Recipe(Data(source=str(few_rows(120))), CLASSIFY, "", (TfidfLinear(features=50),))
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(HalfpintError, match="wanted an empty folder, or one that `halfpint run` wrote"):
+    with pytest.raises(HalfpintError, match="expected an empty folder, or one that `halfpint run` wrote"):
         run_recipe(recipe, tmp_path, Log(quiet=True))
     with pytest.raises(HalfpintError, match="--out"):
         run_recipe(recipe, tmp_path / "work" / "mine.txt", Log(quiet=True))

@@ -106,7 +106,7 @@ def test_an_encoder_comes_from_a_masked_model_alone(
 ) -> None:
     from halfpint.models.encoder import Encoder
 
-    with pytest.raises(HalfpintError, match="wanted a masked language model, got a llama"):
+    with pytest.raises(HalfpintError, match="expected a masked language model, got a llama"):
         Encoder().run(bundles("language"), text_work(tmp_path / "made"))
     assert not list(tmp_path.iterdir())
 
@@ -118,7 +118,7 @@ def test_what_is_no_language_model_is_not_pulled_as_one(
     from halfpint.models.pull_language import pull_language
 
     folder = tiny_encoder if name == "encoder" else bundles(name).path
-    with pytest.raises(HalfpintError, match=r"wanted a (Transformer language model|model in Hugging Face layout)"):
+    with pytest.raises(HalfpintError, match=r"expected a (Transformer language model|model in Hugging Face layout)"):
         pull_language(str(folder), tmp_path / "made", SILENT)
     assert not list(tmp_path.iterdir())
 
@@ -135,6 +135,6 @@ def test_stages_that_do_not_do_the_task_are_refused_before_work_starts(
     stages = "".join(f'[[stage]]\nuse = "{use}"\n' for use in uses)
     path = tmp_path / "recipe.toml"
     path.write_text(f'[data]\n{source} = {given}\n[task]\nname = "{task}"\n{stages}', encoding="utf-8")
-    with pytest.raises(HalfpintError, match=f"stage 1 .*wanted stages that end with what does the task '{task}'"):
+    with pytest.raises(HalfpintError, match=f"stage 1 .*expected stages that end with what does the task '{task}'"):
         run_recipe(read_recipe(path), tmp_path / "out", SILENT)
     assert [one.name for one in tmp_path.iterdir()] == ["recipe.toml"]

@@ -65,11 +65,11 @@ def test_one_task_is_that_of_running_text_and_one_the_usual() -> None:
 
 
 def test_an_unknown_task_is_told_with_the_nearest(bundles: Callable[[str], Bundle]) -> None:
-    with pytest.raises(HalfpintError, match=r"^task: wanted a name in tasks, got 'clasify'\. Did you mean 'classify'"):
+    with pytest.raises(HalfpintError, match=r"^task: .* tasks, got 'clasify'\. Did you mean 'classify'"):
         open_task("clasify")
     with pytest.raises(HalfpintError, match=r"^--task: .*Did you mean 'predict'"):
         open_task("predit", "--task")
-    with pytest.raises(HalfpintError, match=r"/encoder/card\.json: task: wanted a name in tasks, got 'None'"):
+    with pytest.raises(HalfpintError, match=r"/encoder/card\.json: task: expected a name in tasks, got 'None'"):
         task_of(bundles("encoder"))
     assert task_of(bundles("majority")) is CLASSIFY
 
@@ -78,7 +78,7 @@ def test_what_gives_no_labels_is_told() -> None:
     assert label_task(CLASSIFY, "here") is CLASSIFY
     with pytest.raises(
         HalfpintError,
-        match=r"^here: wanted a task that gives labels, got the task 'predict': the next word of running text",
+        match=r"^here: expected a task that gives labels, got the task 'predict': the next word of running text",
     ):
         label_task(PREDICT, "here")
 
@@ -93,7 +93,7 @@ def test_settings_are_those_that_were_given() -> None:
     with pytest.raises(HalfpintError, match="--label") as caught:
         settings_of(PREDICT, sources=("x.txt",), label="topic")
     assert caught.value.wanted == "no such option for the task 'predict' (the next word of running text)"
-    with pytest.raises(HalfpintError, match=r"^--drop-missing: wanted no such option for the task 'chat'"):
+    with pytest.raises(HalfpintError, match=r"^--drop-missing: expected no such option for the task 'chat'"):
         settings_of(CHAT, source="x.json", drop_missing=True)
 
 
@@ -159,7 +159,7 @@ def test_documents_of_each_task(prepared: Prepared, corpus: Corpus, conversation
     assert found.train == [example.text for example in prepared.train] and found.key == prepared.key
     assert found.validation == [example.text for example in prepared.validation] and not found.test
     assert PREDICT.documents(corpus) is corpus
-    with pytest.raises(HalfpintError, match="wanted running text, got conversations"):
+    with pytest.raises(HalfpintError, match="expected running text, got conversations"):
         CHAT.documents(conversations)
 
 
@@ -189,9 +189,9 @@ def test_labels_without_one(prepared: Prepared) -> None:
     assert found[:3].tolist() == [labels.index(example.label) for example in prepared.train[:3]]
     assert found[3:].tolist() == [NO_LABEL, 2] and found.dtype == np.int64
     assert task.texts(examples)[3:] == ["a text", "another"]
-    with pytest.raises(HalfpintError, match="label column: wanted labels that the training data has, got the label"):
+    with pytest.raises(HalfpintError, match="label column: expected labels that the training data has, got the label"):
         task.targets(prepared.train, labels[:1])
-    with pytest.raises(HalfpintError, match=r"^--redact: wanted a model that marks parts of texts, got one that gives"):
+    with pytest.raises(HalfpintError, match=r"^--redact: .* marks parts of texts, got one that gives"):
         task.redacted("a text", {})
 
 

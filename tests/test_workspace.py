@@ -44,7 +44,7 @@ def test_files_of_others_are_never_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine", encoding="utf-8")
     with pytest.raises(HalfpintError, match="files of something else"):
         open_output(tmp_path, REQUEST, force=False)
-    with pytest.raises(HalfpintError, match="wanted a folder, got a file"):
+    with pytest.raises(HalfpintError, match="expected a folder, got a file"):
         open_output(tmp_path / "thesis.tex", REQUEST, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

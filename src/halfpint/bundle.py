@@ -201,7 +201,7 @@ def _check_files(bundle: Bundle) -> None:
         if file_sha256(file) != wanted:
             raise DamagedError(
                 str(file),
-                wanted="the content that its card.json tells of",
+                wanted="the content that its card.json lists",
                 got="other content (the file is damaged or was changed)",
                 todo="Make or copy the bundle again.",
             )

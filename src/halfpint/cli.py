@@ -215,7 +215,7 @@ def _failed(error: Exception) -> int:
         place = "standard output" if error.filename is None else os.fsdecode(error.filename)
         message = f"{place}: {error.strerror}"
     elif is_out_of_memory(error):
-        message = "wanted more memory, got none. Free some, or give less data, a smaller model or a shorter context."
+        message = "not enough memory. Free some, or give less data, a smaller model or a shorter context."
     else:
         code, kept = EXIT_FAULT, terminal.keep_traceback(error)
         what = traceback.format_exception_only(error)[-1].strip()[:300]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import inspect
+import json
 import math
 import re
 import shlex
@@ -81,7 +82,7 @@ class Result:
 
     def as_json(self) -> str:
         """What `--json` prints."""
-        raise TypeError(f"{type(self).__name__} has no JSON")
+        return json.dumps({"text": str(self)}, ensure_ascii=False)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

@@ -135,7 +135,7 @@ class EnergyMeter:
             memory_watts = MEMORY_WATTS_PER_BYTE * peak_memory_bytes()
             joules = watts_per_thread * cpu_seconds + memory_watts * seconds
             method = (
-                f"{watts_per_thread:.2f} W a busy hardware thread ({basis}) over {cpu_seconds:.2f} processor seconds, "
+                f"{watts_per_thread:.2f} W per busy thread ({basis}) over {cpu_seconds:.2f} processor seconds, "
                 f"and {memory_watts:.2f} W of memory (3 W for 8 GB of peak resident memory) over {seconds:.2f} s"
             )
         else:

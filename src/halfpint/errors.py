@@ -58,7 +58,7 @@ class HalfpintError(Exception):
 
     def __init__(self, place: str, *, wanted: str, got: str, todo: str = "") -> None:
         self.place, self.wanted, self.got, self.todo = place, wanted, got, todo
-        super().__init__(f"{place}: wanted {wanted}, got {got}." + (f" {todo}" if todo else ""))
+        super().__init__(f"{place}: expected {wanted}, got {got}." + (f" {todo}" if todo else ""))
 
 
 class DamagedError(HalfpintError):

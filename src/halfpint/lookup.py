@@ -49,7 +49,14 @@ def task_of(bundle: Bundle) -> Task[Any]:
     Raises:
         HalfpintError: it does none, or one that is not known here.
     """
-    return open_task(str(bundle.card.get("task")), f"{bundle.path}/card.json: task")
+    name = bundle.card.get("task")
+    if not name:
+        raise HalfpintError(
+            str(bundle.path), wanted="a bundle that does a task",
+            got=f"one of the kind '{bundle.kind}', which does none",
+            todo="Train it first: a stage of a recipe, or halfpint fit.",
+        )  # fmt: skip
+    return open_task(str(name), f"{bundle.path}/card.json: task")
 
 
 def guess_task(source: str, names: Sequence[str] = ()) -> Task[Any]:
@@ -100,6 +107,16 @@ def need_routes(bundle: Bundle, module: str) -> Task[Any]:
             todo=f"serve/{task.routes} serves it.",
         )  # fmt: skip
     return task
+
+
+def refuse_other(name: str, command: str) -> None:
+    """Refuse the folder of a bundle that `halfpint COMMAND` makes no sense for; other names are not looked at.
+
+    Raises:
+        HalfpintError: with the commands that do.
+    """
+    if (Path(name) / CARD).is_file() and (bundle := Bundle(Path(name))).card.get("task"):
+        need_command(bundle, command)
 
 
 def need_command(bundle: Bundle, command: str) -> Task[Any]:

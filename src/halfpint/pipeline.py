@@ -71,7 +71,7 @@ def faults_in_order(stages: Sequence[Stage], places: Sequence[str], kind: Kind =
             faults.append(f"{place}: {stage.use} needs {needs}, got {before}")
         kind = kind_after([stage], kind)
     if not stages:
-        faults.append("stage: wanted at least one [[stage]], got none")
+        faults.append("stage: expected at least one [[stage]], got none")
     return faults
 
 
@@ -83,11 +83,15 @@ class Pipeline:
         folder: where bundles, checkpoints and measurements go.
         task: the task.
         primary: the metric that choices are made on.
+        labels: of the model that is gone on from; None takes those of the data.
     """
 
-    def __init__(self, split: Split[Any], folder: Path, task: Task[Any], primary: str, log: Log) -> None:
+    def __init__(
+        self, split: Split[Any], folder: Path, task: Task[Any], primary: str, log: Log,
+        labels: tuple[str, ...] | None = None,
+    ) -> None:  # fmt: skip
         self.split, self.folder, self.task, self.primary, self.log = split, folder, task, primary, log
-        self.labels: tuple[str, ...] = task.labels(split.train)
+        self.labels: tuple[str, ...] = task.labels(split.train) if labels is None else labels
 
     @property
     def labelled(self) -> LabelTask[Any]:

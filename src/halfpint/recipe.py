@@ -85,18 +85,18 @@ def check_recipe(content: Mapping[str, Any], place: str) -> Recipe:
     name, metric = task_part.get("name", default_task().name), task_part.get("metric", "")
     tasks = registry.variants("tasks")
     if not isinstance(name, str) or name not in tasks:
-        faults.append(f"task.name: wanted a task, got {name!r}. {nearest(str(name), tasks)}")
+        faults.append(f"task.name: expected a task, got {name!r}. {nearest(str(name), tasks)}")
         name = default_task().name
     task = open_task(name)
     metrics = task.metrics
     if not isinstance(metric, str) or (metric and metric not in metrics):
-        faults.append(f"task.metric: wanted a metric, got {metric!r}. {nearest(str(metric), metrics)}")
+        faults.append(f"task.metric: expected a metric, got {metric!r}. {nearest(str(metric), metrics)}")
     data = _build(task.data, given, "data", faults) if isinstance(content.get("data", {}), dict) else None
     stages, places = [], []
     for number, written in enumerate(written_stages, start=1):
         here = f"stage {number}"
         if not isinstance(written, dict):
-            faults.append(f"{here}: wanted a table ([[stage]]), got {written!r}")
+            faults.append(f"{here}: expected a table ([[stage]]), got {written!r}")
             continue
         settings = dict(written)
         use = str(settings.pop("use", ""))
@@ -140,7 +140,7 @@ def _part(content: Mapping[str, Any], name: str, kind: type, faults: list[str]) 
     found = content.get(name, kind())
     if isinstance(found, kind):
         return found
-    faults.append(f"{name}: wanted {f'[[{name}]]' if kind is list else f'[{name}]'}, got {found!r:.60}")
+    faults.append(f"{name}: expected {f'[[{name}]]' if kind is list else f'[{name}]'}, got {found!r:.60}")
     return kind()
 
 
@@ -157,23 +157,23 @@ def _build(kind: type[_Settings], given: Mapping[str, Any], place: str, faults: 
         wanted = types[key]
         if typing.get_origin(wanted) is tuple:
             if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-                faults.append(f"{place}: {key}: wanted a list of texts, got {value!r:.60}")
+                faults.append(f"{place}: {key}: expected a list of texts, got {value!r:.60}")
             values[key] = tuple(value) if isinstance(value, list | tuple) else ()
             continue
         if _is_beyond(value):
-            faults.append(f"{place}: {key}: wanted a number that a computer holds, got {_shown(value)}")
+            faults.append(f"{place}: {key}: expected a number that a computer holds, got {_shown(value)}")
             continue
         if key == "seed" and isinstance(value, int) and not 0 <= value <= LARGEST_SEED:
-            faults.append(f"{place}: {key}: wanted a number from 0 to {LARGEST_SEED}, got {value}")
+            faults.append(f"{place}: {key}: expected a number from 0 to {LARGEST_SEED}, got {value}")
             continue
         fitting = float(value) if wanted is float and type(value) is int else value
         if not isinstance(fitting, wanted) or (wanted is int and isinstance(value, bool)):
-            faults.append(f"{place}: {key}: wanted {wanted.__name__}, got {value!r} ({type(value).__name__})")
+            faults.append(f"{place}: {key}: expected {wanted.__name__}, got {value!r} ({type(value).__name__})")
             continue
         values[key] = fitting
     for key, item in known.items():
         if item.default is MISSING and key not in given:
-            faults.append(f"{place}: {key}: wanted {types[key].__name__}, got nothing (it has no default)")
+            faults.append(f"{place}: {key}: expected {types[key].__name__}, got nothing (it has no default)")
     if len(faults) > before:
         return None
     try:

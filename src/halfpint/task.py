@@ -176,6 +176,7 @@ class LabelTask(Task[Ex]):
         cheap: the families of candidates that need no encoder to run; counting: those of them that a candidate with an
             encoder has to beat.
         headline: the metrics that a card names besides the primary one.
+        ranks: whether an answer has a second best one.
         frozen, static, blend: stages (room/file) that make further candidates of an encoder; empty where there is none.
         tuning: settings of train/finetune that suit the task better than the usual ones.
     """
@@ -183,6 +184,7 @@ class LabelTask(Task[Ex]):
     cheap: ClassVar[tuple[str, ...]] = ()
     counting: ClassVar[tuple[str, ...]] = ()
     headline: ClassVar[tuple[str, ...]] = ()
+    ranks: ClassVar[bool] = True
     frozen: ClassVar[str] = ""
     static: ClassVar[str] = ""
     blend: ClassVar[str] = ""

@@ -1,7 +1,7 @@
 """Where a command works and what it leaves: OUT, the unfinished work, errors of the disk, the energy that was spent.
 
 A command that makes one bundle works beside OUT, in the folder OUT.unfinished, and moves the bundle there once it is
-whole. A command that tries several (`fit`, `run`) works inside OUT and leaves the best one there.
+whole (`open_workspace`). One that tries several (`fit`, `run`) works inside OUT and leaves the best one there.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Workspace:
     @property
     def events(self) -> Path:
         """The events of all parts of the run."""
-        return (self.out if self.folder.parent == self.out else self.folder) / EVENTS
+        return self.folder / EVENTS
 
     def begin(self) -> None:
         """Make the folder to work in and write events there."""
@@ -76,7 +76,8 @@ class Workspace:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _has(self, names: Sequence[str]) -> bool:
-        return any(any(self.folder.rglob(name)) for name in names)
+        """Whether a stage left one of `names`: what was pulled to begin with is a folder deeper."""
+        return any(any(self.folder.glob(f"{below}{name}")) for name in names for below in ("", "*/"))
 
 
 @contextmanager
@@ -96,6 +97,8 @@ def open_workspace(
         HalfpintError: `out` holds something else, another run works on it, or the disk does not do.
     """
     space = Workspace(out, folder or out.with_name(out.name + UNFINISHED), log)
+    if out.absolute() in (space.folder.absolute(), *space.folder.absolute().parents):
+        raise HalfpintError("--work", wanted="a folder outside --out, which is replaced", got=str(space.folder))
     with disk_errors(out), locked(out):
         refuse_other_files(out, force=force)
         clear_temporary(out)

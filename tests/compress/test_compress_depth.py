@@ -175,10 +175,10 @@ def test_a_size_is_reached(five_layers: Callable[[str, int], Bundle], text_work:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"share": 0.0}, "share: wanted a share above 0 and below 1, got 0.0"),
-        ({"share": 1.2}, "share: wanted a share above 0"),
-        ({"keep": -1}, "keep: wanted 1 or more"),
-        ({"keep": 2, "size": "1M"}, "wanted keep or size, got both"),
+        ({"share": 0.0}, "share: expected a share above 0 and below 1, got 0.0"),
+        ({"share": 1.2}, "share: expected a share above 0"),
+        ({"keep": -1}, "keep: expected 1 or more"),
+        ({"keep": 2, "size": "1M"}, "expected keep or size, got both"),
         ({"measure": "influenc"}, "Did you mean 'influence'"),
     ],
 )
@@ -194,7 +194,7 @@ def test_what_cannot_be_is_said_before(
     for settings in ({"share": 0.05}, {"keep": 5}, {"share": 0.99}):
         with pytest.raises(HalfpintError, match=r"from 1 to 4 \(the model has 5 layers\)"):
             Depth(**settings).run(parent, text_work(tmp_path / "made"))
-    with pytest.raises(HalfpintError, match="calibration: wanted text"):
+    with pytest.raises(HalfpintError, match="calibration: expected text"):
         Depth().run(parent, work(tmp_path / "made", train=[]))
     with new_bundle(tmp_path / "quantised", parent) as (folder, _):
         (folder / "config.json").write_text(

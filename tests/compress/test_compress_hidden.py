@@ -322,11 +322,11 @@ def test_a_stopped_run_goes_on_with_the_next_layer(
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"share": 1.0}, "share: wanted a share above 0 and below 1, got 1.0"),
-        ({"share": 0.0}, "share: wanted a share above 0"),
+        ({"share": 1.0}, "share: expected a share above 0 and below 1, got 1.0"),
+        ({"share": 0.0}, "share: expected a share above 0"),
         ({"directions": "chanels"}, "Did you mean 'channels'"),
-        ({"multiple": -1}, "multiple: wanted 1 or more, or 0"),
-        ({"tokens": 2}, "tokens: wanted 8 or more"),
+        ({"multiple": -1}, "multiple: expected 1 or more, or 0"),
+        ({"tokens": 2}, "tokens: expected 8 or more"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
@@ -339,7 +339,7 @@ def test_what_cannot_be_cut_is_said_before(
 ) -> None:
     with pytest.raises(HalfpintError, match=r"takes something out, got 0.25 of 32 \(multiples of 32\)"):
         Hidden().run(built("llama"), text_work(tmp_path / "made"))
-    with pytest.raises(HalfpintError, match="directions: wanted channels for this model, got components"):
+    with pytest.raises(HalfpintError, match="directions: expected channels for this model, got components"):
         Hidden(directions="components", multiple=8).run(built("gemma3_text"), text_work(tmp_path / "made"))
     for parent in (built("gpt2"), bundles("classifier")):
         with pytest.raises(HalfpintError, match=r"head size is a setting of its own.* feed-forward channels"):
@@ -348,7 +348,7 @@ def test_what_cannot_be_cut_is_said_before(
         Hidden(multiple=8).run(bundles("masked"), text_work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match="one that is quantised already"):
         Hidden(multiple=8).run(bundles("quantized"), text_work(tmp_path / "made"))
-    with pytest.raises(HalfpintError, match="calibration: wanted text"):
+    with pytest.raises(HalfpintError, match="calibration: expected text"):
         Hidden(multiple=8).run(built("llama"), work(tmp_path / "made", train=[]))
     assert not [path for path in tmp_path.iterdir() if not path.name.startswith("unfinished")]
 

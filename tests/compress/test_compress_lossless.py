@@ -93,10 +93,10 @@ def test_damage_is_told(bundles: Get, tmp_path: Path) -> None:
         ("empty", b""),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(HalfpintError, match="wanted a whole packed GGUF file"):
+        with pytest.raises(HalfpintError, match="expected a whole packed GGUF file"):
             unpack(tmp_path / name, io.BytesIO())
     (tmp_path / "text.gguf").write_text("no such file")
-    with pytest.raises(HalfpintError, match="wanted a GGUF file"):
+    with pytest.raises(HalfpintError, match="expected a GGUF file"):
         pack(tmp_path / "text.gguf", tmp_path / "out")
 
 
@@ -159,7 +159,7 @@ def test_a_header_that_lies_is_told(change: Callable[[dict[str, Any]], object], 
     lying(tmp_path / "a.packed", lambda header: None, streams)
     unpack(tmp_path / "a.packed", io.BytesIO())
     lying(tmp_path / "a.packed", change, streams)
-    with pytest.raises(HalfpintError, match="wanted a whole packed GGUF file"):
+    with pytest.raises(HalfpintError, match="expected a whole packed GGUF file"):
         unpack(tmp_path / "a.packed", io.BytesIO())
 
 

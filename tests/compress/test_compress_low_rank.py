@@ -189,9 +189,9 @@ def test_a_classifier_is_exported_with_its_thin_matrices(
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"share": 0.0}, "share: wanted a share above 0 and below 1"),
+        ({"share": 0.0}, "share: expected a share above 0 and below 1"),
         ({"allocation": "evn"}, "Did you mean 'even'"),
-        ({"multiple": 0}, "multiple: wanted 1 or more"),
+        ({"multiple": 0}, "multiple: expected 1 or more"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
@@ -200,6 +200,6 @@ def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
 
 
 def test_what_saves_nothing_is_refused(bundles: Get, text_work: Make, tmp_path: Path) -> None:
-    with pytest.raises(HalfpintError, match="wanted ranks at which something is saved"):
+    with pytest.raises(HalfpintError, match="expected ranks at which something is saved"):
         LowRank(multiple=4096, samples=4).run(bundles("language"), text_work(tmp_path / "made"))
     assert not (tmp_path / "made").exists()

@@ -93,5 +93,5 @@ def test_refusals(bundles: Get, work: Make, tmp_path: Path) -> None:
     for settings in ({"group": 20}, {"method": "best"}, {"embedding_bits": 3}, {"compute": "int4"}, {"damping": 0.0}):
         with pytest.raises(HalfpintError, match=next(iter(settings))):
             OnnxInt4(**settings)
-    with pytest.raises(HalfpintError, match="wanted an exported encoder"):
+    with pytest.raises(HalfpintError, match="expected an exported encoder"):
         OnnxInt4().run(bundles("onnx-linear"), work(tmp_path / "made"))

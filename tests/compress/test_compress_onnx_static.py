@@ -148,7 +148,7 @@ def test_refusals(bundles: Get, work: Make, tmp_path: Path, made: Bundle) -> Non
     for settings in ({"ranges": "best"}, {"percentile": 0.0}, {"percentile": 101.0}, {"samples": 0}, {"seed": -1}):
         with pytest.raises(HalfpintError, match=f"compress/onnx_static: {next(iter(settings))}"):
             OnnxStatic(**settings)
-    with pytest.raises(HalfpintError, match="wanted an exported encoder"):
+    with pytest.raises(HalfpintError, match="expected an exported encoder"):
         OnnxStatic().run(bundles("onnx-linear"), work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match="quantised before"):
         OnnxStatic().run(made, work(tmp_path / "made"))

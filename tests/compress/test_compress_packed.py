@@ -105,7 +105,7 @@ def test_steps_go_by_what_an_error_counts() -> None:
         pace.used({one.name: coded})
     assert used == pytest.approx(limit, rel=0.02)
     assert {pace.kinds["dear"].name, pace.kinds["cheap"].name} <= set(CONTAINERS)
-    with pytest.raises(HalfpintError, match="here: wanted 3,604 bytes"):
+    with pytest.raises(HalfpintError, match="here: expected 3,604 bytes"):
         Pace(matrices, counts, 1000, {}, "here")
 
 
@@ -322,7 +322,7 @@ def test_damage_of_steady_rows_is_told(dependent: bool, tmp_path: Path) -> None:
         try:
             unpack(tmp_path / "b.packed", out := io.BytesIO())
         except HalfpintError as error:
-            assert "wanted a whole packed GGUF file" in str(error)
+            assert "expected a whole packed GGUF file" in str(error)
         else:  # bits after a stream's end are not read
             assert out.getvalue() == (tmp_path / "a.gguf").read_bytes()
 
@@ -331,5 +331,5 @@ def test_types_that_cannot_be_packed_are_refused(
     bundles: Callable[[str], Bundle], text_work: Make, tmp_path: Path
 ) -> None:
     stage = Quantize(method="round", packed=True, types="mxfp4", **FEW)
-    with pytest.raises(HalfpintError, match="types: wanted of q4_0, q5_0, q8_0, got mxfp4"):
+    with pytest.raises(HalfpintError, match="types: expected of q4_0, q5_0, q8_0, got mxfp4"):
         stage.run(bundles("language"), text_work(tmp_path / "made"))

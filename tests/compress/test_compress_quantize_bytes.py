@@ -44,7 +44,7 @@ def test_bytes_go_where_they_save_most() -> None:
         found = allocate(matrices, costs, limit, "here")
         assert weight_bytes(matrices, found) <= limit
     assert {kind.name for kind in allocate(matrices, costs, 10**6, "here").values()} == {"q8_0"}
-    with pytest.raises(HalfpintError, match="here: wanted 14,016 bytes of matrices or more"):
+    with pytest.raises(HalfpintError, match="here: expected 14,016 bytes of matrices or more"):
         allocate(matrices, costs, 64 * 219 - 1, "here")
 
 

@@ -120,7 +120,7 @@ def test_a_file_that_lacks_a_value_is_told(tmp_path: Path) -> None:
     tensors = load_file(path)
     tensors["a.values"] = tensors["a.values"][:-1]
     save_file(tensors, path, metadata=metadata)
-    with pytest.raises(HalfpintError, match="wanted 4 values of a, got 3"):
+    with pytest.raises(HalfpintError, match="expected 4 values of a, got 3"):
         read_sparse(path)
 
 
@@ -171,10 +171,10 @@ def test_sparsegpt_harms_the_model_least(bundles: Get, text_work: Make, tmp_path
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"share": 1.0}, "share: wanted a share above 0 and below 1"),
+        ({"share": 1.0}, "share: expected a share above 0 and below 1"),
         ({"method": "sparsgpt"}, "Did you mean 'sparsegpt'"),
         ({"pattern": "2:5"}, "pattern: wanted"),
-        ({"damping": 0.0}, "damping: wanted a number above 0"),
+        ({"damping": 0.0}, "damping: expected a number above 0"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
@@ -183,6 +183,6 @@ def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
 
 
 def test_a_share_that_saves_nothing_is_refused(bundles: Get, text_work: Make, tmp_path: Path) -> None:
-    with pytest.raises(HalfpintError, match=r"share: wanted more than 0.03125, for weights of 32 bits, got 0.03"):
+    with pytest.raises(HalfpintError, match=r"share: expected more than 0.03125, for weights of 32 bits, got 0.03"):
         Sparse(share=0.03).run(bundles("language"), text_work(tmp_path / "made"))
     assert not list(tmp_path.iterdir())

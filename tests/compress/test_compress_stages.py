@@ -201,9 +201,9 @@ def test_only_wordpiece_is_pruned(bundles: Get, work: Make, tmp_path: Path) -> N
     shutil.copytree(bundles("encoder").path, folder)
     tokenizer = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-    with pytest.raises(HalfpintError, match="wanted a WordPiece tokenizer, got BPE"):
+    with pytest.raises(HalfpintError, match="expected a WordPiece tokenizer, got BPE"):
         Vocab().run(Bundle(folder), work(tmp_path / "made"))
-    with pytest.raises(HalfpintError, match=r"wanted a tokenizer\.json"):
+    with pytest.raises(HalfpintError, match=r"expected a tokenizer\.json"):
         Vocab().run(bundles("onnx-linear"), work(tmp_path / "made"))
 
 

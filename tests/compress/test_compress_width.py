@@ -262,7 +262,7 @@ def test_a_classifier_is_narrower(bundles: Get, work: Make, few: list[Any], tmp_
     assert (before.argmax(1) == after.argmax(1)).mean() > 0.9
     entry = made.card["stages"][-1]
     assert entry["loss_before"] <= entry["loss_after"] < entry["loss_before"] + 0.1
-    with pytest.raises(HalfpintError, match="heads: wanted an architecture whose head size is a setting"):
+    with pytest.raises(HalfpintError, match="heads: expected an architecture whose head size is a setting"):
         Width(ffn=0, heads=0.5).run(parent, work(tmp_path / "heads"))
 
 
@@ -296,13 +296,13 @@ def test_a_stopped_run_goes_on_with_the_next_layer(
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"ffn": 1.0}, "ffn: wanted 0, or a share above it and below 1, got 1.0"),
-        ({"heads": -0.1}, "heads: wanted 0, or a share"),
-        ({"ffn": 0.0}, "wanted something to cut"),
+        ({"ffn": 1.0}, "ffn: expected 0, or a share above it and below 1, got 1.0"),
+        ({"heads": -0.1}, "heads: expected 0, or a share"),
+        ({"ffn": 0.0}, "expected something to cut"),
         ({"importance": "actvation"}, "Did you mean 'activation'"),
-        ({"ridge": -1.0}, "ridge: wanted 0 or more"),
-        ({"multiple": 0}, "multiple: wanted 1 or more"),
-        ({"tokens": 2}, "tokens: wanted 8 or more"),
+        ({"ridge": -1.0}, "ridge: expected 0 or more"),
+        ({"multiple": 0}, "multiple: expected 1 or more"),
+        ({"tokens": 2}, "tokens: expected 8 or more"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
@@ -320,7 +320,7 @@ def test_what_cannot_be_cut_is_said_before(
         Width(size="10k").run(parent, text_work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match="less than the model has"):
         Width(size="1M").run(parent, text_work(tmp_path / "made"))
-    with pytest.raises(HalfpintError, match="calibration: wanted text"):
+    with pytest.raises(HalfpintError, match="calibration: expected text"):
         Width(multiple=8).run(parent, work(tmp_path / "made", train=[]))
     assert not [path for path in tmp_path.iterdir() if not path.name.startswith("unfinished")]
 

@@ -56,9 +56,9 @@ def test_named_columns_are_taken_and_checked() -> None:
     found = find_columns(made, text="notes", label="kind")
     assert (found.text, found.label, found.said.endswith("(as named)")) == ("notes", "kind", True)
     assert find_columns(made, label="kind").said.endswith("(text guessed by name; name it with --text)")
-    with pytest.raises(HalfpintError, match=r"--label: wanted a column 'kidn'.*Did you mean 'kind'.*body, notes"):
+    with pytest.raises(HalfpintError, match=r"--label: expected a column 'kidn'.*Did you mean 'kind'.*body, notes"):
         find_columns(made, label="kidn")
-    with pytest.raises(HalfpintError, match="wanted two columns, got 'kind' for both"):
+    with pytest.raises(HalfpintError, match="expected two columns, got 'kind' for both"):
         find_columns(made, text="kind", label="kind")
 
 
@@ -96,7 +96,7 @@ def test_labels_are_texts(label: object, read: str) -> None:
 
 def test_lists_are_no_labels() -> None:
     made = table(text=["a"], label=[["x", "y"]])
-    with pytest.raises(HalfpintError, match="row 1, column 'label': wanted a text or a number, got a list"):
+    with pytest.raises(HalfpintError, match="row 1, column 'label': expected a text or a number, got a list"):
         labelled(made, find_columns(made, text="text", label="label"))
 
 

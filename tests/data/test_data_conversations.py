@@ -117,7 +117,7 @@ def test_other_tables_are_refused(tmp_path: Path) -> None:
         prepared(tmp_path / "a.json", [{"prompt": "a", "answer": "b"}])
     with pytest.raises(HalfpintError, match="Did you mean 'messages'"):
         prepared(tmp_path / "a.json", [{"mesages": []}])
-    with pytest.raises(HalfpintError, match="conversations to learn from and some to choose by, got 1 and 0"):
+    with pytest.raises(HalfpintError, match="conversations for training and some for validation, got 1 and 0"):
         prepared(tmp_path / "a.json", OPENAI[:1])
     with pytest.raises(HalfpintError, match="validation_share"):
         prepared(tmp_path / "a.json", OPENAI, validation_share=0.9)

@@ -149,7 +149,7 @@ def test_every_kind_of_source_gives_the_same_texts(tmp_path: Path, make: Callabl
         "documents": 12, "bytes": sum(map(len, texts)), "words": sum(len(text.split()) for text in texts),
     }  # fmt: skip
     left = make(tmp_path / "folder", validation_share=0.0).summary()["left_out"]
-    assert left == {"not readable as text (wanted a text file)": 1, "empty file": 1}
+    assert left == {"not readable as text (expected a text file)": 1, "empty file": 1}
 
 
 def test_the_text_column_is_guessed_or_named(tmp_path: Path, make: Callable[..., Corpus]) -> None:
@@ -328,8 +328,8 @@ def test_python_own_library(make: Callable[..., Corpus], monkeypatch: pytest.Mon
         ({"sources": ("nothing",)}, "without files"),
         ({"sources": ("images",)}, "none \\(1 × not readable"),
         ({"sources": ("cut.txt.gz",)}, "a whole gzip file"),
-        ({"sources": ("broken.jsonl",)}, "broken.jsonl, line 2: wanted one JSON object"),
-        ({"sources": ("list.jsonl",)}, "line 1, column 'text': wanted a text, got a list"),
+        ({"sources": ("broken.jsonl",)}, "broken.jsonl, line 2: expected one JSON object"),
+        ({"sources": ("list.jsonl",)}, "line 1, column 'text': expected a text, got a list"),
         ({"sources": ("one.txt",)}, "two documents or more"),
         ({"sources": ("short.jsonl",)}, "all 2 dropped: 2 × too short.*fewer than 5 words"),
         ({"validation_share": 0.6}, "between 0 and 0.5"),

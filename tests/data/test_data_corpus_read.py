@@ -36,7 +36,7 @@ def test_a_large_file_in_another_encoding_is_told(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(corpus_read, "_BLOCK", 32)
     path = tmp_path / "a.txt"
     path.write_bytes(b"plain text\n" * 9 + "caf\xe9\n".encode("latin-1"))
-    with pytest.raises(HalfpintError, match="byte 102: wanted UTF-8 in a file this large"):
+    with pytest.raises(HalfpintError, match="byte 102: expected UTF-8 in a file this large"):
         texts_of(str(path))
     path.write_bytes("plain text\n".encode("utf-16") * 9)
     with pytest.raises(HalfpintError, match="got UTF-16"):

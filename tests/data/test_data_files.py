@@ -63,7 +63,7 @@ def test_json_that_is_too_deep_or_too_wide(tmp_path: Path) -> None:
             with pytest.raises(HalfpintError, match="JSON"):
                 table(tmp_path, content, name)
     wide = "".join(f'{{"key{n}": 1}}\n' for n in range(10_002))
-    with pytest.raises(HalfpintError, match=r"line 10001: wanted at most 10,000 different keys"):
+    with pytest.raises(HalfpintError, match=r"line 10001: expected at most 10,000 different keys"):
         table(tmp_path, wide, "a.jsonl")
 
 
@@ -71,7 +71,7 @@ def test_a_table_larger_than_memory_is_refused(tmp_path: Path) -> None:
     packed = gzip.compress(b"text,label\n" + b"so it is,a\n" * 200_000)
     (tmp_path / "a.csv.gz").write_bytes(packed)
     assert len(packed) < 20_000
-    with pytest.raises(HalfpintError, match=r"wanted a table of at most 0\.0 GB, unpacked.*Take a part of its rows"):
+    with pytest.raises(HalfpintError, match=r"expected a table of at most 0\.0 GB, unpacked.*Take a part of its rows"):
         read_table(str(tmp_path / "a.csv.gz"), max_bytes=1_000_000)
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.table({"text": ["x" * 10_000] * 5000, "label": ["a"] * 5000}), tmp_path / "a.parquet")
@@ -117,7 +117,7 @@ def test_faults_of_parquet_are_one_error(tmp_path: Path) -> None:
     assert any("several columns" in note for note in found.notes)
     path.write_bytes(path.read_bytes()[:-20] + b"\0" * 20)
     for read in (lambda: read_table(str(path)), lambda: texts_of(str(path), tmp_path / "corpus")):
-        with pytest.raises(HalfpintError, match="wanted a Parquet file, got one that cannot be read"):
+        with pytest.raises(HalfpintError, match="expected a Parquet file, got one that cannot be read"):
             read()
 
 
@@ -129,7 +129,7 @@ def test_a_folder_of_parts_of_one_table(tmp_path: Path) -> None:
     assert found.rows == [1, 2, 3, 4]
     assert read_table(str(tmp_path), split="test").columns["text"] == ["c b", "c c"]
     (tmp_path / "train-00001-of-00002.csv").write_text("text,other\nb c,x\n")
-    with pytest.raises(HalfpintError, match=r"00001-of-00002\.csv: wanted the columns of train-00000"):
+    with pytest.raises(HalfpintError, match=r"00001-of-00002\.csv: expected the columns of train-00000"):
         read_table(str(tmp_path))
 
 
@@ -168,7 +168,7 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "halfpint", "check", os.fsencode(name)]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "wanted a file name in UTF-8" in done.stderr and "Traceback" not in done.stderr
+    assert "expected a file name in UTF-8" in done.stderr and "Traceback" not in done.stderr
 
 
 def workbook(path: Path, sheets: dict[str, dict[int, list[object]]]) -> None:
@@ -211,5 +211,5 @@ def test_workbooks(tmp_path: Path) -> None:
     with pytest.raises(HalfpintError, match=r"--sheet: .*'Tow'\. Did you mean 'Two'"):
         read_table(str(tmp_path / "a.xlsx"), form=Form(sheet="Tow"))
     (tmp_path / "b.xlsx").write_bytes(b"PK\x03\x04 no more")
-    with pytest.raises(HalfpintError, match="wanted an Excel workbook"):
+    with pytest.raises(HalfpintError, match="expected an Excel workbook"):
         read_table(str(tmp_path / "b.xlsx"))

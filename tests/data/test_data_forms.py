@@ -80,13 +80,13 @@ def test_what_a_person_says_overrules(tmp_path: Path) -> None:
     word = "text,label\nпривет,a\n".encode("cp1251")
     assert table(tmp_path, word, encoding="cp1251").columns["text"] == ["привет"]
     assert table(tmp_path, "text,label\n你好,a\n".encode("gb18030"), encoding="gb18030").columns["text"] == ["你好"]
-    with pytest.raises(HalfpintError, match="encoding: wanted an encoding that Python knows, got 'klingon'"):
+    with pytest.raises(HalfpintError, match="encoding: expected an encoding that Python knows, got 'klingon'"):
         table(tmp_path, content, encoding="klingon")
     with pytest.raises(HalfpintError, match="bytes that are not ascii"):
         table(tmp_path, word, encoding="ascii")
-    with pytest.raises(HalfpintError, match="delimiter: wanted one character"):
+    with pytest.raises(HalfpintError, match="delimiter: expected one character"):
         table(tmp_path, content, delimiter="both")
-    with pytest.raises(HalfpintError, match="--sheet: wanted a workbook"):
+    with pytest.raises(HalfpintError, match="--sheet: expected a workbook"):
         table(tmp_path, content, sheet="Two")
 
 
@@ -150,7 +150,7 @@ def test_rows_without_anything_in_them_are_skipped_and_told(tmp_path: Path) -> N
 def test_labels_of_fasttext(tmp_path: Path) -> None:
     found = table(tmp_path, "__label__spam Win a prize\n__label__ham so, it is\n", "a.txt")
     assert found.columns == {"text": ["Win a prize", "so, it is"], "label": ["spam", "ham"]}
-    with pytest.raises(HalfpintError, match="row 11: wanted one __label__"):
+    with pytest.raises(HalfpintError, match="row 11: expected one __label__"):
         table(tmp_path, "__label__a some text\n" * 10 + "__label__a __label__b two\n", "a.txt")
 
 

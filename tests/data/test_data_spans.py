@@ -102,7 +102,7 @@ def test_the_column_of_the_tags_may_be_chosen(write: Write) -> None:
     assert [span.label for span in read(source, label="3").examples[0].spans or ()] == ["NP", "VP"]
     assert [span.label for span in read(source, label="-3").examples[0].spans or ()] == ["NNP", "VBZ"]
     for wrong in ("5", "0", "tag"):
-        with pytest.raises(HalfpintError, match=r"data\.label: wanted the number of a column, from 1 to 4"):
+        with pytest.raises(HalfpintError, match=r"data\.label: expected the number of a column, from 1 to 4"):
             read(source, label=wrong)
 
 

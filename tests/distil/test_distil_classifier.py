@@ -58,7 +58,7 @@ def test_a_student_has_the_layers_it_is_given(
         with pytest.raises(HalfpintError, match="fewer than 3, or rising numbers from 1 to 3"):
             Student(layers=wrong).run(base, work(tmp_path / "wrong"))
     for wrong in ("", "0", "one", "-1"):
-        with pytest.raises(HalfpintError, match='wanted a number such as "2"'):
+        with pytest.raises(HalfpintError, match='expected a number such as "2"'):
             Student(layers=wrong)
 
 
@@ -209,7 +209,7 @@ def test_the_teacher_is_what_the_student_was_made_from(bundles: Get, work: Make,
     assert made_from(bundles("student"), "here").fingerprint == bundles("finetuned").fingerprint
     assert made_from(bundles("hidden"), "here").fingerprint == bundles("finetuned").fingerprint
     for bundle in (bundles("finetuned"), None):
-        with pytest.raises(HalfpintError, match="wanted the folder of a bundle to learn from"):
+        with pytest.raises(HalfpintError, match="expected the folder of a bundle to learn from"):
             made_from(bundle, "here")
 
 
@@ -254,13 +254,13 @@ def test_what_is_its_teacher_has_nothing_to_learn(bundles: Get, work: Make, tmp_
 @pytest.mark.parametrize(
     ("kind", "settings", "wanted"),
     [
-        (Logits, {"temperature": 0.0}, "temperature: wanted a number from 0.05 to 100"),
-        (Logits, {"temperature": float("nan")}, "temperature: wanted a number from 0.05 to 100"),
+        (Logits, {"temperature": 0.0}, "temperature: expected a number from 0.05 to 100"),
+        (Logits, {"temperature": float("nan")}, "temperature: expected a number from 0.05 to 100"),
         (Logits, {"divergence": "forwards"}, "Did you mean 'forward'"),
-        (Logits, {"js_beta": 1.0}, "js_beta: wanted a share between 0 and 1"),
-        (Logits, {"label_share": 1.5}, "label_share: wanted a share from 0 to 1"),
-        (Logits, {"epochs": 0}, "epochs: wanted a number above 0"),
-        (Hidden, {"match": "attention"}, "match: wanted relations or states"),
+        (Logits, {"js_beta": 1.0}, "js_beta: expected a share between 0 and 1"),
+        (Logits, {"label_share": 1.5}, "label_share: expected a share from 0 to 1"),
+        (Logits, {"epochs": 0}, "epochs: expected a number above 0"),
+        (Hidden, {"match": "attention"}, "match: expected relations or states"),
         (Hidden, {"layer_map": "1,2"}, "match = states for it"),
     ],
 )
@@ -274,22 +274,22 @@ def test_a_teacher_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(HalfpintError, match="nothing there"):
         Logits(teacher=str(tmp_path / "nowhere")).check()
-    with pytest.raises(HalfpintError, match="wanted a bundle of the task 'classify', got one of the task 'predict'"):
+    with pytest.raises(HalfpintError, match="expected a bundle of the task 'classify', got one of the task 'predict'"):
         Logits(teacher=str(bundles("ngram").path)).run(bundles("encoder"), work(tmp_path / "made"))
-    with pytest.raises(HalfpintError, match="wanted one trained encoder that was not exported"):
+    with pytest.raises(HalfpintError, match="expected one trained encoder that was not exported"):
         Hidden(teacher=str(bundles("linear").path)).check()
     few = [replace(example, label="yes" if number % 2 else "no") for number, example in enumerate(prepared.train[:40])]
     other = work(tmp_path / "made", train=few, validation=few, labels=("no", "yes"))
     with pytest.raises(HalfpintError, match="one that knows the 2 labels of the data"):
         Logits(teacher=str(bundles("linear").path)).run(bundles("encoder"), other)
-    with pytest.raises(HalfpintError, match="wanted the labels of the data: no, yes"):
+    with pytest.raises(HalfpintError, match="expected the labels of the data: no, yes"):
         Logits(teacher=str(bundles("linear").path)).run(bundles("finetuned"), other)
     assert not (tmp_path / "made").exists()
 
 
 def test_hidden_needs_the_same_tokens(bundles: Get, work: Make, tmp_path: Path) -> None:
     """A student whose vocabulary was pruned cuts texts otherwise."""
-    with pytest.raises(HalfpintError, match="wanted the tokenizer that the student has"):
+    with pytest.raises(HalfpintError, match="expected the tokenizer that the student has"):
         Hidden(teacher=str(bundles("finetuned").path)).run(bundles("few-tokens"), work(tmp_path / "made"))
 
 

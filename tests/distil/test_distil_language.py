@@ -251,16 +251,16 @@ def test_language_settings_that_cannot_be_are_refused(
     bundles: Get, work: Make, text_work: Make, tmp_path: Path
 ) -> None:
     for settings, wanted in (
-        ({"divergence": "js"}, "wanted forward with cached = true"),
-        ({"draws": 256}, "draws: wanted a number from 1 to 255"),
-        ({"label_share": -0.1}, "label_share: wanted a share from 0 to 1"),
-        ({"temperature": 1000.0}, "temperature: wanted a number from 0.05 to 100"),
+        ({"divergence": "js"}, "expected forward with cached = true"),
+        ({"draws": 256}, "draws: expected a number from 1 to 255"),
+        ({"label_share": -0.1}, "label_share: expected a share from 0 to 1"),
+        ({"temperature": 1000.0}, "temperature: expected a number from 0.05 to 100"),
     ):
         with pytest.raises(HalfpintError, match=wanted):
             TokenLogits(**settings)
-    with pytest.raises(HalfpintError, match="wanted a Transformer language model that writes from left to right"):
+    with pytest.raises(HalfpintError, match="expected a causal Transformer language model"):
         TokenLogits(teacher=str(bundles("ngram").path)).run(bundles("language"), text_work(tmp_path / "made"))
-    with pytest.raises(HalfpintError, match="wanted a corpus of documents"):
+    with pytest.raises(HalfpintError, match="expected a corpus of documents"):
         TokenLogits(teacher=str(bundles("language").path)).run(
             bundles("small-language"), work(tmp_path / "made", train=[], validation=[])
         )

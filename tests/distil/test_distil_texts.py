@@ -48,11 +48,11 @@ def test_what_the_teacher_is_sure_of_is_learned_from(
     )
     stage.run(bundles("student"), work(tmp_path / "made", train=prepared.train[:40], log=log))
     assert f"labelled {sure} of 30 texts surely" in (tmp_path / "events.jsonl").read_text(encoding="utf-8")
-    with pytest.raises(HalfpintError, match="wanted a share that the teacher reaches"):
+    with pytest.raises(HalfpintError, match="expected a share that the teacher reaches"):
         PseudoLabels(teacher=stage.teacher, unlabelled=str(path), confidence=0.9999).run(
             bundles("student"), work(tmp_path / "none")
         )
-    with pytest.raises(HalfpintError, match="wanted a table of texts for the teacher to label"):
+    with pytest.raises(HalfpintError, match="expected a table of texts for the teacher to label"):
         PseudoLabels(teacher=stage.teacher)
 
 
@@ -135,7 +135,7 @@ def test_a_teacher_with_another_tokenizer_teaches(bundles: Get, text_work: Make,
     assert entry["nats_per_token"] < entry["nats_before"]
     from halfpint.distil.token_logits import TokenLogits
 
-    with pytest.raises(HalfpintError, match="wanted the tokenizer that the student has"):
+    with pytest.raises(HalfpintError, match="expected the tokenizer that the student has"):
         TokenLogits(teacher=str(teacher.path)).run(student, text_work(tmp_path / "refused"))
 
 

@@ -104,12 +104,12 @@ def test_the_best_by_a_schema(engine: Any) -> None:
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        ({"type": "nothing"}, "schema: wanted a JSON schema .* got this: Invalid type: nothing"),
+        ({"type": "nothing"}, "schema: expected a JSON schema .* got this: Invalid type: nothing"),
         ({"properties": {"a": {"type": "array", "items": {"type": "strin"}}}, "type": "object"},
-         "schema/properties/a/items: wanted .* Invalid type: strin"),
+         "schema/properties/a/items: expected .* Invalid type: strin"),
         ({"$ref": "#/nowhere"}, "schema: .*'/nowhere' does not exist"),
         ({"anyOf": [{"type": "null"}, {"type": "string", "pattern": "("}]}, "schema/anyOf/1: .*regex parse error"),
-        ({"type": "object", "const": {1, 2}}, "schema: wanted a JSON schema, got Object of type set"),
+        ({"type": "object", "const": {1, 2}}, "schema: expected a JSON schema, got Object of type set"),
     ],
 )  # fmt: skip
 def test_a_schema_that_cannot_be_kept_to(schema: Any, message: str, bundles: Callable[[str], Bundle]) -> None:
@@ -120,7 +120,7 @@ def test_a_schema_that_cannot_be_kept_to(schema: Any, message: str, bundles: Cal
 
 
 def test_whole_words_keep_to_no_schema(bundles: Callable[[str], Bundle]) -> None:
-    with pytest.raises(HalfpintError, match="schema: wanted a language model of another kind"):
+    with pytest.raises(HalfpintError, match="schema: expected a language model of another kind"):
         open_language_engine(bundles("ngram")).write("", Generation(schema={}))
 
 

@@ -38,7 +38,7 @@ def test_a_label_for_each_output(tmp_path: Path) -> None:
         if right:
             assert open_engine(open_bundle(target)).labels == ("a", "b")
         else:
-            with pytest.raises(HalfpintError, match=r"id2label: wanted 2 labels, one for each output.*got 1"):
+            with pytest.raises(HalfpintError, match=r"id2label: expected 2 labels, one for each output.*got 1"):
                 open_engine(open_bundle(target))
 
 

@@ -37,7 +37,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "patterns": ({"patternProperties": {f"^a{n}.*b{n}$": {} for n in range(200)}}, "at most 50 patterns"),
     "pattern": ({"type": "string", "pattern": "(a|b)" * 300}, "characters in a pattern"),
     "hidden": ({"$ref": "#/const", "const": {"type": "integer", "multipleOf": 4000037}}, "schema/const.*multipleOf"),
-    "no JSON": ({"minimum": math.nan}, "wanted a JSON schema"),
+    "no JSON": ({"minimum": math.nan}, "expected a JSON schema"),
 }
 
 

@@ -173,5 +173,5 @@ def test_bad_arguments_are_told() -> None:
     for call in (lambda: interval(none, ACCURACY), lambda: difference(none, none, ACCURACY)):
         with pytest.raises(HalfpintError, match="at least one row"):
             call()
-    with pytest.raises(HalfpintError, match="wanted the same units, got 2 and 1"):
+    with pytest.raises(HalfpintError, match="expected the same units, got 2 and 1"):
         difference(counts, counts.part([0]), ACCURACY)

@@ -225,7 +225,7 @@ def test_offsets_are_refused_or_moved_and_told(
 ) -> None:
     bundle = quantised("language", "q4_1")
     (tmp_path / "in").mkdir()
-    with pytest.raises(HalfpintError, match=r"wanted offsets that are multiples .* others of .* in q4_1.*--nearest"):
+    with pytest.raises(HalfpintError, match=r"expected offsets that are multiples .* others of .* in q4_1.*--nearest"):
         CompressedTensors().run(bundle, text_work(tmp_path / "in" / "made"))
     assert not list((tmp_path / "in").iterdir())
     entry = CompressedTensors(nearest=True).run(bundle, text_work(tmp_path / "made")).card["stages"][-1]
@@ -245,8 +245,8 @@ def test_a_folder_that_holds_other_layers_than_it_says_is_told(
     write_json(folder / "generation_config.json", {"eos_token_id": [5, 6]})
     assert load_model(folder, CAUSAL).generation_config.eos_token_id == [5, 6]  # where a text ends
     for changes, said in (
-        ({"ignore": []}, "wanted the layers in codes that config.json names, got lm_head, which is not both"),
-        ({"format": "int-quantized"}, "wanted the format pack-quantized, got int-quantized"),
+        ({"ignore": []}, "expected the layers in codes that config.json names, got lm_head, which is not both"),
+        ({"format": "int-quantized"}, "expected the format pack-quantized, got int-quantized"),
     ):
         changed = {**config["quantization_config"], **changes}
         write_json(folder / "config.json", {**config, "quantization_config": changed})
@@ -269,7 +269,7 @@ def test_wrong_weights_are_refused(
     (tmp_path / "in").mkdir()
     with monkeypatch.context() as patch:
         patch.setattr("halfpint.export.compressed_tensors.integers_of", wrong)
-        with pytest.raises(RefusedError, match=r"wanted the values of model\.layers\.0\.\S+, got others, .* away"):
+        with pytest.raises(RefusedError, match=r"expected the values of model\.layers\.0\.\S+, got others, .* away"):
             CompressedTensors().run(bundles("quantized"), text_work(tmp_path / "in" / "made"))
     assert not list((tmp_path / "in").iterdir())
 
@@ -279,18 +279,18 @@ def test_what_cannot_be_exported_is_said(
     tmp_path: Path, quick_gate: None, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     stage, target = CompressedTensors(), text_work(tmp_path / "made")
-    with pytest.raises(HalfpintError, match="wanted a quantised model"):
+    with pytest.raises(HalfpintError, match="expected a quantised model"):
         stage.run(bundles("language"), target)
-    with pytest.raises(HalfpintError, match=r"wanted matrices in q8_0, q5_0, q4_1, q4_0.*, got iq4_nl.*q4_0 or q8_0"):
+    with pytest.raises(HalfpintError, match=r"expected matrices in q8_0, q5_0, q4_1, q4_0.*, got iq4_nl.*q4_0 or q8_0"):
         stage.run(quantised("language", "iq4_nl"), target)
-    with pytest.raises(HalfpintError, match=r"wanted linear layers alone .* got transformer\.h\.0\.\S+ in a layer"):
+    with pytest.raises(HalfpintError, match=r"expected linear layers alone .* got transformer\.h\.0\.\S+ in a layer"):
         stage.run(quantised("turned", "q4_0"), target)
-    with pytest.raises(HalfpintError, match="wanted a model that is not exported yet, got one in compressed-tensors"):
+    with pytest.raises(HalfpintError, match="expected a model that is not exported yet, got one in compressed-tensors"):
         export(str(bundles("compressed").path), [stage], tmp_path / "again", SILENT)
     monkeypatch.setitem(sys.modules, "compressed_tensors", None)
-    with pytest.raises(HalfpintError, match=r"wanted the package compressed-tensors.*halfpint\[compressed-tensors\]"):
+    with pytest.raises(HalfpintError, match=r"expected the package compressed-tensors.*halfpint\[compressed-tensors\]"):
         stage.check()
-    with pytest.raises(HalfpintError, match=r"a model in compressed-tensors: wanted the package compressed-tensors"):
+    with pytest.raises(HalfpintError, match=r"a model in compressed-tensors: expected the package compressed-tensors"):
         open_language_engine(bundles("compressed"))
 
 
@@ -298,9 +298,9 @@ def test_a_model_that_is_not_quantised_is_rounded_when_a_type_is_given(
     bundles: Callable[[str], Bundle], tmp_path: Path, quick_gate: None
 ) -> None:
     whole, stages = str(bundles("language").path), [CompressedTensors()]
-    with pytest.raises(HalfpintError, match=r"wanted a quantised model, or --type.*Give --type q8_0 or q4_0"):
+    with pytest.raises(HalfpintError, match=r"expected a quantised model, or --type.*Give --type q8_0 or q4_0"):
         export(whole, stages, tmp_path / "made", SILENT)
-    with pytest.raises(HalfpintError, match="--type: wanted none, as the model is quantised"):
+    with pytest.raises(HalfpintError, match="--type: expected none, as the model is quantised"):
         export(str(bundles("quantized").path), stages, tmp_path / "made", SILENT, rounded_to="q8_0")
     export(whole, stages, tmp_path / "made", SILENT, rounded_to="q4_0")
     made = open_bundle(tmp_path / "made")

@@ -174,7 +174,7 @@ def test_codes_are_for_quantised_models_alone(
     trained: Callable[[str], Bundle], text_work: Callable[..., Work], tmp_path: Path
 ) -> None:
     quantised = quantize_stage()(method="round", types="q8_0").run(trained("llama"), text_work(tmp_path / "quantised"))
-    with pytest.raises(HalfpintError, match="wanted codes for a quantised model"):
+    with pytest.raises(HalfpintError, match="expected codes for a quantised model"):
         Gguf(type="q8_0").run(quantised, text_work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match="Quantise it first"):
         Gguf(type="codes").run(trained("llama"), text_work(tmp_path / "made"))
@@ -222,7 +222,7 @@ def test_wrong_weights_are_refused_and_nothing_is_left(
     monkeypatch.setattr(parts, "ARCHITECTURES", wrong)
     (tmp_path / "in").mkdir()
     with pytest.raises(
-        RefusedError, match=r"wanted f16 with a mean KL .* got perplexity .*, positions 1017, kl_mean \d\.\d+"
+        RefusedError, match=r"expected f16 with a mean KL .* got perplexity .*, positions 1017, kl_mean \d\.\d+"
     ):
         Gguf(type="f16").run(trained("llama"), text_work(tmp_path / "in" / "made"))
     assert not list((tmp_path / "in").iterdir())
@@ -243,9 +243,9 @@ def test_another_tokenizer_template_or_stop_is_refused(
     held = read_json(folder / "tokenizer.json")
     held["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\p{N}{1,3}|\p{L}+|[^\p{N}\p{L}]+"
     write_json(folder / "tokenizer.json", held)
-    with pytest.raises(RefusedError, match="wanted the tokenizer's ids for 12,000 strings, got others for"):
+    with pytest.raises(RefusedError, match="expected the tokenizer's ids for 12,000 strings, got others for"):
         gguf_parity.check_ids(folder, engine)
-    with pytest.raises(HalfpintError, match="wanted texts to be divided as by qwen2"):
+    with pytest.raises(HalfpintError, match="expected texts to be divided as by qwen2"):
         read_for_gguf(folder, {}, VOCABULARY)
     write_text(folder / "chat_template.jinja", "{% for one in messages %}{{ one['content'] }}{% endfor %}")
     with pytest.raises(RefusedError, match="rendered as 'Hi', got"):
@@ -264,7 +264,7 @@ def test_what_cannot_be_exported_is_said(
         Gguf(type="f16").run(trained("gpt_neox"), text_work(tmp_path / "made"))
     folder = tmp_path / "characters"
     train_tokenizer(["abc"], TokenizerSettings(kind="char", vocab_size=300), folder, SILENT)
-    with pytest.raises(HalfpintError, match=r"wanted a byte-level BPE, .*of the kind BPE with byte fall"):
+    with pytest.raises(HalfpintError, match=r"expected a byte-level BPE, .*of the kind BPE with byte fall"):
         read_for_gguf(folder, {}, 300)
 
 

@@ -130,7 +130,7 @@ def test_the_gate_refuses_a_damaged_export(bundles: Get, prepared: Prepared, tmp
     )
     bad = answers(damaged(bundles("onnx"), tmp_path / "bad", 1), prepared)
     with pytest.raises(
-        RefusedError, match=r"wanted the same answer for 99\.5% of 60 texts, got same_labels 0\.\d{4}, "
+        RefusedError, match=r"expected the same answer for 99\.5% of 60 texts, got same_labels 0\.\d{4}, "
     ):
         check_parity("bad", TASK, held, labels, reference, bad, exact=True, primary="accuracy")
 

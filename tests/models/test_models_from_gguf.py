@@ -139,14 +139,14 @@ def test_a_file_in_wheels_is_converted_once(
 def test_what_is_no_such_file_is_said(tmp_path: Path, file: Path) -> None:
     wrong = tmp_path / "wrong.gguf"
     wrong.write_bytes(b"no file of that kind")
-    with pytest.raises(HalfpintError, match=r"wrong\.gguf: wanted a GGUF file"):
+    with pytest.raises(HalfpintError, match=r"wrong\.gguf: expected a GGUF file"):
         read_fields(wrong)
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(file.read_bytes()[:20_000])
     with pytest.raises(HalfpintError):
         convert_gguf(cut, tmp_path / "plain")
     assert not (tmp_path / "plain").exists()
-    with pytest.raises(HalfpintError, match=r"wanted a GGUF file that llama\.cpp reads"):
+    with pytest.raises(HalfpintError, match=r"expected a GGUF file that llama\.cpp reads"):
         LlamaCppEngine(wrong, 1)
 
 

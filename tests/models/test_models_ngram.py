@@ -224,7 +224,7 @@ def test_next_words_weigh_every_word_there_is() -> None:
     assert 0.9 < sum(chances) < 1  # the rest is the unknown word's
     assert model.next_words("x y a b", top=3) == found[:3]
     assert model.next_words("whatever\na") == model.next_words("a") != model.next_words("e a")
-    with pytest.raises(HalfpintError, match="top: wanted 1 or more"):
+    with pytest.raises(HalfpintError, match="top: expected 1 or more"):
         model.next_words("", top=0)
 
 
@@ -279,24 +279,24 @@ def test_other_models_and_wrong_arrays_are_told(tmp_path: Path) -> None:
         with pytest.raises(HalfpintError, match=r"damaged one .*order"):
             NgramModel.load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
-    with pytest.raises(HalfpintError, match="wanted an n-gram model, got a model of type 'bert'"):
+    with pytest.raises(HalfpintError, match="expected an n-gram model, got a model of type 'bert'"):
         NgramModel.load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"order": 0}, "order: wanted 1 to 8, got 0"),
-        ({"order": 9}, "order: wanted 1 to 8, got 9"),
+        ({"order": 0}, "order: expected 1 to 8, got 0"),
+        ({"order": 9}, "order: expected 1 to 8, got 9"),
         ({"smoothing": "knesser-ney"}, "Did you mean 'kneser-ney'"),
         ({"prune": (0, -1)}, "prune: .* got 0 -1"),
         ({"prune": (1, 0)}, "prune: .* got 1 0"),
-        ({"prune": (0, 0, 0), "order": 2}, "prune: wanted at most 2"),
+        ({"prune": (0, 0, 0), "order": 2}, "prune: expected at most 2"),
         ({"min_count": -1}, "min_count"),
         ({"lines": []}, "at least one word"),
         ({"lines": ["", "\n\n", " \t "]}, "at least one word"),
-        ({"lines": ["fine", "PK\x03\x04\0\0"]}, "line 2 of the text: wanted text, got a binary file"),
-        ({"lines": [b"bytes"]}, "wanted lines as str, got bytes"),
+        ({"lines": ["fine", "PK\x03\x04\0\0"]}, "line 2 of the text: expected text, got a binary file"),
+        ({"lines": [b"bytes"]}, "expected lines as str, got bytes"),
     ],
 )
 def test_bad_input_is_told(settings_: dict[str, object], message: str) -> None:

@@ -137,26 +137,26 @@ def test_files_of_other_programs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line", "message"),
     [
-        ("\\data\\", "data", 24, r"wanted \\data\\, got the end of the file"),
-        ("ngram 1=5\n", "", 4, "wanted the number of 1-grams"),
-        ("ngram 2=3\n", "", 5, "wanted the number of 2-grams, got 'ngram 3=1'"),
-        ("ngram 1=5\nngram 2=3\nngram 3=1\n", "", 5, "wanted ngram 1="),
+        ("\\data\\", "data", 24, r"expected \\data\\, got the end of the file"),
+        ("ngram 1=5\n", "", 4, "expected the number of 1-grams"),
+        ("ngram 2=3\n", "", 5, "expected the number of 2-grams, got 'ngram 3=1'"),
+        ("ngram 1=5\nngram 2=3\nngram 3=1\n", "", 5, "expected ngram 1="),
         ("ngram 1=5", "ngram 1=6", 14, r"1-gram .*\(of 6 lines such\), got an empty line"),
-        ("ngram 1=5", "ngram 1=4", 13, r"wanted \\2-grams:, got '-1.5\\té'"),
+        ("ngram 1=5", "ngram 1=4", 13, r"expected \\2-grams:, got '-1.5\\té'"),
         ("ngram 2=3", "ngram 2=4", 19, "got an empty line"),
         ("ngram 3=1", "ngram 3=2", 22, "got an empty line"),
-        ("-0.7\t</s>\n", "-0.7\tc\n", 13, "wanted a unigram </s>, got none"),
-        ("-0.9\tb", "-0.9\ta", 12, "wanted each word once, got 'a' for the second time"),
+        ("-0.7\t</s>\n", "-0.7\tc\n", 13, "expected a unigram </s>, got none"),
+        ("-0.9\tb", "-0.9\ta", 12, "expected each word once, got 'a' for the second time"),
         ("-0.9\tb\t-0.125", "-0.9\tb\t-0.125\t1", 12, "got '-0.9 b -0.125 1'"),
         ("-0.9\tb\t-0.125", "minus\tb\t-0.125", 12, "got 'minus' for a number"),
         ("-0.9\tb\t-0.125", "-0.9\tb\tnan", 12, "got the number 'nan'"),
         ("-0.9\tb", "0.9\tb", 12, "got the number '0.9'"),
         ("\ta b\n", "\ta c\n", 17, "got 'c', which is no unigram"),
-        ("\tb </s>\n", "\ta b\n", 18, "wanted each n-gram once"),
+        ("\tb </s>\n", "\ta b\n", 18, "expected each n-gram once"),
         ("\t<s> a é", "\tb a é", 21, "whose first words are listed as a 2-gram"),
-        ("\t<s> a é", "\t<s> a é\t-0.5", 21, "wanted log10 of a probability, the words of a 3-gram"),
-        ("\\end\\\n", "", 23, r"wanted \\end\\, got the end of the file"),
-        ("\\3-grams:\n-0.05\t<s> a é\n\n\\end\\\n", "", 20, r"wanted \\3-grams:, got the end of the file"),
+        ("\t<s> a é", "\t<s> a é\t-0.5", 21, "expected log10 of a probability, the words of a 3-gram"),
+        ("\\end\\\n", "", 23, r"expected \\end\\, got the end of the file"),
+        ("\\3-grams:\n-0.05\t<s> a é\n\n\\end\\\n", "", 20, r"expected \\3-grams:, got the end of the file"),
         ("-0.05\t<s> a é\n\n\\end\\\n", "", 21, "got the end of the file"),
     ],
 )
@@ -180,7 +180,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(HalfpintError, match=r"line 1: .* the end of the file"):
         NgramModel.from_arpa(path)
     path.write_bytes(FOREIGN.encode("latin-1"))
-    with pytest.raises(HalfpintError, match="line 13: wanted a word in UTF-8"):
+    with pytest.raises(HalfpintError, match="line 13: expected a word in UTF-8"):
         NgramModel.from_arpa(path)
     zipped = tmp_path / "model.arpa.gz"
     zipped.write_bytes(gzip.compress(FOREIGN.encode())[:-30])

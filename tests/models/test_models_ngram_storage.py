@@ -96,7 +96,7 @@ def test_a_text_goes_to_disk_once_it_is_too_large(tmp_path: Path, monkeypatch: p
 def test_nothing_is_left_after_an_error(tmp_path: Path) -> None:
     (tmp_path / ".halfpint-ngrams-killed").mkdir()
     (tmp_path / ".halfpint-ngrams-killed" / "1.bin").write_bytes(b"left")
-    with pytest.raises(HalfpintError, match="line 9 of the text: wanted text, got a binary file"):
+    with pytest.raises(HalfpintError, match="line 9 of the text: expected text, got a binary file"):
         on_disk(1, tmp_path, [*["a b"] * 8, "\0"])
     assert not list(tmp_path.iterdir())
 
@@ -105,12 +105,12 @@ def test_room_and_memory_are_asked_for(tmp_path: Path, monkeypatch: pytest.Monke
     lines = ["a b c d"] * 50
     with monkeypatch.context() as patch:
         patch.setattr(_ngram_columns, "available_disk_bytes", lambda folder: 20_000)
-        with pytest.raises(HalfpintError, match=r"wanted room to count 1\d\d tokens by sequences of 5: .* GiB free"):
+        with pytest.raises(HalfpintError, match=r"expected room to count 1\d\d tokens by sequences of 5: .* GiB free"):
             on_disk(1, tmp_path, lines)
         NgramModel.fit(lines)  # in memory it takes no room
         on_disk(1, tmp_path, lines[:5])
     monkeypatch.setattr(_ngram_columns, "memory_bytes", lambda: 800)
-    with pytest.raises(HalfpintError, match=r"the model: wanted memory for .* Prune sequences that are rare"):
+    with pytest.raises(HalfpintError, match=r"the model: expected memory for .* Prune sequences that are rare"):
         on_disk(1, tmp_path, ["a b c d e f g h"])
     on_disk(1, tmp_path, ["a b"], 2)
     assert not list(tmp_path.iterdir())
@@ -136,7 +136,7 @@ def test_a_text_takes_no_more_room_than_is_asked_for(tmp_path: Path, monkeypatch
 
 def test_too_many_sequences_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_ngram_counts, "MOST_NUMBERS", 3)
-    with pytest.raises(HalfpintError, match="the text: wanted at most 3 different sequences of 2, got more"):
+    with pytest.raises(HalfpintError, match="the text: expected at most 3 different sequences of 2, got more"):
         NgramModel.fit(["a b c d"])
 
 
@@ -158,7 +158,7 @@ def test_a_file_that_was_cut_is_told(tmp_path: Path) -> None:
     column.append(np.arange(5))
     column.path.write_bytes(column.path.read_bytes()[:-1])
     assert column[:4].tolist() == [0, 1, 2, 3]
-    with pytest.raises(HalfpintError, match=r"1\.bin: wanted 5 numbers, got a file that was cut"):
+    with pytest.raises(HalfpintError, match=r"1\.bin: expected 5 numbers, got a file that was cut"):
         column[:]
 
 

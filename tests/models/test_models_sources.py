@@ -152,7 +152,7 @@ def test_a_hub_model_that_is_not_there_or_not_whole(web: Web, tiny_encoder: Path
     variables = environment(tmp_path, HF_ENDPOINT=web.address)
     done = locate_in_a_process("somebody/nothing", variables)
     assert done.returncode == 2
-    assert "base model 'somebody/nothing': wanted to download it, got hub: " in done.stderr
+    assert "base model 'somebody/nothing': expected to download it, got hub: " in done.stderr
     serve_model(web, "somebody/no-tokenizer", tiny_encoder, MODEL[:2])
     done = locate_in_a_process("somebody/no-tokenizer", variables)
     assert done.returncode == 2
@@ -280,10 +280,10 @@ def test_a_folder_is_taken_as_it_is(tiny_encoder: Path, tmp_path: Path) -> None:
         ("all-minilm-l6", "Did you mean 'all-minilm-l6-v2'"),
         ("All-MiniLM-L6-v2", "Did you mean 'all-minilm-l6-v2'"),
         ("zzz", "There is: all-minilm-l6-v2"),
-        ("./no/such/folder", "wanted a folder"),
-        ("/no/such/folder", "wanted a folder"),
-        ("no/such/folder", "wanted a folder"),
-        ("../folder", "wanted a folder"),
+        ("./no/such/folder", "expected a folder"),
+        ("/no/such/folder", "expected a folder"),
+        ("no/such/folder", "expected a folder"),
+        ("../folder", "expected a folder"),
     ],
 )
 def test_unknown_names_tell_the_nearest(name: str, told: str) -> None:

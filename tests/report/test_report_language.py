@@ -109,11 +109,11 @@ def sample(**more: Any) -> dict[str, Any]:
 
 def test_what_it_came_to_in_words() -> None:
     assert sample()["verdict"] == (
-        "1.920 bits per byte on 21 validation documents (95% interval 1.900 to 1.940): 0.310 better than counting "
-        "(2.230, 5-grams of the same tokens). Perplexity 14.13 per token, 85.2 per word."
+        "1.920 bits per byte on 21 validation documents (95% interval 1.900 to 1.940): 0.310 better than the "
+        "n-gram baseline (2.230, 5-grams of the same tokens). Perplexity 14.13 per token, 85.2 per word."
     )
     worse = sample(baseline={"bits_per_byte": 1.5, "order": 8})["verdict"]
-    assert "0.420 worse than counting (1.500, 8-grams" in worse
+    assert "0.420 worse than the n-gram baseline (1.500, 8-grams" in worse
     assert "counting" not in sample(baseline=None)["verdict"]
     masked = sample(objective="masked", baseline={"nats_per_token": 6.0})["verdict"]
     assert masked.startswith("2.650 nats per hidden token") and "against 6.000 by the token's frequency" in masked
@@ -124,7 +124,7 @@ def test_what_it_came_to_in_words() -> None:
         "Worse than frequency: fills a gap as if choosing among 14.13 tokens (by frequency alone: 7.39)" in page.words
     )
     assert "halfpint predict 'my out/best' \"the [MASK] of\"" in page.words
-    assert sample(validation=None)["verdict"] == "No text was kept to judge it on."
+    assert sample(validation=None)["verdict"] == "Not evaluated: no validation text was kept."
     taught = {
         "nats_per_assistant_token": 0.84, "nats_per_assistant_token_before": 1.28,
         "perplexity_per_assistant_token": math.exp(0.84), "perplexity_per_assistant_token_before": math.exp(1.28),
@@ -221,7 +221,7 @@ def test_the_page_holds_everything() -> None:
     page = Page(render(sample()))
     for words in (
         "Predicts the next token as if choosing among 14.13 tokens",
-        "0.310 better than counting", "How it learned", "Beside counting", "23",
+        "0.310 better than counting", "How it learned", "n-gram baseline", "23",
         "50% of the documents", "Once", "sample 4", "9.9M parameters", "1.20 Wh", "4 W a thread", "exact duplicate",
         "400 documents", "halfpint generate 'my out/best'", "halfpint export 'my out/best' --to gguf", "halfpint serve",
         "halfpint pretrain x",
@@ -266,7 +266,7 @@ def test_a_trained_model_and_one_that_counts(bundles: Callable[[str], Bundle], c
         report = write_language_report(bundle, corpus, figures, out=tmp_path / name, events=None, log=SILENT)
         assert json.loads((tmp_path / name / "report.json").read_text("utf-8"))["verdict"] == report["verdict"]
         page = Page((tmp_path / name / "report.html").read_text("utf-8"))
-        assert ("Beside counting" in page.words) == (name != "ngram")
+        assert ("n-gram baseline" in page.words) == (name != "ngram")
         assert ("How it learned" in page.words) == (name != "ngram")
         assert report["model"]["parameters"] == (None if name == "ngram" else bundle.card["stages"][0]["parameters"])
         assert len(report["samples"]) == 3 and report["data"] == corpus.summary()

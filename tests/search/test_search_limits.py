@@ -29,7 +29,7 @@ def test_sizes(text: str, size: int | None) -> None:
     ("text", "told"),
     [
         ("25GiG", "Did you mean 'GiB'"), ("25XB", "There is: KB, MB"), ("", "got ''"), ("MB", "got 'MB'"),
-        ("-5MB", "got '-5MB'"), ("1e6", "25MB"), ("0MB", "wanted more than 0"), ("0.2", "wanted more than 0"),
+        ("-5MB", "got '-5MB'"), ("1e6", "25MB"), ("0MB", "expected more than 0"), ("0.2", "expected more than 0"),
         ("5,5MB", "25MB"), ("inf", "25MB"),
     ],
 )  # fmt: skip

@@ -343,7 +343,7 @@ def test_standard_input_and_output(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.xlsx"])
 def test_forms_that_are_not_written_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(HalfpintError, match=r"wanted a file that is written row by row.*out\.csv"):
+    with pytest.raises(HalfpintError, match=r"expected a file that is written row by row.*out\.csv"):
         labelled(tmp_path / "in.csv", "text,id\nabc,1\n", name)
     assert not (tmp_path / name).exists()
 

@@ -151,7 +151,7 @@ def test_counts_are_how_often_each_label_was_right_true_and_guessed(answer: tupl
 def test_an_unknown_metric_is_told_with_the_nearest() -> None:
     with pytest.raises(HalfpintError, match="Did you mean 'f1_macro'"):
         check_metric("f1-macro", c.METRICS)
-    with pytest.raises(HalfpintError, match=r"primary: wanted the name of a metric, got 'f1-macro'.*'f1_macro'"):
+    with pytest.raises(HalfpintError, match=r"primary: expected the name of a metric, got 'f1-macro'.*'f1_macro'"):
         TASK.check_metric("f1-macro", "primary")
     TASK.check_metric("", "primary")  # the data chooses
 

@@ -108,7 +108,7 @@ def test_the_text_is_that_of_transformers(name: str, tmp_path: Path) -> None:
                 wanted = theirs.apply_chat_template(talk, tokenize=False, add_generation_prompt=prompt, **values)
             except Exception as error:
                 refused += 1
-                with pytest.raises(HalfpintError, match="chat template: wanted messages that it takes") as told:
+                with pytest.raises(HalfpintError, match="chat template: expected messages that it takes") as told:
                     ours.render(talk, add_generation_prompt=prompt, **values)
                 assert str(error) in str(told.value)
                 continue
@@ -139,9 +139,9 @@ def test_where_a_template_is_found(tmp_path: Path) -> None:
     named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]
     assert ChatTemplate(write(tmp_path / "named", None, chat_template=named)).render([]) == "yes"
     assert ChatTemplate(write(tmp_path / "file", "file", chat_template="config")).render([]) == "file"
-    with pytest.raises(HalfpintError, match=r"wanted a model with a chat template, got none.*halfpint generate"):
+    with pytest.raises(HalfpintError, match=r"expected a model with a chat template, got none.*halfpint generate"):
         ChatTemplate(write(tmp_path / "none", None))
-    with pytest.raises(HalfpintError, match="wanted a template that Jinja reads, got Unexpected end of template"):
+    with pytest.raises(HalfpintError, match="expected a template that Jinja reads, got Unexpected end of template"):
         ChatTemplate(write(tmp_path / "broken", "{% if %"[:-2] + " true %}"))
 
 

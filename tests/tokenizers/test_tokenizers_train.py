@@ -231,7 +231,7 @@ def test_what_cannot_be_trained_is_told_and_leaves_nothing(tmp_path: Path, chang
 @pytest.mark.parametrize("kind", list(SIZES))
 @pytest.mark.parametrize("nothing", [(), ("", " \n")])
 def test_no_text_is_told(tmp_path: Path, kind: str, nothing: tuple[str, ...]) -> None:
-    with pytest.raises(HalfpintError, match="wanted text to train a tokenizer on"):
+    with pytest.raises(HalfpintError, match="expected text to train a tokenizer on"):
         train_tokenizer(nothing, TokenizerSettings(kind=kind), tmp_path / "out", SILENT)
     assert not (tmp_path / "out").exists()
 

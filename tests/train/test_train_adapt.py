@@ -69,11 +69,11 @@ def test_it_gets_better_and_resumes_exactly(
 
 def test_what_cannot_be_is_said(run: Callable[..., Any]) -> None:
     for change, message in (
-        ({"context": 500}, "context: wanted at most the model's 96 tokens"),
-        ({"lora_targets": "q_proj"}, "lora_targets: wanted lora = true"),
-        ({"packing": "tight"}, "packing: wanted stream or fit"),
+        ({"context": 500}, "context: expected at most the model's 96 tokens"),
+        ({"lora_targets": "q_proj"}, "lora_targets: expected lora = true"),
+        ({"packing": "tight"}, "packing: expected stream or fit"),
     ):
         with pytest.raises(HalfpintError, match=message):
             run(replace(TINY, **change))
-    with pytest.raises(HalfpintError, match="wanted a corpus of documents"):
+    with pytest.raises(HalfpintError, match="expected a corpus of documents"):
         run(TINY, learns=Split(train=(), validation=()))

@@ -157,7 +157,7 @@ def test_the_prompt_is_tokenised_as_when_the_model_answers(with_template: Callab
 
 def test_templates_that_do_not_tell(with_template: Callable[[str], ChatTokenizer]) -> None:
     no_end = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
-    with pytest.raises(HalfpintError, match=r"row 7: wanted a template that .* generation"):
+    with pytest.raises(HalfpintError, match=r"row 7: expected a template that .* generation"):
         list(with_template(no_end).tokens([conversation("a", "b", row=7)]))
     with pytest.raises(HalfpintError, match=r"row 9: .*System role not supported"):
         list(with_template("gemma").tokens([conversation("a", "b"), conversation("a", "b", system="c", row=9)]))

@@ -352,7 +352,7 @@ def test_a_deadline_ends_with_what_there_is(small: Callable[..., Job]) -> None:
     job = small(deadline=time.monotonic() - 1)
     outcome = job.run()
     assert outcome.steps == 1
-    assert outcome.stopped == "the time given was used up"
+    assert outcome.stopped == "the time limit was reached"
     assert len(outcome.history) == 1
 
 

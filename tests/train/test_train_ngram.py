@@ -95,7 +95,7 @@ def test_a_text_larger_than_memory_is_counted_in_scratch(corpus_work: Work, monk
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"order": 9}, "order: wanted 1 to 8"),
+        ({"order": 9}, "order: expected 1 to 8"),
         ({"prune": "0 -1"}, "prune"),
         ({"prune": "few"}, "prune"),
         ({"smoothing": "some"}, "smoothing"),
@@ -108,7 +108,7 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
 
 
 def test_without_a_text(corpus_work: Work) -> None:
-    with pytest.raises(HalfpintError, match="train/ngram: wanted a text to learn from"):
+    with pytest.raises(HalfpintError, match="train/ngram: expected a text to learn from"):
         Ngram().run(None, made_of(corpus_work, ()))
     with pytest.raises(HalfpintError, match="at least one word"):
         Ngram().run(None, made_of(corpus_work, [" \n"]))

@@ -365,16 +365,16 @@ def test_parts_of_a_batch_are_the_batch(
     ("change", "message"),
     [
         ({"arch": "lama"}, "Did you mean 'llama'"),
-        ({"size": "ten"}, "size: wanted a number"),
+        ({"size": "ten"}, "size: expected a number"),
         ({"objective": "causel"}, "Did you mean 'causal'"),
         ({"objective": "masked"}, "reads from left to right"),
         ({"arch": "bert", "objective": "causal"}, "reads in both directions"),
-        ({"packing": "tight"}, "packing: wanted stream or fit"),
+        ({"packing": "tight"}, "packing: expected stream or fit"),
         ({"tokenizer": "bppe"}, "Did you mean 'bpe'"),
-        ({"vocabulary": 30_000}, "vocab_size: wanted 30,000 tokens, got texts that have enough for"),
-        ({"size": "20k", "vocabulary": 1000}, "size: wanted a llama of about 20k"),
-        ({"context": 100_000}, "corpus: wanted at least one sequence of 100000 tokens"),
-        ({"context": 4}, "context: wanted 8 tokens or more"),
+        ({"vocabulary": 30_000}, "vocab_size: expected 30,000 tokens, got texts that have enough for"),
+        ({"size": "20k", "vocabulary": 1000}, "size: expected a llama of about 20k"),
+        ({"context": 100_000}, "corpus: expected at least one sequence of 100000 tokens"),
+        ({"context": 4}, "context: expected 8 tokens or more"),
     ],
 )
 def test_what_cannot_be_is_said(change: dict[str, Any], message: str, run: Callable[..., Any], tmp_path: Path) -> None:
@@ -384,13 +384,13 @@ def test_what_cannot_be_is_said(change: dict[str, Any], message: str, run: Calla
 
 
 def test_without_running_text(run: Callable[..., Any], conversations: Conversations) -> None:
-    with pytest.raises(HalfpintError, match="wanted running text, got conversations"):
+    with pytest.raises(HalfpintError, match="expected running text, got conversations"):
         run(TINY, learns=conversations, task="chat")
-    with pytest.raises(HalfpintError, match="wanted a corpus of documents, got none"):
+    with pytest.raises(HalfpintError, match="expected a corpus of documents, got none"):
         run(TINY, learns=Split(train=(), validation=()))
 
 
 def test_too_little_memory_is_told_first(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "free_memory_bytes", lambda device: 100_000)
-    with pytest.raises(HalfpintError, match=r"memory: wanted about .* GiB.*Lower batch_tokens"):
+    with pytest.raises(HalfpintError, match=r"memory: expected about .* GiB.*Lower batch_tokens"):
         run(TINY)

@@ -171,7 +171,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, transitions)
     assert read.rows == {"anna": 2, "met": 3, "bonn": 4, ".": 5} and read.width == 5
     (tmp_path / "words.txt").write_text("one\n", encoding="utf-8")
-    with pytest.raises(HalfpintError, match="wanted a vector for each of 1 words, got 4"):
+    with pytest.raises(HalfpintError, match="expected a vector for each of 1 words, got 4"):
         read_table(tmp_path)
 
 

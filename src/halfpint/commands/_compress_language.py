@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from halfpint.commands._compression import Compression
 
 _SURELY = 0.95  # of the bytes that fewer bits should come to: what is more than allowed by then is not made
-_NOT_SO_SMALL = "Fewer bits alone, rounded, do not come down to these bytes"
+_NOT_SO_SMALL = "Rounding alone cannot reach this size"
 _ERRORS = 1.96  # standard errors that a 95 % interval goes to
 _AS_LONG = 2  # as measuring takes: making a model with fewer bits alone, and measuring it
 _CONTROLS = 3  # that are made, until one takes no more bytes
@@ -68,7 +68,7 @@ def compress_language(run: Compression) -> tuple[Made, dict[str, Any]]:
             raise HalfpintError("--minutes", wanted="time to make it, too", got="too little", todo="Give more.")
         control = _control(run, rows[-1]["file_bytes"], stages, rows[-1]["windows"] * rows[-1]["window"])
     except HalfpintError as error:  # what was made is there, whatever the comparison says
-        why = f"With fewer bits alone it was not compared: {error}".removesuffix(".")
+        why = f"Not compared with quantizing alone: {error}".removesuffix(".")
         run.log.say(f"  control: {error}", kind="refused")
     reference = {"file_bytes": rows[0]["reference_bytes"], "perplexity": rows[0]["reference_perplexity"]}
     report = {
@@ -150,7 +150,7 @@ def verdict(
     said = (
         f"{row['file_bytes'] / 1e6:.1f} MB of {row['reference_bytes'] / 1e6:.1f}: "
         f"ln(PPL/PPL0) {row['ln_ppl_ratio']:.4f} "
-        f"± {row['ln_ppl_ratio_error']:.4f}, mean KL {row['kl']:.4f}, the same first choice in {row['same_top1']:.1%}"
+        f"± {row['ln_ppl_ratio_error']:.4f}, mean KL {row['kl']:.4f}, the same top token in {row['same_top1']:.1%}"
     )
     if "loaded_bytes" in row:
         said += f"; {row['loaded_bytes'] / 1e6:.1f} MB once it is loaded"
@@ -164,6 +164,7 @@ def verdict(
         return f"{said}. {why}."
     better = control["kl"] - row["kl"]
     return (
-        f"{said}. Fewer bits alone ({control['name']}, {control['file_bytes'] / 1e6:.1f} MB) have a KL of "
-        f"{control['kl']:.4f}: " + ("the steps pay." if better > 0 else "the steps do not pay; take that instead.")
+        f"{said}. Quantizing alone ({control['name']}, {control['file_bytes'] / 1e6:.1f} MB) has a KL of "
+        f"{control['kl']:.4f}: "
+        + ("the steps are worth it." if better > 0 else "plain quantization is better here; use it.")
     )

@@ -64,7 +64,7 @@ def refuse_early(run: Compression, stages: Sequence[Stage]) -> None:
     model_type, objective = resolve(str(run.start.config.get("model_type")))
     if objective != CAUSAL:
         raise HalfpintError(
-            str(run.start.path), wanted="a model that writes from left to right", got=f"a {model_type}, which does not",
+            str(run.start.path), wanted="a causal model", got=f"a {model_type}, a masked one",
             todo="An encoder is compressed once it is fine-tuned on a task, with that task's texts.",
         )  # fmt: skip
     if asked.target_bytes or asked.keep:

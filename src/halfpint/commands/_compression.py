@@ -14,7 +14,7 @@ from halfpint.data.corpus import CorpusData, choosing, prepare_corpus
 from halfpint.distil.heal import Heal
 from halfpint.distil.teachers import teacher_bundle
 from halfpint.errors import HalfpintError
-from halfpint.lookup import open_task, task_of, text_task
+from halfpint.lookup import need_command, open_task, text_task
 from halfpint.models.pull_language import base_bundle
 from halfpint.pipeline import Made, Pipeline
 from halfpint.progress import Log
@@ -69,19 +69,22 @@ def opened(asked: Compress, work: Path, log: Log) -> Compression:
     given = Path(asked.model)
     if is_classifier(asked.model):
         start = teacher_bundle(asked.model)
-        task = label_task(task_of(start), str(start.path))
-        settings = settings_of(
-            task, source=asked.data, test=asked.test, text=asked.text, label=asked.label, seed=asked.seed
-        )
-        split = task.read(settings, work / "data", log)
-        _tell_of_split(given, split.key, log)
+        task = label_task(need_command(start, asked.word()), str(start.path))
         if start.kind not in (Kind.CLASSIFIER, Kind.ONNX):
             raise HalfpintError(
                 str(start.path),
                 wanted="a fine-tuned encoder, or its export",
                 got=f"a bundle of the kind '{start.kind}'",
             )
-        return Compression(asked, Pipeline(split, work, task, task.primary(split.train), log), start, log)
+        settings = settings_of(
+            task, source=asked.data, test=asked.test, text=asked.text, label=asked.label, seed=asked.seed
+        )
+        split = task.read(settings, work / "data", log)
+        _tell_of_split(given, split.key, log)
+        for examples in (split.train, split.validation):
+            task.need_labels(examples, start.labels)
+        pipeline = Pipeline(split, work, task, task.primary(split.train), log, start.labels)
+        return Compression(asked, pipeline, start, log)
     start = base_bundle(asked.model, work / "base", log)
     refuse_test_split(asked.data, below=True)
     if start.kind != Kind.LANGUAGE:

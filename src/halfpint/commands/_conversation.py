@@ -26,12 +26,12 @@ from halfpint.tokenizers.chat_template import ChatTemplate
 COMMANDS = {
     "help": "this list",
     "reset": "start over; the system message and the settings stay",
-    "system TEXT": "what the model is told before all else; nothing takes it away",
+    "system TEXT": "set the system message, which is never dropped",
     "set NAME VALUE": "change a setting, such as: /set temperature 0.3; without a name: show them",
     "retry": "another answer to the last message",
-    "undo": "take the last message and its answer back",
+    "undo": "undo the last message and its answer",
     "save FILE": "add the conversation to a JSONL file, as `halfpint finetune` reads it",
-    "load FILE": "go on with the last conversation of a file",
+    "load FILE": "continue the last conversation of a file",
     "quit": "end (so does Ctrl-D)",
 }
 
@@ -304,7 +304,7 @@ class Terminal:
         else:
             names = [words.split()[0] for words in COMMANDS]
             todo = nearest(name, names) + " /help lists them; two slashes begin a message with one."
-            raise HalfpintError(f"/{name}", wanted="a command", got="none of that name", todo=todo)
+            raise HalfpintError(f"/{name}", wanted="a command", got="no such command", todo=todo)
 
     def _show(self, pieces: Iterator[Piece]) -> None:
         """Write an answer as it comes; Ctrl-C ends it and what was said stays."""

@@ -69,7 +69,7 @@ class Classifiers:
                 raise HalfpintError(
                     f"teacher {teacher.path}", wanted=f"one that knows the {len(labels)} labels of the data",
                     got=f"one with {len(teacher.labels)}; not in both: {', '.join(other[:5])}",
-                    todo="Give a teacher of the same job, or the data that it was made for.",
+                    todo="Give a teacher for the same task, or the data that it was made for.",
                 )  # fmt: skip
         start = self._origin
         if start is not None and start.kind == Kind.CLASSIFIER and set(start.labels) != labels:
@@ -279,7 +279,7 @@ def verdict(rows: dict[str, Any], compared: dict[str, Any], primary: str, begins
     of = {name: row["test"][primary] for name, row in rows.items()}
     small = f"The student has {of['student']:.4f} {primary} on the test texts, its teacher {of['teacher']:.4f}"
     if "control" not in of:
-        return f"{small}. What the teacher was good for is not known: no student was trained without one."
+        return f"{small}. Whether the teacher helped is unknown: the control was skipped."
     began = f" (it began {begins})" if begins else ""
     value, low, high = compared["student less control"]["test"]
     told = f"{value:+.4f} ({INTERVAL} {low:+.4f} to {high:+.4f})"
@@ -289,5 +289,5 @@ def verdict(rows: dict[str, Any], compared: dict[str, Any], primary: str, begins
         )
     return (
         f"{small}; but the same student without a teacher{began} has {of['control']:.4f}: the difference of {told} "
-        + ("says that the teacher did harm." if high < 0 else "does not show that the teacher was of use.")
+        + ("says that the teacher did harm." if high < 0 else "does not show that the teacher helped.")
     )

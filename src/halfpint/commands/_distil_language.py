@@ -201,11 +201,11 @@ def verdict(rows: dict[str, Any], compared: dict[str, Any]) -> str:
         f"{'s' * (len(theirs) > 1)} {', '.join(theirs)}"
     )
     if "control" not in of:
-        return f"{small}. What the teacher was good for is not known: no student was trained without one."
+        return f"{small}. Whether the teacher helped is unknown: the control was skipped."
     value, low, high = compared["student less control"]["test"]
     told = f"{value:+.4f} ({INTERVAL} {low:+.4f} to {high:+.4f})"
     if high < 0:
         return f"{small}, and the same student without a teacher {of['control']:.4f}: the teacher is worth {told}."
     return f"{small}; but the same student without a teacher takes {of['control']:.4f}: the difference of {told} " + (
-        "says that the teacher did harm." if low > 0 else "does not show that the teacher was of use."
+        "says that the teacher did harm." if low > 0 else "does not show that the teacher helped."
     )

@@ -109,6 +109,7 @@ class Evaluate(ReadsTable):
 
         if self.reference:
             raise HalfpintError("--reference", wanted="running text for it", got=f"{self.data}: conversations")
+        self.refuse("label", "metric", wanted="a classifier for it", got="a language model")
         conversations = task.given(task.data(source=self.data), log)
         most = int(bundle.config.get("max_position_embeddings") or 0) or _CONTEXT
         return Evaluated("answers", judge_answers(bundle, answers_of(bundle, conversations, most, log), log))
@@ -116,7 +117,10 @@ class Evaluate(ReadsTable):
     def _on_text(self, bundle: Bundle, log: Log) -> Evaluated:
         from halfpint.data.corpus import CorpusData
 
-        self.refuse("header", "delimiter", "encoding", "sheet", wanted="a classifier for it", got="a language model")
+        of_labels = ("label", "metric", "header", "delimiter", "encoding", "sheet")
+        self.refuse(*of_labels, wanted="a classifier for it", got="a language model")
+        if not self.reference:
+            self.refuse("tokens", wanted="--reference with it", got="none")
         source = CorpusData(sources=(self.data,), text=self.text)
         figures = evaluate_text(bundle, source, log, reference=self.reference, tokens=self.tokens)
         return Evaluated("kept" if self.reference else "text", figures)

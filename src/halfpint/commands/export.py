@@ -74,7 +74,10 @@ class Export(Command):
 
     def run(self, log: Log) -> Made | Arpa:
         """Write it, and compare it with the model."""
+        from halfpint.lookup import refuse_other
+
         self._check()
+        refuse_other(self.bundle, self.word())
         if self.to == "arpa":
             result = write_arpa(self.bundle, self.out, merge_unknown=self.merge_unknown, force=self.force)
             return Arpa(self.out, result["size_bytes"])

@@ -90,8 +90,10 @@ class Finetune(Command):
     def run(self, log: Log) -> Made | Mask:
         """Train, or show what training would count."""
         from halfpint.commands._learning import finetune
+        from halfpint.lookup import refuse_other
         from halfpint.recipe import changed
 
+        refuse_other(self.base, self.word())
         data, stage = self._asked()
         if self.show_mask:
             colour = sys.stdout.isatty()

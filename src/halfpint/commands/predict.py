@@ -131,6 +131,11 @@ class Predict(ReadsTable):
             raise HalfpintError("halfpint predict", wanted=wanted, got="the other")
         bundle = find_bundle(self.bundle, log)
         task = need_command(bundle, self.word())
+        if isinstance(task, LabelTask) and not task.ranks:
+            self.refuse("top", wanted="a model that ranks labels for it", got=f"one that gives {task.about}")
+        if self.redact:
+            label_task(task, "--redact").redacted("", {})  # refuses a task that marks nothing
+            self.refuse("top", wanted="no --redact with it", got="both")
         if not self.texts:
             return self._file(bundle, label_task(task, "--file"), log)
         if isinstance(task, LabelTask) and not all(text.strip() for text in self.texts):
@@ -138,7 +143,6 @@ class Predict(ReadsTable):
             raise HalfpintError("halfpint predict", wanted="texts", got="an empty one", todo="Leave it out.")
         if self.redact:
             one = label_task(task, "--redact")
-            one.redacted("", {})  # refuses a task that marks nothing
             return Redacted(tuple(one.redacted(answer.text, answer.row) for answer in Model(bundle)(self.texts)))
         return Predicted(tuple(Model(bundle)(self.texts, self.top)))
 

@@ -38,8 +38,8 @@ class Trained(Result):
         one = self.report
         lossless = "any text comes back exactly" if one.lossless else "spaces and unknown words do not come back"
         line = (
-            f"{self.folder}: {one.kind}, {one.vocab_size:,} tokens; {one.bytes_per_token:.2f} bytes a token, "
-            f"{one.tokens_per_word:.2f} tokens a word on {one.measured_on}; {lossless}"
+            f"{self.folder}: {one.kind}, {one.vocab_size:,} tokens; {one.bytes_per_token:.2f} bytes per token, "
+            f"{one.tokens_per_word:.2f} tokens per word on {one.measured_on}; {lossless}"
         )
         return "\n".join([line, *(f"  {note}" for note in one.notes)])
 

@@ -83,7 +83,7 @@ def fitting(columns: int) -> list[BlockType]:
 
 
 def by_bits(matrices: Sequence[Matrix], bits: float, place: str) -> dict[str, BlockType]:
-    """For each matrix the type of most bits a weight, but no more than `bits`; where there is none the one of fewest.
+    """For each matrix the type of most bits per weight, but no more than `bits`; where there is none the one of fewest.
 
     Matrices that no block divides are left out: they stay in fp16.
 
@@ -93,7 +93,7 @@ def by_bits(matrices: Sequence[Matrix], bits: float, place: str) -> dict[str, Bl
     least = min(kind.bits for kind in TYPES.values())
     if bits < least:
         raise HalfpintError(
-            place, wanted=f"{least:g} bits a weight or more", got=f"{bits:g}",
+            place, wanted=f"{least:g} bits per weight or more", got=f"{bits:g}",
             todo="Fewer are there where codes are packed afterwards: --packed.",
         )  # fmt: skip
     found = {}
@@ -153,4 +153,4 @@ def shown(matrices: Sequence[Matrix], kinds: dict[str, BlockType]) -> str:
         counts[kinds[matrix.name].name if matrix.name in kinds else "f16"] += matrix.size
     total = sum(counts.values())
     parts = ", ".join(f"{name} {count / total:.0%}" for name, count in counts.most_common())
-    return f"{8 * weight_bytes(matrices, kinds) / total:.2f} bits a weight ({parts})"
+    return f"{8 * weight_bytes(matrices, kinds) / total:.2f} bits per weight ({parts})"

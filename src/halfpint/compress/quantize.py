@@ -68,7 +68,7 @@ class Quantize(Stage):
         types: of the matrices: one for all, such as q4_0, then others for some, as in "q4_0,embeddings=q8_0"; empty
             goes by `bits`. There are q8_0, q5_1, q5_0, q4_1, iq4_nl, q4_0, mxfp4 and, for rows of a multiple of 256,
             iq4_xs, q3_k and q2_k.
-        bits: most bits a weight where `types` is empty; where the rows of a matrix allow no so small type, the smallest
+        bits: most bits per weight where `types` is empty; where a matrix's rows allow no such small type, the smallest
             that they do.
         method: round takes the nearest values under the best scales and needs no text. gptq makes up for each column's
             error in those after it. tuned goes on from there and distils codes and scales against the unquantised
@@ -265,9 +265,7 @@ class Quantize(Stage):
         check_plain(bundle, str(bundle.path))
         model_type, objective = resolve(str(bundle.config.get("model_type")))
         if objective != CAUSAL:
-            raise HalfpintError(
-                str(bundle.path), wanted="a model that writes from left to right", got=f"a {model_type}, which does not"
-            )
+            raise HalfpintError(str(bundle.path), wanted="a causal model", got=f"a {model_type}, a masked one")
 
     def _check_memory(self, model: Any, matrices: list[Matrix], log: Log) -> tuple[int, bool]:
         """About the bytes of memory that it takes, and whether there is room for `adapting`, if that was asked for.
@@ -303,7 +301,7 @@ class Quantize(Stage):
         wide = [name for name, kind in kinds.items() if by_most and kind.bits > self.bits]
         if wide:
             work.log.say(
-                f"{len(wide)} of {len(matrices)} matrices have more than {self.bits:g} bits a weight: no smaller type "
+                f"{len(wide)} of {len(matrices)} matrices have over {self.bits:g} bits per weight: no smaller type "
                 f"divides their rows ({wide[0]}, …)", kind="wide", matrices=wide,
             )  # fmt: skip
 

@@ -139,7 +139,10 @@ def _duplicates(usable: Sequence[Example], test: Sequence[Example]) -> list[Find
         + _finding("leakage_exact", "warning", "texts that are in the test set", sorted(leaked), drop=True)
         + _finding("leakage_near", "warning", "texts nearly the same as one in the test set", near_test_rows)
         + _finding(
-            "near_duplicate", "warning", "texts nearly the same as another; one side of a split gets both", near_rows
+            "near_duplicate",
+            "warning",
+            "texts nearly the same as another; kept together, so that the test is fair",
+            near_rows,
         )
     )
 
@@ -204,7 +207,7 @@ def _wrong_labels(kept: Sequence[Example]) -> list[Finding]:
     try:
         doubtful = probable_wrong_labels(kept)
     except HalfpintError as error:
-        message = f"labels were not checked for mistakes: wanted {error.wanted}, got {error.got}. {error.todo}".strip()
+        message = f"labels were not checked for mistakes: {error}"
         return [Finding(kind="probable_wrong_label", severity="note", message=message)]
     if not doubtful:
         return []

@@ -76,7 +76,7 @@ def prepare_chat(settings: ChatData, log: Log) -> Conversations:
         train, held = _split(kept, share, settings.seed)
     if not train or not held:
         raise HalfpintError(
-            settings.source, wanted="conversations to learn from and some to choose by",
+            settings.source, wanted="conversations for training and some for validation",
             got=f"{len(train)} and {len(held)}", todo="Give more conversations, or a validation file of others.",
         )  # fmt: skip
     answers = Counter(message.learn for one in (*train, *held) for message in one.messages if message.role == ASSISTANT)

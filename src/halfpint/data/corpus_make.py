@@ -160,7 +160,7 @@ class CorpusMaker:
         groups = int(member.max()) + 1
         if groups < 2:
             raise HalfpintError(
-                self.names, wanted="two documents or more, to keep one to choose by", got="one",
+                self.names, wanted="at least two documents, to keep one for validation", got="one",
                 todo="Give more text, a validation source, or validation_share = 0.",
             )  # fmt: skip
         key, digests, size = str(self.settings.seed).encode()[:64], bytes(self.digests), _DIGEST_BYTES
@@ -218,7 +218,7 @@ class CorpusMaker:
         train, validation = facts["train"], facts["validation"]
         self.log.say(
             f"{self.names}: {train['documents']:,} documents, {train['bytes']:,} bytes, {train['words']:,} words to "
-            f"learn from; {validation['documents']:,} documents, {validation['bytes']:,} bytes to choose by",
+            f"train on; {validation['documents']:,} documents, {validation['bytes']:,} bytes for validation",
             kind="data", **facts,
         )  # fmt: skip
         for reason, count in facts["left_out"].items():

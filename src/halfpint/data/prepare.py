@@ -117,20 +117,23 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
         if unknown:
             raise HalfpintError(
                 settings.test, wanted="labels that the training data has", got=f"also {', '.join(unknown[:5])}",
-                todo="Check that both files are of the same job and that the label column is right.",
+                todo="Check that both files are for the same task and that the label column is right.",
             )  # fmt: skip
     test_share = 0.0 if test else settings.test_share
     shares = (1 - settings.validation_share - test_share, settings.validation_share, test_share)
     parts = split(kept, fractions=shares, seed=settings.seed)
     if not parts.validation or not (test or parts.test):
         raise HalfpintError(
-            settings.source, wanted="rows enough to keep some for validation and test", got=f"{len(kept)} rows",
+            settings.source, wanted="enough rows to keep some for validation and test", got=f"{len(kept)} rows",
             todo="Give more rows, or a test file with --test.",
         )  # fmt: skip
     test = test or parts.test
-    log.say(f"  {len(parts.train):,} to learn from, {len(parts.validation):,} to choose by, {len(test):,} for the end")
+    log.say(
+        f"  {len(parts.train):,} for training, {len(parts.validation):,} for choosing a model, {len(test):,} for the "
+        "final test"
+    )
     if len(parts.validation) < _SMALL:
-        log.say("  few rows to choose by: expect wide intervals", kind="finding")
+        log.say("  few validation rows: expect wide intervals", kind="finding")
     key = data_key(parts.train, parts.validation)
     sides = {"train": parts.train, "validation": parts.validation, "test": test}
     labels = dict(sorted(Counter(example.label for example in parts.train).items()))

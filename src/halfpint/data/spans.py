@@ -132,7 +132,7 @@ def prepare_spans(settings: TagData, log: Log) -> Split[TagExample]:
     whole = " (whole documents)" if len(others) < 2 and _documents(kept) is not None else ""
     log.say(f"  {len(train):,} train, {len(validation):,} validation, {len(test):,} test{whole}")
     if len(validation) < _SMALL:
-        log.say("  few texts to choose by: expect wide intervals", kind="finding")
+        log.say("  few validation texts: expect wide intervals", kind="finding")
     key = hashlib.sha256(f"{fingerprint(train)} {fingerprint(validation)}".encode()).hexdigest()
     sides = {"train": train, "validation": validation, "test": test}
     facts = {
@@ -183,7 +183,7 @@ def _parts(
     if not train or not validation or not test:
         labels = f"; texts with {', '.join(sorted(rare)[:8])} are needed for training" if rare else ""
         raise HalfpintError(
-            settings.source, wanted="texts enough to keep some for validation and test",
+            settings.source, wanted="enough texts to keep some for validation and test",
             got=f"{len(kept)} texts{labels}", todo="Give more texts, or a test file with --test.",
         )  # fmt: skip
     return train, validation, test

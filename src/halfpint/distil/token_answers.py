@@ -209,7 +209,7 @@ def need_causal(bundle: Bundle, place: str) -> None:
     engine = bundle.card.get("engine")
     if engine != "torch_lm" or resolve(str(bundle.config.get("model_type")))[1] != CAUSAL:
         raise HalfpintError(
-            f"{place}: {bundle.path}", wanted="a Transformer language model that writes from left to right",
+            f"{place}: {bundle.path}", wanted="a causal Transformer language model",
             got=f"one of {engine or bundle.card.get('task')}", todo="Give another bundle.",
         )  # fmt: skip
 

@@ -74,7 +74,7 @@ def counted_baseline(
 
     def counted() -> Iterator[list[int]]:
         nonlocal tokens
-        with log.bar("counting what there is to beat", len(chosen)) as bar:
+        with log.bar("counting n-grams for the baseline", len(chosen)) as bar:
             for ids in _ids(tokenizer, (train[number] for number in chosen)):
                 tokens += len(ids)
                 yield ids

@@ -141,7 +141,7 @@ def _failure(bundle: Bundle, out: Path, done: subprocess.CompletedProcess[str]) 
             place, wanted, got, todo = (str(told.get(key, "")) for key in ("place", "wanted", "got", "todo"))
             return HalfpintError(place, wanted=wanted, got=got, todo=todo)
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    got = " / ".join(lines[-2:])[-600:] or f"exit code {done.returncode} and no word"
+    got = " / ".join(lines[-2:])[-600:] or f"exit code {done.returncode}, no output"
     if done.returncode < 0:
         number = -done.returncode
         name = signal.Signals(number).name if number in set(signal.Signals) else str(number)

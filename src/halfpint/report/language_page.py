@@ -75,7 +75,7 @@ def _tiles(report: dict[str, Any]) -> str:
         tiles.append(tile("Nats per hidden token", figure(found.get("nats_per_token")), beside))
         tiles.append(tile("Perplexity per hidden token", figure(found.get("perplexity_per_token"))))
     else:
-        beside = f"counting {figure(counts.get('bits_per_byte'))}" if counts else ""
+        beside = f"n-grams {figure(counts.get('bits_per_byte'))}" if counts else ""
         tiles.append(tile("Bits per byte", figure(found.get("bits_per_byte")), beside))
         tiles.append(
             tile(
@@ -94,7 +94,7 @@ def _tiles(report: dict[str, Any]) -> str:
     speed = trained.get("tokens_per_s") if trained else found.get("tokens_per_s")
     tiles.append(
         tile(
-            "Tokens a second", units.rate(speed), "in training" if trained else "in scoring",
+            "Tokens per second", units.rate(speed), "in training" if trained else "in scoring",
             f"{share:.0%} of the machine's peak" if share is not None else "",
         )
     )  # fmt: skip
@@ -120,12 +120,12 @@ def commands_of(report: dict[str, Any]) -> list[tuple[str, str]]:
     if not report.get("bundle"):
         return []
     folder = shlex.quote(str(report["bundle"]))
-    judged = ("Judge it on other text", f"halfpint evaluate {folder} TEXT")
+    judged = ("Evaluate it on other text", f"halfpint evaluate {folder} TEXT")
     if report.get("objective") == "masked":
         return [("Fill a gap", f'halfpint predict {folder} "the [MASK] of"'), judged]
     written = ("Continue a text", f'halfpint generate {folder} "Once"')
     if answers_messages(report):
-        written = ("Talk with it", f"halfpint chat {folder}")
+        written = ("Chat with it", f"halfpint chat {folder}")
     if report.get("objective") == "counted":
         return [written, judged, ("For KenLM and others", f"halfpint export {folder} --to arpa --out model.arpa")]
     exported = (
@@ -161,15 +161,15 @@ def beside(report: dict[str, Any]) -> Part:
     part = "" if share is None or share >= 1 else f" ({share:.0%} of the documents, spread evenly: more takes too long)"
     read = f"{shown_tokens(tokens)} tokens of the training text{part}" if tokens is not None else "the training text"
     if masked:
-        lead = f"A guess of each hidden token by how often it occurs in {read}."
+        lead = f"Baseline: guess each masked token by its frequency in {read}."
     else:
         lead = (
             f"The {order}-gram model (modified Kneser-Ney) was counted in {read}. It is over the same tokens as the "
             "model, so that both predict every byte of the same documents."
         )
     head = [("", False), ("This model", True), (how, True)]
-    body = table("The model beside counting", head, lines, style="side")
-    return section("beside", "Beside counting", body, lead, "Beside counting")
+    body = table("The model and the n-gram baseline", head, lines, style="side")
+    return section("beside", "n-gram baseline", body, lead, "n-gram baseline")
 
 
 def written(report: dict[str, Any]) -> Part:
@@ -197,9 +197,9 @@ def written(report: dict[str, Any]) -> Part:
         )
         asked = report.get("asked")
         question = f'<p class="said written"><b>{units.text(asked, 600)}</b></p>' if asked else ""
-        body += f'<h3>While it learned</h3>{question}<ol class="worst">{rows}</ol>'
-    lead = "Written by the model, not by people: samples, drawn with a fixed seed"
-    lead += "; what it was given is in bold." if items or report.get("asked") else "."
+        body += f'<h3>Samples during training</h3>{question}<ol class="worst">{rows}</ol>'
+    lead = "Samples written by the model, with a fixed random seed"
+    lead += "; the prompt is in bold." if items or report.get("asked") else "."
     return section("samples", "Samples", body, lead)
 
 
@@ -207,7 +207,7 @@ def data_found(report: dict[str, Any]) -> Part:
     """The text or the conversations: how much of it, in which languages, and what was dropped."""
     data = units.mapping(report.get("data"))
     facts = [("Source", said(", ".join(map(str, units.rows(data.get("sources")))) or data.get("source")))]
-    for name, title in (("train", "To learn from"), ("validation", "To choose by")):
+    for name, title in (("train", "Training"), ("validation", "Validation")):
         side = data.get(name)
         if isinstance(side, dict):
             size = f"{counted(side.get('documents'))} documents, {units.size(side.get('bytes'))}"
@@ -243,13 +243,13 @@ def cost(report: dict[str, Any]) -> Part:
     peak = units.number(trained.get("peak_flops_per_s"))
     facts = [
         ("Training speed", f"{units.rate(trained['tokens_per_s'])} tokens/s" if trained.get("tokens_per_s") else ""),
-        ("Work a token", f"{flops / 1e6:,.3g} MFLOP" if flops else ""),
+        ("Compute per token", f"{flops / 1e6:,.3g} MFLOP" if flops else ""),
         ("The machine's peak", f"{peak / 1e9:,.3g} GFLOP/s" if peak else ""),
         ("Share of it", f"{share:.0%}" if share is not None else ""),
         ("Energy", units.watt_hours(spent.get("wh")) if spent else ""),
         ("CO₂e", units.grams(spent.get("co2e_g")) if spent else ""),
         ("Source", said(spent.get("source"))),
-        ("All of it took", units.seconds(report.get("seconds"))),
+        ("Total time", units.seconds(report.get("seconds"))),
     ]
     lines = [
         [f"<code>{units.text(one.get('use'))}</code>", cell(units.seconds(one.get("seconds")), figure=True)]
@@ -262,7 +262,7 @@ def cost(report: dict[str, Any]) -> Part:
     lead = []
     if share is not None:
         lead.append(
-            "Work a token is 6 operations a weight (4 of a frozen one) and those of attention; the peak is that of a "
+            "Compute per token is 6 operations per weight (4 for a frozen one) plus attention; the peak is that of a "
             "large matrix product, measured here. Looks at validation are in the time."
         )
     if spent.get("method"):

@@ -110,5 +110,5 @@ def learning(report: dict[str, Any]) -> Part:
             caption.append(f"stopped: {units.text(training['stopped'])}")
         heading = f"<h3><code>{units.text(training.get('use'))}</code></h3>" if len(rows) > 1 else ""
         body += heading + figure(svg, curve_svg(training, NARROW), " · ".join(caption))
-    lead = "Lower is better. The line of validation is what counts: where it rises again, the model overfits."
+    lead = "Lower is better. The validation line is what counts: where it rises again, the model overfits."
     return section("loss", "How it learned", body, lead, "Loss")

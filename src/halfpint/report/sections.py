@@ -77,7 +77,7 @@ def limits(report: dict[str, Any]) -> list[str]:
     if units.number(asked.get("keep")) is not None:
         found.append(f"{units.trim(units.quality('accuracy', asked['keep']))} of the best quality kept")
     if units.number(asked.get("minutes")) is not None:
-        found.append(f"{units.seconds((units.number(asked['minutes']) or 0) * 60)} to find it")
+        found.append(f"{units.seconds((units.number(asked['minutes']) or 0) * 60)} to search")
     return found
 
 
@@ -159,7 +159,7 @@ def _tiles(report: dict[str, Any]) -> str:
         tile(
             "Throughput",
             units.rate(row.get("throughput_per_s")),
-            "texts a second",
+            "texts per second",
             _named(row, "cold_start_ms", units.milliseconds, "cold start {}"),
         ),
         tile(
@@ -180,14 +180,14 @@ def verdict(report: dict[str, Any]) -> Part:
     words = f'<p class="verdict">{units.text(report["verdict"])}</p>' if report.get("verdict") else ""
     words = _named_below(report) + words
     asked = limits(report)
-    asked_for = f'<p class="asked"><b>Asked for:</b> {"; ".join(asked)}.</p>' if asked else ""
+    asked_for = f'<p class="asked"><b>Limits:</b> {"; ".join(asked)}.</p>' if asked else ""
     mark = "" if report.get("chosen") is not None else ' class="none"'
     html = f'<p class="over">{" · ".join(found)}</p><h1{mark}>{headline(report)}</h1>{words}{_tiles(report)}{asked_for}'
     return Part(html=f'<section class="answer" id="verdict" aria-label="Verdict">{html}</section>', key="verdict")
 
 
 def commands(report: dict[str, Any]) -> Part:
-    """What to type next, with the bundle that was chosen."""
+    """Next steps, with the bundle that was chosen."""
     bundle = chosen(report).get("bundle")
     if not bundle:
         return Part(html="")
@@ -199,14 +199,14 @@ def commands(report: dict[str, Any]) -> Part:
     ]
     judged = data.get("test_source")  # never the source: it was trained on
     if judged:
-        steps.append(("Judge it again on labelled texts", f"halfpint evaluate {folder} {shlex.quote(str(judged))}"))
+        steps.append(("Evaluate it on labelled texts", f"halfpint evaluate {folder} {shlex.quote(str(judged))}"))
     return steps_shown(steps)
 
 
 def steps_shown(steps: Sequence[tuple[str, str]]) -> Part:
-    """What to type next: what each command is for (HTML), and the command; empty where there is none."""
+    """Next steps: what each command is for (HTML), and the command; empty where there is none."""
     lines = "".join(f"<li><span>{title}</span><pre><code>{units.text(line)}</code></pre></li>" for title, line in steps)
-    return section("next", "What to type next", f'<ol class="steps">{lines}</ol>' if lines else "", short="Next")
+    return section("next", "Next steps", f'<ol class="steps">{lines}</ol>' if lines else "", short="Next")
 
 
 def figure(wide: str, narrow: str, caption: str) -> str:
@@ -223,8 +223,8 @@ def picture(report: dict[str, Any]) -> Part:
     """Size against quality, in a form for wide screens and one for phones; one candidate alone makes no picture."""
     if len(all_candidates(report)) < 2:
         return Part(html="")
-    lead = "Up is better, left is smaller. A point off the front is beaten by one that is both smaller and better."
-    caption = "Every point shows its figures under the pointer; all of them are in the table below."
+    lead = "Up is better, left is smaller. Models below the dotted line are beaten by a smaller, better one."
+    caption = "Hover over a point for details; all figures are in the table below."
     body = figure(pareto_svg(report, WIDE), pareto_svg(report, NARROW), caption)
     return section("picture", "Size against quality", body, lead, "Picture")
 
@@ -286,7 +286,7 @@ def candidates(report: dict[str, Any]) -> Part:
         if row.get("energy_source"):
             sources.setdefault(str(row["energy_source"]), []).append(str(row.get("name")))
     said = [source + (f" for {', '.join(names)}" if len(sources) > 1 else "") for source, names in sources.items()]
-    lead = "Quality is on validation rows, which chose; the test rows below had no part in choosing. "
+    lead = "Quality on the validation rows, by which the model was chosen; the test rows below had no part in it. "
     lead += f"Energy is {units.text('; '.join(said))}." if said else ""
     return section("candidates", "Every candidate", body, lead.strip(), "Candidates")
 

@@ -85,7 +85,7 @@ def _without_words(labels: list[str], matrix: list[list[float]]) -> str:
                 if column == at:
                     cells.append(f'<rect class="hit" {shape}/>')
                 else:
-                    words = f"{labels[at]} taken for {labels[column]}: {value:,.0f} of {total:,.0f}"
+                    words = f"{labels[at]} predicted as {labels[column]}: {value:,.0f} of {total:,.0f}"
                     cells.append(f'<rect class="miss" {shape}><title>{units.text(words)}</title></rect>')
     n = len(labels)
     wrong = sum(value for at, row in enumerate(matrix) for column, value in enumerate(row) if at != column)
@@ -118,9 +118,9 @@ def confusion(found: object) -> str:
         return _with_words(*read)
     pairs = confused_pairs(*read)
     if not pairs:
-        return f"<p>No text was taken for another label.</p>{_without_words(*read)}"
+        return f"<p>No text was labelled wrongly.</p>{_without_words(*read)}"
     lines = "".join(
-        f"<li><span><b>{units.text(true, 60)}</b> taken for <b>{units.text(predicted, 60)}</b></span>"
+        f"<li><span><b>{units.text(true, 60)}</b> predicted as <b>{units.text(predicted, 60)}</b></span>"
         f'<span class="n">{texts:,.0f} <small>({units.quality("accuracy", share)})</small></span></li>'
         for true, predicted, texts, share in pairs[:_PAIRS]
     )

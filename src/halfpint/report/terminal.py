@@ -78,8 +78,8 @@ def evaluation(result: Mapping[str, Any]) -> str:
         ("throughput", f"{result['texts_per_s']:,.0f} texts/s", ""),
         ("cold start", f"{result['cold_start_ms']:.0f} ms", ""),
         ("peak memory", size(result["peak_memory_bytes"]), ""),
-        ("energy", f"{result['energy_wh_per_1000']:.4f} Wh", f"a 1,000 texts, {result['energy_source']}"),
-        ("CO2e", f"{result['co2e_g_per_1000']:.4f} g", f"a 1,000 texts, {result['energy_source']}"),
+        ("energy", f"{result['energy_wh_per_1000']:.4f} Wh", f"per 1,000 texts, {result['energy_source']}"),
+        ("CO2e", f"{result['co2e_g_per_1000']:.4f} g", f"per 1,000 texts, {result['energy_source']}"),
     ]
     return "\n".join([table(rows, left=(0, 2)), *_own_tables(result), *_worst(result)])
 
@@ -135,7 +135,7 @@ def ran(result: Mapping[str, Any]) -> str:
     if "test" in result:
         return f"{result['bundle']}, on {result['test']['rows']:,} test texts:\n{evaluation(result['test'])}\n{page}"
     if not result["validation"]:
-        return f"{result['bundle']}; no text was kept to judge it on\n{page}"
+        return f"{result['bundle']}; not evaluated: no validation text was kept\n{page}"
     figures = result["validation"]
     if "documents" not in figures:  # of conversations
         return f"{result['bundle']}\n{answers(figures)}\n{page}"

@@ -100,7 +100,7 @@ def _verdict(
     words = [
         f"{chosen['name']}: {primary} {chosen['metrics'][primary]:.4f} on validation "
         f"({INTERVAL} {low:.4f} to {high:.4f}), "
-        f"{bytes_text(chosen['size_bytes'])}, {chosen['latency_p50_ms']:.1f} ms a text."
+        f"{bytes_text(chosen['size_bytes'])}, {chosen['latency_p50_ms']:.1f} ms per text."
     ]
     words.append(
         "It is the smallest candidate that meets the limits"

@@ -138,13 +138,15 @@ class GenerationRequest(BaseModel):
         None, ge=0, le=1, description="Choose among the likeliest that have this probability together."
     )
     n: int | None = Field(None, ge=1, le=_MOST_CHOICES, description="How many texts to write.")
-    stop: Stop | None = Field(None, description="Texts at which to end; they are not given.")
+    stop: Stop | None = Field(None, description="Texts that end the output; they are not part of it.")
     seed: int | None = Field(None, description="The same seed writes the same text; if not given, another each time.")
     stream: bool | None = Field(None, description="Send the text piece by piece (server-sent events).")
     stream_options: StreamOptions | None = Field(None, description="What a stream tells besides.")
     response_format: ResponseFormat | None = Field(None, description="JSON, by a schema or any object.")
-    presence_penalty: float | None = Field(None, ge=-2, le=2, description="Of tokens that were there (GGUF bundles).")
-    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="That, each time (GGUF bundles).")
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description="Against tokens that occurred before (GGUF bundles)."
+    )
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="The same per occurrence (GGUF bundles).")
     logit_bias: dict[str, float] | None = Field(None, description="Added to logits, by token ids (GGUF bundles).")
     top_k: int | None = Field(None, ge=0, description="Choose among so many of the likeliest; 0 among all.")
     min_p: float | None = Field(
@@ -161,7 +163,7 @@ class ChatRequest(GenerationRequest):
 
     messages: list[ChatMessage] = Field(min_length=1, description="The conversation so far.")
     max_completion_tokens: int | None = Field(None, ge=1, description="Most tokens to write, by its newer name.")
-    logprobs: bool | None = Field(None, description="Tell each token's log-probability.")
+    logprobs: bool | None = Field(None, description="Return each token's log-probability.")
     top_logprobs: int | None = Field(None, ge=0, le=_MOST_TOP, description="And those of so many of the likeliest.")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="Values that the chat template asks for.")
 

@@ -274,7 +274,7 @@ def _biases(given: Mapping[str, float], vocabulary: int) -> dict[int, float]:
         known = token.isascii() and token.isdigit() and len(token) <= _MOST_DIGITS and int(token) < vocabulary
         if not (known and -100 <= bias <= 100):
             wanted = f"token ids below {vocabulary} with numbers from -100 to 100"
-            message = f"logit_bias: wanted {wanted}, got {token[:20]}: {bias}."
+            message = f"logit_bias: expected {wanted}, got {token[:20]}: {bias}."
             raise ApiError(400, "invalid_value", message, param="logit_bias")
         found[int(token)] = bias
     return found

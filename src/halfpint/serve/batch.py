@@ -102,6 +102,9 @@ def predict_file(
         column = find_text_column(sample, text=text)
         if text is None:
             log.say(f"Texts are taken from the column {column!r} of {place}.", kind="column", column=column)
+        others = [name for name in names_in if name != column]
+        if redact and others:
+            log.say(f"Only {column!r} is redacted; other columns stay as they are: {', '.join(others)}.", kind="redact")
         # What was found would be in the added columns.
         names = [] if redact else _added_columns(names_in, task.columns(top, engine.labels))
         added_names = [name for rank in names for name in rank]

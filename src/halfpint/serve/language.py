@@ -324,7 +324,7 @@ def _told(error: Exception, timeout_s: float) -> _http.ApiError:
         message = f"There was no token within {timeout_s:g} s. Send less, or come back later."
         return _http.ApiError(504, "timeout", message)
     if isinstance(error, StoppedError):
-        return _http.ApiError(503, "stopped", "The server ends.", {"Retry-After": "30"})
+        return _http.ApiError(503, "stopped", "The server is shutting down.", {"Retry-After": "30"})
     if isinstance(error, HalfpintError):
         return refused(error)
     return _http.ApiError(500, "internal", "The model failed on this request.")

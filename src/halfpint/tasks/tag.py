@@ -42,6 +42,7 @@ class Tag(LabelTask[TagExample]):
     cheap = ("dictionary", "crf", "bilstm", "blend")
     counting = ("crf",)
     headline = ("f1_strict", "f1_partial")
+    ranks = False
     tuning: ClassVar[Mapping[str, Any]] = {
         "learning_rate": 2e-4, "label_smoothing": 0.0, "refit_head": False, "start_share": 0.0,
     }  # fmt: skip

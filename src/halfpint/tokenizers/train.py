@@ -142,8 +142,8 @@ def train_tokenizer(
         seconds=round(time.monotonic() - started, 3), **figures,
     )  # fmt: skip
     log.say(
-        f"tokenizer {settings.kind}: {size:,} tokens; {report.bytes_per_token:.2f} bytes a token and "
-        f"{report.tokens_per_word:.2f} tokens a word on {where}", kind="tokenizer", report=report.as_dict(),
+        f"tokenizer {settings.kind}: {size:,} tokens; {report.bytes_per_token:.2f} bytes per token and "
+        f"{report.tokens_per_word:.2f} tokens per word on {where}", kind="tokenizer", report=report.as_dict(),
     )  # fmt: skip
     for note in notes:
         log.say(f"  {note}", kind="finding")

@@ -199,9 +199,7 @@ class Adapt(lora.LoRA, Training, Stage):
             )
         model_type, objective = resolve(str(bundle.config.get("model_type")))
         if objective != CAUSAL:
-            raise HalfpintError(
-                str(bundle.path), wanted="a model that writes from left to right", got=f"a {model_type}, which does not"
-            )
+            raise HalfpintError(str(bundle.path), wanted="a causal model", got=f"a {model_type}, a masked one")
         if ranks.join()[1] > 1:
             raise HalfpintError(self.use, wanted="one process", got="several", todo="Start it without torchrun.")
         return corpus

@@ -154,7 +154,7 @@ class Chat(lora.LoRA, Training, Stage):
             f"validation {before:.4f} nats per assistant token before, {-outcome.best_score:.4f} after", kind="result"
         )
         if -outcome.best_score > before:
-            work.log.say("  it got worse: lower learning_rate, or train for less long", kind="finding")
+            work.log.say("  it got worse: lower learning_rate, or train for a shorter time", kind="finding")
         with self.new_bundle(work, bundle) as (folder, card):
             if adapted is not None:
                 if not self.merge:
@@ -175,9 +175,7 @@ class Chat(lora.LoRA, Training, Stage):
             )  # fmt: skip
         model_type, objective = resolve(str(bundle.config.get("model_type")))
         if objective != CAUSAL:
-            raise HalfpintError(
-                str(bundle.path), wanted="a model that writes from left to right", got=f"a {model_type}, which does not"
-            )
+            raise HalfpintError(str(bundle.path), wanted="a causal model", got=f"a {model_type}, a masked one")
         if ranks.join()[1] > 1:
             raise HalfpintError(self.use, wanted="one process", got="several", todo="Start it without torchrun.")
 

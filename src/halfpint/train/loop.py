@@ -287,7 +287,7 @@ def train(
             if last or out_of_time or plan.evaluates(state["step"]):
                 _evaluate(model, score, state, epoch, best_path, optimiser.param_groups[0]["lr"], work, plan)
                 if out_of_time and not last:
-                    state["ended"] = "the time given was used up"
+                    state["ended"] = "the time limit was reached"
                 elif state["step"] == settings.stop_after_steps:
                     state["ended"] = "stop_after_steps was reached"
                 elif settings.patience and state["worse"] >= settings.patience and not last:

@@ -86,7 +86,9 @@ class Mix(Stage):
         ids = [engine.encode(text) for text in corpus.validation[: len(scored)]]
         mixture, nats = fitted(counts, ids, scored, self.cache)
         work.log.say(
-            "  nats a token: " + ", ".join(f"{value:.3f} {name}" for name, value in nats.items()), kind="mixed", **nats
+            "  nats per token: " + ", ".join(f"{value:.3f} {name}" for name, value in nats.items()),
+            kind="mixed",
+            **nats,
         )
         with self.new_bundle(work, bundle) as (folder, card):
             copy_files(bundle, folder)

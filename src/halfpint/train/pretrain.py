@@ -168,7 +168,7 @@ class Pretrain(Training, Stage):
         tokens = rows * self.context * self.accumulate if self.optimizer == "adamw" else math.inf
         rate = self.learning_rate or sizes.learning_rate(parameters, tokens)
         work.log.say(
-            f"{budget.shown_shape(model)}; {len(learn.tokens):,} tokens to learn from; learning rate {rate:.3g}; "
+            f"{budget.shown_shape(model)}; {len(learn.tokens):,} training tokens; learning rate {rate:.3g}; "
             f"about {needed / 2**30:.1f} GiB of memory", kind="model", parameters=sizes.parameters_of(model),
         )  # fmt: skip
         batches = Batches(self, learn, objective, special, rows)
