@@ -159,6 +159,13 @@ def test_pipes_are_read_as_often_as_it_takes(pipe: Path, tmp_path: Path) -> None
     assert "text number 3 of" in "".join(texts_of(str(pipe), tmp_path / "corpus"))
 
 
+def test_standard_input(tmp_path: Path) -> None:
+    content = "text,label\n" + "".join(f"text number {n} of some length,{'ab'[n % 2]}\n" for n in range(9))
+    line = [sys.executable, "-m", "halfpint", "check", "-"]
+    done = subprocess.run(line, input=content, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "-: 9 rows, 2 labels" in done.stdout, done.stderr
+
+
 def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
     name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.csv")
     try:

@@ -45,16 +45,16 @@ def spooled(path: str) -> BinaryIO:
 
     A pipe gives what it has once: who asks for the same one again gets the same.
     """
-    if path == "-":
-        with tempfile.TemporaryFile() as kept:
-            shutil.copyfileobj(sys.stdin.buffer, kept)
-            return _again(kept)
-    status = os.stat(path)
+    status = os.fstat(sys.stdin.fileno()) if path == "-" else os.stat(path)
     key = (path, status.st_dev, status.st_ino)
     if key not in _PIPES:
-        with open(path, "rb") as pipe:
-            _PIPES[key] = tempfile.TemporaryFile()  # noqa: SIM115
-            shutil.copyfileobj(pipe, _PIPES[key])
+        kept = tempfile.TemporaryFile()  # noqa: SIM115
+        if path == "-":
+            shutil.copyfileobj(sys.stdin.buffer, kept)
+        else:
+            with open(path, "rb") as pipe:
+                shutil.copyfileobj(pipe, kept)
+        _PIPES[key] = kept
     return _again(_PIPES[key])
 
 
