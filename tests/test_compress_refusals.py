@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from halfpint.commands._compress_classifier import refuse_if_worse
 from halfpint.commands._compress_refusals import refuse_test_split
 from halfpint.data.prepare import Data, prepare
 from halfpint.errors import HalfpintError, RefusedError
+from halfpint.evaluate.evaluate import evaluate
 from halfpint.export import _gguf_architectures
 from halfpint.progress import SILENT
 
@@ -52,6 +54,34 @@ def test_what_no_classifier_can_be_asked_for(
     assert code == 2 and said in errors and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("renamed", "code", "said"), [("Delivery", 2, "Delivery"), ("", 0, "")])
+def test_a_classifier_is_judged_by_its_labels_by_name(
+    renamed: str, code: int, said: str, bundles: Callable[[str], Bundle], tmp_path: Path, typed: Typed
+) -> None:
+    """Data without its first label gives the others no other place; a label that it does not know is refused."""
+    first = bundles("onnx").labels[0]
+    with TICKETS.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    column = rows[0].index("category")
+    kept = [rows[0]]
+    for row in rows[1:]:
+        if row[column] == first:
+            row[column] = renamed
+        if row[column]:
+            kept.append(row)
+    with (tmp_path / "some.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(kept)
+    out = tmp_path / "out"
+    words = ("compress", bundles("onnx").path, "--data", tmp_path / "some.csv", "--quantize", "8", "--out", out)
+    found, _, errors = typed(*words)
+    assert found == code and said in errors
+    if not code:
+        told = json.loads((out / "report.json").read_text(encoding="utf-8"))
+        validation = prepare(Data(source=str(tmp_path / "some.csv")), SILENT).validation
+        alone = evaluate(bundles("onnx"), validation, log=SILENT)
+        assert next(iter(told["models"].values()))["metrics"]["accuracy"] == alone["accuracy"] > 0.2
+
+
 def test_what_quantising_spoils_is_refused() -> None:
     whole = {"metrics": {"accuracy": 0.92}, "interval": [0.9, 0.94]}
     refuse_if_worse(whole, {"metrics": {"accuracy": 0.9}}, "accuracy")
@@ -82,7 +112,7 @@ def test_what_quantising_spoils_is_refused() -> None:
         (("--target", "1KB", "--plain"), "the tokenizer and the embeddings alone"),
         # What a later step would refuse is refused before the first one, healing among them, has begun.
         (("--prune", "depth=0.4", "--heal", "9", "--quantize", "q4_9"), "q4_9"),
-        (("--prune", "depth=0.4", "--heal", "9", "--quantize", "2"), "bits: wanted"),
+        (("--prune", "depth=0.4", "--heal", "9", "--quantize", "2"), "bits: expected"),
         (("--prune", "depth=0.4", "--heal", "9", "--vocab"), "compress/vocab needs"),
         (("--prune", "sparse=0.5", "--heal", "9"), "distil/heal needs"),
         (("--prune", "sparse=0.5", "--quantize", "4"), "compress/quantize needs"),
@@ -114,7 +144,7 @@ def test_bad_input(
         ("sparse", ("--prune", "depth=0.4"), "got one with sparse weights"),
         ("quantized", ("--target", "1MB"), "not quantised or exported yet"),
         ("compressed", ("--quantize", "4"), "not quantised or exported yet"),
-        ("masked", ("--prune", "depth=0.4"), "which does not"),
+        ("masked", ("--prune", "depth=0.4"), "a masked one"),
         ("gguf", ("--quantize", "4"), "got one of the kind"),
     ],
 )
@@ -136,7 +166,7 @@ def test_too_little_text_to_judge_by(
         (tmp_path / "few" / f"{number}.txt").write_text(f"The {number} sheep are in the field.\n")
     words = ("compress", bundles("language").path, "--data", tmp_path / "few", "--quantize", "4")
     code, _, errors = typed(*words, "--out", tmp_path / "out")
-    assert code == 2 and "text to judge by: wanted" in errors
+    assert code == 2 and "text to judge by: expected" in errors
     assert [one.name for one in tmp_path.iterdir()] == ["few"]
 
 
@@ -154,7 +184,7 @@ def test_low_rank_where_nothing_else_fits(
     code, said, errors = typed(*words, "--out", out, "--low-rank", "0.4", "--json")
     assert code == 0, errors
     report = json.loads(said)
-    assert report["control"] is None and "it was not compared" in report["verdict"]
+    assert report["control"] is None and "Not compared with quantizing alone" in report["verdict"]
     assert "expected an architecture of" in report["verdict"] and report["energy"]["wh"] > 0
     assert report["steps"][0]["kl"] > 0 and open_bundle(out).config["model_type"] == "halfpint_factored"
 

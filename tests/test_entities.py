@@ -13,6 +13,7 @@ from halfpint.commands.run import run_recipe
 from halfpint.data.spans import TagData
 from halfpint.engines import open_engine
 from halfpint.lookup import open_task
+from halfpint.model import load
 from halfpint.progress import Log
 from halfpint.recipe import read_recipe
 from halfpint.report.terminal import ran, summary
@@ -48,7 +49,7 @@ def test_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("Brisk kettle", "PRODUCT"), ("Lena Okafor", "PERSON"), ("Porto", "PLACE")
     ]  # fmt: skip
     (tmp_path / "in.jsonl").write_text(json.dumps({"text": text, "id": 7}) + "\n", encoding="utf-8")
-    assert predict_file(engine, task, tmp_path / "in.jsonl", tmp_path / "out.jsonl", log=Log(quiet=True)) == 1
+    assert predict_file(engine, task, tmp_path / "in.jsonl", tmp_path / "out.jsonl", log=Log(quiet=True)).rows == 1
     written = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))
     assert written["id"] == 7 and written["entities"][2]["label"] == "PLACE"
 
@@ -73,3 +74,13 @@ def test_the_command_line(typed: Callable[..., tuple[int, str, str]], tmp_path: 
     assert code == 0 and "kettle (PRODUCT, " in told and "Porto (PLACE, " in told
     code, told, _ = typed("predict", tmp_path / "out" / "best", "--json", "We live in Porto.")
     assert json.loads(told)["entities"][0]["label"] == "PLACE"
+    best = tmp_path / "out" / "best"
+    assert load(best).labels == ("CONTACT", "PERSON", "PLACE", "PRODUCT")
+    code, _, said = typed("predict", best, "We live in Porto.", "--top", "3")
+    assert code == 2 and "--top: expected a model that ranks labels" in said
+    code, _, said = typed("export", best, "--out", tmp_path / "file")
+    assert code == 2 and "These commands take it: check, compress, distil, evaluate, fit" in said
+    (tmp_path / "in.csv").write_text("text,who\nI live in Porto,Lena\n", encoding="utf-8")
+    code, _, said = typed("predict", best, "--file", tmp_path / "in.csv", "--redact", "--text", "text")
+    assert code == 0 and "Only 'text' is redacted; other columns stay as they are: who." in said
+    assert (tmp_path / "in-labelled.csv").read_text(encoding="utf-8") == "text,who\nI live in [PLACE],Lena\n"

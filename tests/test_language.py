@@ -13,7 +13,7 @@ import pytest
 
 from halfpint.bundle import Bundle, open_bundle
 from halfpint.commands._learning import pretrain
-from halfpint.commands.evaluate import evaluate_text
+from halfpint.commands.evaluate import Evaluate, evaluate_text
 from halfpint.commands.run import run_recipe
 from halfpint.commands.tokenizer import make_tokenizer
 from halfpint.data.corpus import Corpus, CorpusData
@@ -40,13 +40,15 @@ def test_the_commands(tmp_path: Path, typed: Typed) -> None:
         return output
 
     made = told("pretrain", TICKETS, "--text", "text", "--arch", "ngram", "--order", 3, "--out", out)
-    assert "n-grams: " in made and f"halfpint generate {out}" in made
+    assert " unigrams, " in made and f"halfpint generate {out}" in made
     assert [path.name for path in tmp_path.iterdir()] == ["counts"]
     (out / "report.html").unlink()
     assert json.loads(told("report", out, "--json"))["kind"] == "language" and (out / "report.html").is_file()
     figures = json.loads(told("evaluate", out, TICKETS, "--text", "text", "--json"))
     assert {"perplexity", "perplexity_without_unknown", "bits_per_byte", "size_bytes", "tokens_per_s"} <= set(figures)
     assert 1 < figures["perplexity"] < 20 and figures["unknown_share"] == 0  # the text that it was counted in
+    with pytest.raises(HalfpintError, match="--metric: expected a classifier for it"):
+        Evaluate(bundle=str(out), data=str(TICKETS), metric="accuracy").run(SILENT)
     assert "bits per byte" in told("evaluate", out, TICKETS, "--text", "text")
     words = json.loads(told("predict", out, "It would", "--top", 3, "--json"))["words"]
     assert words[0]["word"] == "be" and len(words) == 3

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from halfpint import registry
-from halfpint.bundle import Bundle, Kind
+from halfpint.bundle import Bundle, Kind, new_bundle, open_bundle
 from halfpint.data.conversations import ChatData, Conversations
 from halfpint.data.corpus import Corpus, CorpusData
 from halfpint.data.prepare import Data, Prepared
@@ -69,7 +69,7 @@ def test_an_unknown_task_is_told_with_the_nearest(bundles: Callable[[str], Bundl
         open_task("clasify")
     with pytest.raises(HalfpintError, match=r"^--task: .*Did you mean 'predict'"):
         open_task("predit", "--task")
-    with pytest.raises(HalfpintError, match=r"/encoder/card\.json: task: expected a name in tasks, got 'None'"):
+    with pytest.raises(HalfpintError, match="a bundle that does a task, got one of the kind"):
         task_of(bundles("encoder"))
     assert task_of(bundles("majority")) is CLASSIFY
 
@@ -231,3 +231,10 @@ def test_outputs_of_texts_with_any_number_of_units() -> None:
 def test_settings_of_every_task_are_explained() -> None:
     for task in tasks():
         assert all(f"{item.name}" in (task.data.__doc__ or "") for item in fields(task.data))
+
+
+def test_a_bundle_that_does_no_task_is_told_as_that(tmp_path: Path) -> None:
+    with new_bundle(tmp_path / "one") as (_, card):
+        card["kind"] = "encoder"
+    with pytest.raises(HalfpintError, match="a bundle that does a task, got one of the kind 'encoder'"):
+        task_of(open_bundle(tmp_path / "one"))

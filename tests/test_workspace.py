@@ -170,6 +170,25 @@ def test_a_second_run_on_the_same_out_is_refused(killed: bool, tmp_path: Path) -
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out.unfinished"]
 
 
+def test_a_refused_command_leaves_nothing_though_a_base_was_pulled(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for made, stays in (("base/0123", False), ("train-x-0123", True)):
+        with pytest.raises(HalfpintError, match="refused"), open_workspace(out, SILENT, force=False) as space:
+            with new_bundle(space.folder / made) as (_, card):
+                card["task"] = "classify"
+            raise HalfpintError("here", wanted="another", got="this", todo="It is refused.")
+        assert space.folder.exists() == stays
+
+
+def test_work_inside_what_is_replaced_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with (
+        pytest.raises(HalfpintError, match="a folder outside --out"),
+        open_workspace(out, SILENT, force=False, folder=out / "work"),
+    ):
+        pass
+
+
 def test_a_lock_that_is_let_go_leaves_no_folders(tmp_path: Path) -> None:
     with open_workspace(tmp_path / "new" / "deep" / "out", SILENT, force=False):
         pass

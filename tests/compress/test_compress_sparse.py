@@ -173,7 +173,7 @@ def test_sparsegpt_harms_the_model_least(bundles: Get, text_work: Make, tmp_path
     [
         ({"share": 1.0}, "share: expected a share above 0 and below 1"),
         ({"method": "sparsgpt"}, "Did you mean 'sparsegpt'"),
-        ({"pattern": "2:5"}, "pattern: wanted"),
+        ({"pattern": "2:5"}, "pattern: expected"),
         ({"damping": 0.0}, "damping: expected a number above 0"),
     ],
 )

@@ -37,6 +37,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "patterns": ({"patternProperties": {f"^a{n}.*b{n}$": {} for n in range(200)}}, "at most 50 patterns"),
     "pattern": ({"type": "string", "pattern": "(a|b)" * 300}, "characters in a pattern"),
     "hidden": ({"$ref": "#/const", "const": {"type": "integer", "multipleOf": 4000037}}, "schema/const.*multipleOf"),
+    "least number": ({"enum": [-(2**63), "b"]}, "a number of more than 18 digits"),
     "no JSON": ({"minimum": math.nan}, "expected a JSON schema"),
 }
 

@@ -115,7 +115,11 @@ def open_engine(bundle: Bundle, *, threads: int | None = None, check: bool = Tru
             outputs = engine.probabilities(["a"])
             widths = {row.shape[-1] for one in outputs for row in np.atleast_2d(one)} - {len(engine.labels)}
             if widths:
-                raise ValueError(f"{widths.pop()} outputs and {len(engine.labels)} labels")
+                raise HalfpintError(
+                    f"{bundle.path}/config.json: id2label",
+                    wanted=f"{widths.pop()} labels, one for each output of the model", got=str(len(engine.labels)),
+                    todo="Make the bundle again.",
+                )  # fmt: skip
             task.rows(["a"], outputs, engine.labels)
     return engine
 

@@ -24,6 +24,7 @@ MOST_PATTERN = 1000  # characters
 MOST_COUNT = 10_000
 MOST_LENGTH = 100_000
 MOST_MULTIPLE = 10_000
+MOST_DIGITS = 18
 
 _COUNTS = ("minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains")
 _LENGTHS = ("minLength", "maxLength")
@@ -66,12 +67,24 @@ def checked(schema: Mapping[str, Any]) -> dict[str, Any]:
                     "/".join(["schema", *place]), wanted=f"at most {most:,} {what}", got=f"{got:,}"[:40], todo=_TODO
                 )
     try:
-        size = len(json.dumps(made, allow_nan=False))
-    except (TypeError, ValueError) as error:
+        text = json.dumps(made, allow_nan=False)
+        json.loads(text, parse_int=_known_number)
+    except (TypeError, ValueError, RecursionError) as error:
         raise HalfpintError("schema", wanted="a JSON schema", got=str(error)[:_SHOWN]) from None
-    if size > MOST_BYTES:
-        raise HalfpintError("schema", wanted=f"at most {MOST_BYTES:,} bytes", got=f"{size:,}", todo=_TODO)
+    if len(text) > MOST_BYTES:
+        raise HalfpintError("schema", wanted=f"at most {MOST_BYTES:,} bytes", got=f"{len(text):,}", todo=_TODO)
     return made
+
+
+def _known_number(digits: str) -> int:
+    """A whole number that engines can hold: at the ends of 64 bits llama.cpp ends the process.
+
+    Raises:
+        ValueError: it is larger.
+    """
+    if len(digits.lstrip("-")) > MOST_DIGITS:
+        raise ValueError(f"a number of more than {MOST_DIGITS} digits ({digits[:24]}…)")
+    return int(digits)
 
 
 class Follower:
