@@ -6,6 +6,7 @@
 PYTHON ?= python3
 MINUTES ?= 5
 DEMO ?= demo
+INPUTS ?= 60
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +14,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo test test-all test-random faults check docs
+.PHONY: help demo fuzz test test-all test-random faults check docs
 
 help:
 	@echo "make demo    fit a sentiment classifier on 38,158 tweets (MINUTES=$(MINUTES)) and try it"
@@ -21,6 +22,7 @@ help:
 	@echo "make test-all       all tests"
 	@echo "make test-random    the tests of properties, on other examples each time"
 	@echo "make faults  tiny runs that are killed, limited and robbed of their folder, and finish all the same"
+	@echo "make fuzz    damaged and hostile inputs, INPUTS of each kind"
 	@echo "make check   style, types, generated pages"
 	@echo "make docs    write docs/cli.md, docs/stages.md and the type stub"
 
@@ -54,6 +56,9 @@ test-random: $(READY)
 
 faults: $(READY)
 	$(BIN)/python tests/faults/harness.py
+
+fuzz: $(READY)
+	HALFPINT_FUZZ=$(INPUTS) $(PYTEST) tests/fuzz
 
 check: $(READY)
 	$(BIN)/ruff check .

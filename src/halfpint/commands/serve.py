@@ -24,7 +24,7 @@ class Served(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class Serve(Command):
-    """Serve a model over HTTP, with a page to try it: /v1/classify, or OpenAI's API for a language model.
+    """Serve a model over HTTP, with a page to try it: /v1/classify, /v1/tag, or OpenAI's API for a language model.
 
     Args:
         bundle: Model folder, such as OUT/best.
