@@ -664,7 +664,7 @@ def serve(
     allow_host: _Texts = (),
     quiet: bool = False,
 ) -> Served:
-    """Serve a model over HTTP, with a page to try it: /v1/classify, or OpenAI's API for a language model.
+    """Serve a model over HTTP, with a page to try it: /v1/classify, /v1/tag, or OpenAI's API for a language model.
 
     Args:
         bundle: Model folder, such as OUT/best.

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, Kind
 from halfpint.distil._zeros import hold_zeros
-from halfpint.distil.teachers import Taught, content_key, need_same_tokenizer
+from halfpint.distil.teachers import Taught, need_same_tokenizer
 from halfpint.distil.token_answers import need_causal
 from halfpint.models.weights import as_held
 from halfpint.stage import Work
@@ -30,19 +30,10 @@ class TokenTaught(Taught, Adapt):
     needs: ClassVar[tuple[Kind, ...]] = (Kind.LANGUAGE,)
     gives: ClassVar[Kind] = Kind.LANGUAGE
 
-    def check(self) -> None:
-        """Refuse a teacher that is not there, and LoRA without `peft`."""
-        super().check()
-        self.check_teacher()
-
     def fits(self, bundle: Bundle) -> None:
         """Refuse a student that its teacher cannot teach like this."""
         if self._asks():
             self._teacher(bundle, ())
-
-    def key(self, parent: str, data: str) -> str:
-        """As of every stage, and of what is in the teacher's folder."""
-        return super().key(parent + content_key(self.teacher), data)
 
     _is_unhurried = False
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle, Kind, file_sha256, read_json, write_json
-from halfpint.distil.teachers import Ensemble, Taught, content_key, unlabelled_texts
+from halfpint.distil.teachers import Ensemble, Taught, unlabelled_texts
 from halfpint.errors import HalfpintError
 from halfpint.files import written
 from halfpint.outputs import joined
@@ -48,14 +48,6 @@ class Answers(Taught, Stage):
     train_texts: int = 0
     copies: int = 0
     seed: int = 0
-
-    def check(self) -> None:
-        """Refuse a teacher that is not there."""
-        self.check_teacher()
-
-    def key(self, parent: str, data: str) -> str:
-        """As of every stage, and of what is in the teachers' folders."""
-        return super().key(parent + content_key(self.teacher, self.unlabelled), data)
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Ask chunk by chunk, then join the chunks; without `teacher` the parent is asked."""

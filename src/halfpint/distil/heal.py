@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.distil.logits import Logits
-from halfpint.distil.teachers import Taught, content_key
+from halfpint.distil.teachers import Taught
 from halfpint.distil.token_logits import TokenLogits
 from halfpint.errors import HalfpintError, need_installed
 from halfpint.stage import Stage, Work
@@ -70,13 +70,9 @@ class Heal(Taught, Stage):
 
     def check(self) -> None:
         """Refuse a teacher that is not there, and LoRA without `peft`."""
-        self.check_teacher()
+        super().check()
         if self.lora:
             need_installed("peft", "LoRA")
-
-    def key(self, parent: str, data: str) -> str:
-        """As of every stage, and of what is in the teacher's folder."""
-        return super().key(parent + content_key(self.teacher), data)
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Distil from the larger model; keep the best evaluation on validation."""

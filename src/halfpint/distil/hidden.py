@@ -15,7 +15,7 @@ from halfpint.bundle import Bundle, Kind, open_bundle
 from halfpint.distil import _student
 from halfpint.distil._inside import Inward, pair
 from halfpint.distil.answers import lessons
-from halfpint.distil.teachers import Taught, content_key, folders, need_same_tokenizer
+from halfpint.distil.teachers import Taught, folders, need_same_tokenizer
 from halfpint.engines.torch_classifier import tensors
 from halfpint.errors import HalfpintError, need
 from halfpint.outputs import Encoded
@@ -64,12 +64,9 @@ class Hidden(Inward, Taught, Training, Stage):
 
     def check(self) -> None:
         """Refuse a teacher that is not there, or whose states cannot be looked at."""
+        super().check()
         if self.teacher:
             self._teacher([open_bundle(name) for name in folders(self.teacher)])
-
-    def key(self, parent: str, data: str) -> str:
-        """As of every stage, and of what is in the teacher's folder."""
-        return super().key(parent + content_key(self.teacher, self.unlabelled), data)
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Train beside the teacher, keep the best evaluation on validation."""

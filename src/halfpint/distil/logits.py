@@ -15,7 +15,7 @@ from halfpint.distil import _student
 from halfpint.distil._divergence import Softened
 from halfpint.distil._zeros import hold_zeros
 from halfpint.distil.answers import Answers, answers_for, lessons
-from halfpint.distil.teachers import Taught, content_key
+from halfpint.distil.teachers import Taught
 from halfpint.engines.torch_classifier import logits, picked, tensors
 from halfpint.errors import HalfpintError, need
 from halfpint.outputs import NO_LABEL
@@ -72,15 +72,6 @@ class Logits(Softened, Taught, LoRA, Training, Stage):
         ):
             if not fits:
                 raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
-
-    def check(self) -> None:
-        """Refuse a teacher that is not there, and LoRA without `peft`."""
-        super().check()
-        self.check_teacher()
-
-    def key(self, parent: str, data: str) -> str:
-        """As of every stage, and of what is in the teachers' folders."""
-        return super().key(parent + content_key(self.teacher, self.unlabelled), data)
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Ask the teacher, train, keep the best evaluation on validation."""

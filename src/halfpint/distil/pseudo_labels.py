@@ -8,7 +8,7 @@ import numpy as np
 
 from halfpint.bundle import Bundle
 from halfpint.distil.answers import Answers, answers_for, lessons
-from halfpint.distil.teachers import Taught, content_key
+from halfpint.distil.teachers import Taught
 from halfpint.errors import HalfpintError
 from halfpint.outputs import per_text
 from halfpint.stage import Work
@@ -41,15 +41,6 @@ class PseudoLabels(Taught, Finetune):
                 f"{self.use}: unlabelled", wanted="a table of texts for the teacher to label", got="none",
                 todo="Give one (--unlabelled), or take distil/logits: it learns from the labelled texts.",
             )  # fmt: skip
-
-    def check(self) -> None:
-        """Refuse a teacher that is not there."""
-        super().check()
-        self.check_teacher()
-
-    def key(self, parent: str, data: str) -> str:
-        """As of every stage, and of what is in the teacher's folder."""
-        return super().key(parent + content_key(self.teacher, self.unlabelled), data)
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Let the teacher label, keep what it is sure of, and fine-tune on both."""

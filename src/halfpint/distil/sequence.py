@@ -13,7 +13,7 @@ import numpy as np
 from halfpint.bundle import Bundle, read_json, write_json
 from halfpint.data.text_store import TextWriter
 from halfpint.data.token_store import TokenStore
-from halfpint.distil.teachers import Taught, content_key
+from halfpint.distil.teachers import Taught
 from halfpint.distil.token_answers import need_causal, store_for
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, need
@@ -62,18 +62,9 @@ class Sequence(Taught, Adapt):
             if not fits:
                 raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
-    def check(self) -> None:
-        """Refuse a teacher that is not there, and LoRA without `peft`."""
-        super().check()
-        self.check_teacher()
-
     def fits(self, bundle: Bundle) -> None:
         """Refuse teachers that do not write texts."""
         self._teacher(bundle)
-
-    def key(self, parent: str, data: str) -> str:
-        """As of every stage, and of what is in the teacher's folder."""
-        return super().key(parent + content_key(self.teacher), data)
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Let the teacher write, keep the likelier texts, and train on them."""

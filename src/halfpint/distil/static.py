@@ -19,7 +19,7 @@ from halfpint.compress.vocab import choose_tokens, reindex_tokenizer
 from halfpint.distil import _student
 from halfpint.distil._divergence import Softened
 from halfpint.distil.answers import Answers, answers_for, lessons
-from halfpint.distil.teachers import Taught, content_key
+from halfpint.distil.teachers import Taught
 from halfpint.engines.static import Ints, Pieces, pair_keys
 from halfpint.engines.torch_classifier import run_batches
 from halfpint.errors import HalfpintError, need
@@ -90,14 +90,6 @@ class Static(Softened, Taught, Training, Stage):
         ):
             if not fits:
                 raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
-
-    def check(self) -> None:
-        """Refuse a teacher that is not there."""
-        self.check_teacher()
-
-    def key(self, parent: str, data: str) -> str:
-        """As of every stage, and of what is in the teachers' folders."""
-        return super().key(parent + content_key(self.teacher, self.unlabelled), data)
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Make the table, train it with its head, write both."""

@@ -26,7 +26,7 @@ _COMPARED = 200  # texts on which two tokenizers have to agree
 
 @dataclass(frozen=True, kw_only=True)
 class Taught:
-    """Settings of a stage that learns from a teacher.
+    """Settings of a stage that learns from a teacher; it stands before the stage among the bases of a class.
 
     Args:
         teacher: the folder of the bundle to learn from, or several with commas (the mean of their probabilities);
@@ -35,10 +35,16 @@ class Taught:
 
     teacher: str = ""
 
-    def check_teacher(self) -> None:
-        """Refuse a teacher that is not there."""
+    def check(self) -> None:
+        """As of the stage, and a teacher that is not there is refused."""
+        super().check()  # type: ignore[misc]
         for name in folders(self.teacher):
             open_bundle(name)
+
+    def key(self, parent: str, data: str) -> str:
+        """As of every stage, and of what is in the teachers' folders."""
+        seen = content_key(self.teacher, getattr(self, "unlabelled", ""))
+        return str(super().key(parent + seen, data))  # type: ignore[misc]
 
     def teachers(self, bundle: Bundle | None, task: str, place: str) -> list[Bundle]:
         """The bundles that teach, checked to be of the task ("": of any).

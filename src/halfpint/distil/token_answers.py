@@ -77,14 +77,6 @@ class TokenAnswers(Taught, Stage):
             if not fits:
                 raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
-    def check(self) -> None:
-        """Refuse a teacher that is not there."""
-        self.check_teacher()
-
-    def key(self, parent: str, data: str) -> str:
-        """As of every stage, and of what is in the teachers' folders."""
-        return super().key(parent + content_key(self.teacher), data)
-
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Ask chunk by chunk, then join the chunks; without `teacher` the parent is asked."""
         started = time.monotonic()
