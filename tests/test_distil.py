@@ -240,7 +240,7 @@ def test_a_verdict_says_when_the_teacher_was_of_no_use() -> None:
     assert "does not show that the teacher helped" in said(-0.01, 0.03)
     assert "did harm" in said(-0.03, -0.01)
     del rows["control"]
-    assert "is not known" in verdict(rows, {}, "accuracy")
+    assert "is unknown" in verdict(rows, {}, "accuracy")
 
 
 def test_bits_are_compared_document_by_document() -> None:

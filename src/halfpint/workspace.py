@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class Workspace:
 
 @contextmanager
 def open_workspace(
-    out: Path, log: Log, *, force: bool, folder: Path | None = None, keep: Sequence[str] = ()
+    out: Path, log: Log, *, force: bool, folder: Path | None = None, keep: Sequence[str] = (), lock: bool = True
 ) -> Iterator[Workspace]:
     """A workspace for one bundle at `out`; what is unfinished stays, and the same command goes on from there.
 
@@ -92,6 +92,7 @@ def open_workspace(
         force: replace a bundle that is there.
         keep: names of files that took long too.
         folder: where to work; None takes OUT.unfinished.
+        lock: keep other runs away; of several processes of one run the first does it.
 
     Raises:
         HalfpintError: `out` holds something else, another run works on it, or the disk does not do.
@@ -99,10 +100,11 @@ def open_workspace(
     space = Workspace(out, folder or out.with_name(out.name + UNFINISHED), log)
     if out.absolute() in (space.folder.absolute(), *space.folder.absolute().parents):
         raise HalfpintError("--work", wanted="a folder outside --out, which is replaced", got=str(space.folder))
-    with disk_errors(out), locked(out):
+    with disk_errors(out), locked(out) if lock else nullcontext():
         refuse_other_files(out, force=force)
-        clear_temporary(out)
-        clear_temporary(space.folder)
+        if lock:
+            clear_temporary(out)
+            clear_temporary(space.folder)
         fresh, before = not space.folder.exists(), log.events
         try:
             yield space

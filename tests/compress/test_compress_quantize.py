@@ -158,7 +158,7 @@ def test_it_goes_on_where_it_was_stopped(
         ({"types": "q4_0,down_prj=q8_0"}, "Did you mean 'down_proj'"),
         ({"types": "down_proj=q8_0"}, "a type for all weights first"),
         ({"types": "q4_0,q_proj=q3_k"}, "whose blocks divide rows of"),
-        ({"bits": 2.0}, "2.625 bits a weight or more"),
+        ({"bits": 2.0}, "2.625 bits per weight or more"),
     ],
 )
 def test_types_that_cannot_be_are_said(

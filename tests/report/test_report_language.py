@@ -221,7 +221,7 @@ def test_the_page_holds_everything() -> None:
     page = Page(render(sample()))
     for words in (
         "Predicts the next token as if choosing among 14.13 tokens",
-        "0.310 better than counting", "How it learned", "n-gram baseline", "23",
+        "0.310 better than the n-gram baseline", "How it learned", "n-gram baseline", "23",
         "50% of the documents", "Once", "sample 4", "9.9M parameters", "1.20 Wh", "4 W a thread", "exact duplicate",
         "400 documents", "halfpint generate 'my out/best'", "halfpint export 'my out/best' --to gguf", "halfpint serve",
         "halfpint pretrain x",

@@ -63,7 +63,7 @@ def test_a_small_matrix_shows_its_figures_and_a_large_one_its_pairs() -> None:
     assert re.findall(r"<td[^>]*>(\d+)</td>", small) == ["7", "2", "0", "5"]
     names = [f"n{i}" for i in range(21)]
     matrix = [[9 if i == j else 0 for j in range(21)] for i in range(21)]
-    assert "No text was taken" in confusion({"labels": names, "matrix": matrix})
+    assert "No text was labelled wrongly" in confusion({"labels": names, "matrix": matrix})
     matrix[4][6], matrix[2][1] = 5, 2
     assert confused_pairs(names, [[float(n) for n in row] for row in matrix]) == [
         ("n4", "n6", 5.0, 5 / 14),

@@ -321,5 +321,5 @@ def test_other_data_and_models_are_refused(
         patch.setattr("halfpint.train.learner.Learner._apart", lambda self: False)
         with pytest.raises(HalfpintError, match=r"packing: .*keep the conversations .* Set packing to false"):
             run(TINY, tmp_path)
-    with pytest.raises(HalfpintError, match="writes from left to right, got a bert"):
+    with pytest.raises(HalfpintError, match="a causal model, got a bert"):
         run(TINY, tmp_path, parent=Bundle(tmp_path))

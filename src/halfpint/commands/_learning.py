@@ -70,7 +70,7 @@ def _learn(
         raise HalfpintError(alone, wanted="one process", got=f"{processes}", todo="Run it without torchrun.")
     started = time.monotonic()
     figures: dict[str, Any] = {}
-    with open_workspace(out, log, force=force, keep=("corpus.json",)) as space:
+    with open_workspace(out, log, force=force, keep=("corpus.json",), lock=ranks.is_first()) as space:
         with ranks.after_first():
             for stage in stages:
                 stage.check()

@@ -220,7 +220,7 @@ def read_source(source: Source, text: str, left_out: Counter[str]) -> Iterator[t
             # Of a folder, what is no text at all is left out; a file that breaks off in the middle is told.
             if source.strict or found:
                 raise
-            left_out[f"not readable as text (wanted {error.wanted})"] += 1
+            left_out[f"not readable as text (expected {error.wanted})"] += 1
         except OSError as error:
             got = str(error.strerror or error)
             raise HalfpintError(place, wanted="a readable file", got=got, todo="Check who may read it.") from error
