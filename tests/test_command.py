@@ -16,7 +16,17 @@ import pytest
 
 import halfpint as hp
 from halfpint import functions
-from halfpint.command import Command, Result, command_class, command_names, option, positional, settings_of, summary
+from halfpint.command import (
+    Command,
+    Result,
+    command_class,
+    command_names,
+    named_after,
+    option,
+    positional,
+    settings_of,
+    summary,
+)
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log
 
@@ -223,3 +233,10 @@ def test_every_result_has_json() -> None:
     from halfpint.commands.finetune import Mask
 
     assert json.loads(Mask("a line").as_json()) == {"text": "a line"}
+
+
+@pytest.mark.parametrize(
+    ("model", "folder"), [("tickets/best", "tickets-small"), ("best", "best-small"), ("a/model", "model-small")]
+)
+def test_what_has_no_name_is_named_after_the_model(model: str, folder: str) -> None:
+    assert named_after(model, "small") == Path(folder)

@@ -107,7 +107,7 @@ def compress(
     model: _Path,
     *,
     data: _Path,
-    out: _Path,
+    out: _Path | None = None,
     prune: _Texts | Mapping[str, object] = (),
     low_rank: float = 0.0,
     vocab: bool = False,
@@ -137,7 +137,7 @@ def compress(
         model: Bundle, base model, or OUT of fit or run.
         data: Text to calibrate on, for a classifier labelled texts; a part of it is kept for the
             comparison.
-        out: Output folder, with report.json.
+        out: Output folder, with report.json (default: BUNDLE-compressed).
         prune: depth=0.2, width=0.25, ffn=0.25, heads=0.25, hidden=0.25 or sparse=0.5; repeatable.
         low_rank: Share of the weights to save by low-rank factors.
         vocab: Drop tokens that the data does not use (classifiers).
@@ -170,7 +170,7 @@ def distil(
     data: _Path,
     *,
     student: _Path,
-    out: _Path,
+    out: _Path | None = None,
     method: str = "",
     epochs: int = 0,
     minutes: float = 10.0,
@@ -200,7 +200,7 @@ def distil(
         data: Labelled texts (CSV, TSV, JSONL, Parquet); running text for language models.
         student: layers=N or layers=1,6 of the teacher's layers, size=5M for new weights, a bundle, or a
             base model.
-        out: Output folder, with report.json.
+        out: Output folder, with report.json (default: TEACHER-distilled).
         method: Methods in order, separated by commas. Classifiers: hidden, logits, sequence (default:
             hidden,logits). Language models: hidden, logits, sequence, on_policy, uld (default: logits).
         epochs: Passes over the data per method; 0 takes the method's default.
@@ -273,7 +273,7 @@ def evaluate(
 def export(
     bundle: _Path,
     *,
-    out: _Path,
+    out: _Path | None = None,
     to: str = "gguf",
     type: str = "",
     nearest: bool = False,
@@ -288,7 +288,7 @@ def export(
 
     Args:
         bundle: Language model: a bundle, or a base model's name.
-        out: Output folder; for arpa the output file.
+        out: Output folder, for arpa the output file (default: BUNDLE-FORMAT, or BUNDLE.arpa).
         to: gguf for llama.cpp, compressed-tensors (4 or 8 bits) for vLLM, arpa (n-gram models) for
             KenLM.
         type: Type of the weights: f32, f16, q8_0 (default), q4_1 or q4_0 in GGUF; q8_0 or q4_0 in
@@ -331,7 +331,7 @@ def finetune(
     Args:
         base: Model to start from: a bundle, or a base model by name or folder.
         data: Conversations (JSON, JSONL or Parquet, each also .gz), or text.
-        out: Output folder.
+        out: Output folder (default: BASE-DATA).
         task: chat (default) for conversations, predict for the text of a domain.
         lora: Train low-rank adapters (LoRA) instead of all weights.
         merge: Merge the adapters into the weights; without it they are also kept in adapter/.

@@ -296,5 +296,11 @@ def arguments(doc: str) -> dict[str, str]:
     return entries
 
 
+def named_after(model: str, what: str) -> Path:
+    """The folder that a command writes where none is named: after the model, or the run whose best one it is."""
+    place = Path(model)
+    return Path(f"{place.parent.name if place.name == 'best' and place.parent.name else place.name}-{what}")
+
+
 def _typed(value: object) -> str:
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)

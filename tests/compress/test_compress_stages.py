@@ -294,3 +294,10 @@ def test_no_smaller_is_refused() -> None:
     for after in (100, 101):
         with pytest.raises(HalfpintError, match=f"compress/vocab.*got {after} of 100"):
             refuse_if_no_smaller("compress/vocab", 100, after)
+
+
+def test_what_is_in_8_bits_already_is_said(
+    bundles: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path
+) -> None:
+    with pytest.raises(HalfpintError, match="they are in 8 bits"):
+        OnnxInt8().run(bundles("int8-linear"), work(tmp_path / "again"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint.command import Command, Group, Result, option, positional
+from halfpint.command import Command, Group, Result, named_after, option, positional
 from halfpint.errors import EXIT_INFEASIBLE, HalfpintError
 from halfpint.progress import Log, plain
 
@@ -53,7 +53,7 @@ class Compress(Command):
     Args:
         model: Bundle, base model, or OUT of fit or run.
         data: Text to calibrate on, for a classifier labelled texts; a part of it is kept for the comparison.
-        out: Output folder, with report.json.
+        out: Output folder, with report.json (default: BUNDLE-compressed).
         prune: depth=0.2, width=0.25, ffn=0.25, heads=0.25, hidden=0.25 or sparse=0.5; repeatable.
         low_rank: Share of the weights to save by low-rank factors.
         vocab: Drop tokens that the data does not use (classifiers).
@@ -82,7 +82,7 @@ class Compress(Command):
 
     model: str = positional(metavar="BUNDLE")
     data: str = option(metavar="DATA")
-    out: Path = option(metavar="FOLDER")
+    out: Path | None = option(None, metavar="FOLDER")
     prune: tuple[str, ...] = option((), metavar="KIND=SHARE")
     low_rank: float = option(0.0, metavar="SHARE", least=0, most=0.99)
     vocab: bool = False
@@ -134,8 +134,9 @@ class Compress(Command):
         from halfpint.task import LabelTask
         from halfpint.workspace import open_workspace
 
+        out = self.out or named_after(self.model, "compressed")
         limits = parse_share(self.keep), self.target_bytes  # what is neither a share nor a size is refused first
-        with open_workspace(self.out, log, force=self.force) as space:
+        with open_workspace(out, log, force=self.force) as space:
             refuse_test_split(self.data)
             stages = steps_of(self, is_classifier=is_classifier(self.model))  # refuses settings that cannot be
             if all(isinstance(one, Onnx) for one in stages) and not any(limits):
@@ -151,4 +152,4 @@ class Compress(Command):
             told = [{"use": stage.use, **stage.settings()} for stage in made.stages]
             report = space.finish(made.bundle, {**report, "model": self.model, "stages": told})
             space.clear()
-        return Compressed(self.out, report["verdict"], report.get("is_met"), report)
+        return Compressed(out, report["verdict"], report.get("is_met"), report)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from halfpint.command import Command, Group, Result, option, positional
+from halfpint.command import Command, Group, Result, named_after, option, positional
 from halfpint.errors import HalfpintError, need_installed
 from halfpint.progress import Log, plain
 
@@ -50,7 +50,7 @@ class Distil(Command):
         teacher: Bundle, or OUT of fit or run; several, separated by commas, answer together.
         data: Labelled texts (CSV, TSV, JSONL, Parquet); running text for language models.
         student: layers=N or layers=1,6 of the teacher's layers, size=5M for new weights, a bundle, or a base model.
-        out: Output folder, with report.json.
+        out: Output folder, with report.json (default: TEACHER-distilled).
         method: Methods in order, separated by commas. Classifiers: hidden, logits, sequence (default:
             hidden,logits). Language models: hidden, logits, sequence, on_policy, uld (default: logits).
         epochs: Passes over the data per method; 0 takes the method's default.
@@ -82,7 +82,7 @@ class Distil(Command):
     teacher: str = positional(metavar="TEACHER")
     data: str = positional(metavar="DATA")
     student: str = option(metavar="STUDENT")
-    out: Path = option(metavar="FOLDER")
+    out: Path | None = option(None, metavar="FOLDER")
     method: str = ""
     epochs: int = option(0, least=0)
     minutes: float = option(10.0, least=0)
@@ -156,7 +156,8 @@ class Distil(Command):
 
         self.token_count  # noqa: B018  (what is no number is refused first)
         need_installed("torch", "halfpint distil")
-        with open_workspace(self.out, log, force=self.force, folder=self.work) as space:
+        out = self.out or named_after(next(iter(self.teachers), "model"), "distilled")
+        with open_workspace(out, log, force=self.force, folder=self.work) as space:
             with metered(log):
                 run = self._opened(space.folder, log)
                 space.begin()
@@ -166,7 +167,7 @@ class Distil(Command):
             report = space.finish(run.student.bundle, {**report, "methods": list(run.methods), "stages": stages})
             if self.work is None:
                 space.clear()
-        return Distilled(self.out, report["verdict"], report)
+        return Distilled(out, report["verdict"], report)
 
     def _opened(self, work: Path, log: Log) -> Classifiers | Languages:
         """The teachers, and the data."""

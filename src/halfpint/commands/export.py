@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from halfpint.command import Command, Group, Result, option, positional
+from halfpint.command import Command, Group, Result, named_after, option, positional
 from halfpint.commands._made import Made, figures_of
 from halfpint.errors import HalfpintError, nearest
 from halfpint.progress import Log
@@ -49,7 +49,7 @@ class Export(Command):
 
     Args:
         bundle: Language model: a bundle, or a base model's name.
-        out: Output folder; for arpa the output file.
+        out: Output folder, for arpa the output file (default: BUNDLE-FORMAT, or BUNDLE.arpa).
         to: gguf for llama.cpp, compressed-tensors (4 or 8 bits) for vLLM, arpa (n-gram models) for KenLM.
         type: Type of the weights: f32, f16, q8_0 (default), q4_1 or q4_0 in GGUF; q8_0 or q4_0 in
             compressed-tensors, for a model that is not quantized yet.
@@ -63,7 +63,7 @@ class Export(Command):
     group: ClassVar[Group] = Group.MOVE
 
     bundle: str = positional(metavar="BUNDLE")
-    out: Path = option(metavar="FOLDER")
+    out: Path | None = option(None, metavar="FOLDER")
     to: str = option("gguf", metavar="FORMAT")
     type: str = ""
     nearest: bool = False
@@ -78,11 +78,12 @@ class Export(Command):
 
         self._check()
         refuse_other(self.bundle, self.word())
+        out = self.out or (Path(f"{self.bundle}.arpa") if self.to == "arpa" else named_after(self.bundle, self.to))
         if self.to == "arpa":
-            result = write_arpa(self.bundle, self.out, merge_unknown=self.merge_unknown, force=self.force)
-            return Arpa(self.out, result["size_bytes"])
+            result = write_arpa(self.bundle, out, merge_unknown=self.merge_unknown, force=self.force)
+            return Arpa(out, result["size_bytes"])
         stages = self._stages()
-        return Made.of(export(self.bundle, stages, self.out, log, force=self.force, rounded_to=self.type))
+        return Made.of(export(self.bundle, stages, out, log, force=self.force, rounded_to=self.type))
 
     def _check(self) -> None:
         if self.to not in _FORMATS:

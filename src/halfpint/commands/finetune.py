@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
 
-from halfpint.command import Command, Group, Result, option, positional
+from halfpint.command import Command, Group, Result, named_after, option, positional
 from halfpint.commands._made import Made
 from halfpint.errors import HalfpintError, nearest
 from halfpint.progress import Log
@@ -45,7 +45,7 @@ class Finetune(Command):
     Args:
         base: Model to start from: a bundle, or a base model by name or folder.
         data: Conversations (JSON, JSONL or Parquet, each also .gz), or text.
-        out: Output folder.
+        out: Output folder (default: BASE-DATA).
         task: chat (default) for conversations, predict for the text of a domain.
         lora: Train low-rank adapters (LoRA) instead of all weights.
         merge: Merge the adapters into the weights; without it they are also kept in adapter/.
@@ -98,10 +98,9 @@ class Finetune(Command):
         if self.show_mask:
             colour = sys.stdout.isatty()
             return Mask(mask_shown(self.base, data, self.template, log, colour=colour))  # type: ignore[arg-type]
-        if self.out is None:
-            raise HalfpintError("--out", wanted="a folder to write to", got="none")
+        out = self.out or named_after(self.base, Path(self.data).name.split(".")[0])
         stage = changed(stage, self.set)
-        return Made.of(finetune(self.base, data, stage, self.out, log, force=self.force, command=self.line()))
+        return Made.of(finetune(self.base, data, stage, out, log, force=self.force, command=self.line()))
 
     def _asked(self) -> tuple[ChatData | CorpusData, Stage]:
         from halfpint.data.conversations import ChatData

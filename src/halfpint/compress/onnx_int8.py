@@ -150,7 +150,12 @@ def _quantise_rows(source: Path, target: Path) -> None:
 
     model = onnx.load(str(source))
     graph: Any = model.graph
-    weight = next(tensor for tensor in graph.initializer if tensor.name == "weight")
+    weight = next((tensor for tensor in graph.initializer if tensor.name == "weight"), None)
+    if weight is None:
+        raise HalfpintError(
+            "compress/onnx_int8", wanted="weights that are not quantised yet", got=f"{source}: they are in 8 bits",
+            todo="Leave this step out.",
+        )  # fmt: skip
     values = numpy_helper.to_array(weight)
     scale = np.maximum(np.abs(values).max(axis=1), 1e-12) / 127
     graph.initializer.remove(weight)
