@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from halfpint.bundle import Bundle, file_sha256, open_bundle
-from halfpint.commands._distil_classifier import verdict
+from halfpint.commands._distil_classifier import Classifiers, verdict
 from halfpint.commands._distil_language import Languages, bits_difference
 from halfpint.commands.distil import Distil
 from halfpint.data.examples import Example
@@ -265,3 +265,10 @@ def test_the_teacher_of_a_search_is_the_trained_model(bundles: Get, tmp_path: Pa
     shutil.copytree(bundles("onnx").path, tmp_path / "work" / "export")
     shutil.copytree(bundles("classifier").path, tmp_path / "work" / "train")
     assert teacher_bundle(str(tmp_path)).fingerprint == bundles("classifier").fingerprint
+
+
+def test_a_teacher_without_layers_teaches_a_base_encoder_that_is_cut(bundles: Callable[[str], Bundle]) -> None:
+    teacher = bundles("onnx-linear")
+    run = Classifiers(Distil(teacher=str(teacher.path), data=str(TICKETS), student="layers=1"), [teacher], SILENT)
+    assert run.methods == ("logits",) and run._origin is None and run._untaught == ()
+    assert [stage.use for stage in run._first] == ["models/pull", "distil/student"]

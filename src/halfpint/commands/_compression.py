@@ -71,11 +71,14 @@ def opened(asked: Compress, work: Path, log: Log) -> Compression:
         start = teacher_bundle(asked.model)
         task = label_task(need_command(start, asked.word()), str(start.path))
         if start.kind not in (Kind.CLASSIFIER, Kind.ONNX):
+            run = given.parent if given.name == "best" else given
+            trained = [one.parent for one in sorted((run / "work").glob(f"train-*/{CARD}"))]
+            other = next((one for one in trained if Bundle(one).kind == Kind.CLASSIFIER), None)
             raise HalfpintError(
-                str(start.path),
-                wanted="a fine-tuned encoder, or its export",
-                got=f"a bundle of the kind '{start.kind}'",
-            )
+                str(start.path), wanted="a fine-tuned encoder, or its export",
+                got=f"a bundle that runs with {start.card.get('engine')}, which has nothing to prune or to quantize",
+                todo=f"The same run trained an encoder: {other}" if other else "Use it as it is.",
+            )  # fmt: skip
         settings = settings_of(
             task, source=asked.data, test=asked.test, text=asked.text, label=asked.label, seed=asked.seed
         )

@@ -45,7 +45,9 @@ class Classifiers:
     def __init__(self, asked: Distil, teachers: list[Bundle], log: Log) -> None:
         self.asked, self.teachers, self.log = asked, teachers, log
         self.task = label_task(task_of(teachers[0]), "TEACHER")
-        self.methods = asked.methods or ("hidden", "logits")
+        # Counts and taggers of words have no states to look at, and no layers: a student is cut from a base encoder.
+        self.has_layers = "encoder" in teachers[0].config
+        self.methods = asked.methods or (("hidden", "logits") if self.has_layers else ("logits",))
         check_methods(self.methods, METHODS, ("logits", "sequence"))
         for stage in (*self._first, *self._taught):
             stage.check()
@@ -85,7 +87,8 @@ class Classifiers:
     @cached_property
     def _origin(self) -> Bundle | None:
         """The bundle that the student's chain begins with."""
-        if not self.asked.is_cut and not (Path(self.asked.student) / CARD).is_file():
+        is_bundle = (Path(self.asked.student) / CARD).is_file()
+        if not is_bundle and not (self.asked.is_cut and self.has_layers):
             return None
         start = self.teachers[0] if self.asked.is_cut else open_bundle(self.asked.student)
         if start.kind not in (Kind.CLASSIFIER, Kind.ENCODER):
@@ -98,7 +101,8 @@ class Classifiers:
 
     @cached_property
     def _first(self) -> tuple[Stage, ...]:
-        return first_stages(self.asked)
+        base = (Pull(),) if self.asked.is_cut and not self.has_layers else ()
+        return (*base, *first_stages(self.asked))
 
     @cached_property
     def _taught(self) -> tuple[Stage, ...]:
@@ -145,7 +149,7 @@ class Classifiers:
         """The stages that a student cut from its teacher has without it: what the teacher was before it was trained,
         cut alike. Empty where the student is another, where the teacher's card does not tell, or where that is of
         another shape than the student."""
-        if not (self.asked.is_cut and self.asked.has_control):
+        if not (self.asked.is_cut and self.asked.has_control and self.has_layers):
             return ()
         found: list[Stage] = []
         why = "its card does not tell what it was made from"

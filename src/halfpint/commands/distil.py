@@ -49,10 +49,12 @@ class Distil(Command):
     Args:
         teacher: Bundle, or OUT of fit or run; several, separated by commas, answer together.
         data: Labelled texts (CSV, TSV, JSONL, Parquet); running text for language models.
-        student: layers=N or layers=1,6 of the teacher's layers, size=5M for new weights, a bundle, or a base model.
+        student: layers=N or layers=1,6 of the teacher (of a base encoder, where the teacher has no layers), size=5M for
+            new weights, a bundle, or a base model.
         out: Output folder, with report.json (default: TEACHER-distilled).
         method: Methods in order, separated by commas. Classifiers: hidden, logits, sequence (default:
-            hidden,logits). Language models: hidden, logits, sequence, on_policy, uld (default: logits).
+            hidden,logits, or logits where the teacher has no layers). Language models: hidden, logits, sequence,
+            on_policy, uld (default: logits).
         epochs: Passes over the data per method; 0 takes the method's default.
         minutes: Time limit per method, for language models.
         tokens: Number of tokens per method, such as 2M, instead of --minutes, for language models.
