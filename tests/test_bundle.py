@@ -40,6 +40,7 @@ def half(content: bytes) -> bytes:
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "half": half, "empty": lambda _: b"", "zeros": lambda content: bytes(len(content)), "deep": lambda _: b"[" * 10**5,
+    "levels": lambda _: b'{"a":' * 300 + b"1" + b"}" * 300,
     "object": lambda _: b"{}",
 }  # fmt: skip
 FILES = (

@@ -20,6 +20,7 @@ from halfpint.files import is_temporary, new_folder, write_text
 from halfpint.progress import plain
 
 CARD = "card.json"
+_DEEPEST = 100
 _USED = (".json", ".jinja", ".safetensors", ".onnx", ".gguf", ".npy", ".bin", ".model", "vocab.txt", "merges.txt")
 """How names of files end that an engine, or a package that it uses, opens without being asked to."""
 _LONGEST_HEADER = 100_000_000  # bytes: the limit of the package safetensors
@@ -136,6 +137,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        if _is_deep(value):
+            raise ValueError(f"more than {_DEEPEST} levels")
     except FileNotFoundError:
         raise HalfpintError(
             str(path.parent),
@@ -150,6 +153,19 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DamagedError(str(path), wanted="a JSON object", got=type(value).__name__, todo="Make the bundle again.")
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether a JSON value has more levels than any of ours: who goes through it level by level would not come back."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            part for one in level if isinstance(one, dict | list)
+            for part in (one.values() if isinstance(one, dict) else one)
+        ]  # fmt: skip
+        if not level:
+            return False
+    return True
 
 
 def open_bundle(path: Path | str, *, task: str | None = None) -> Bundle:

@@ -127,6 +127,6 @@ def _odd(old: Any, random: Random) -> Any:
     if pick < 0.8:
         return {str(number): old for number in range(random.choice((1, 3, 500)))}
     deep = old
-    for _ in range(random.choice((3, 90, 800))):
+    for _ in range(random.choice((3, 90, 300))):
         deep = [deep] if random.random() < 0.5 else {"a": deep}
     return deep if pick < 0.9 else {"$ref": "#", "text": old}

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfpint.data.words import words
-from halfpint.models.crf import Crf, from_pairs, marginals, read_crf
+from halfpint.errors import HalfpintError
+from halfpint.models.crf import WEIGHTS_FILE, Crf, from_pairs, marginals, read_crf
 from halfpint.models.word_attributes import attributes
 
 TEXTS = ["Anna Berg of Bonn .", "", "Where is Bonn ?", "U.S.A 1999 x", " ", "Anna"]
@@ -105,3 +106,14 @@ def test_probabilities_are_those_of_crfsuite(tmp_path: Path) -> None:
         tagger.set(crfsuite.ItemSequence(list(attributes(text))))
         wanted = [[tagger.marginal(tag, place) for tag in "01"] for place in range(8)]
         np.testing.assert_allclose(found, wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize("wrong", ["counts", "tags", "transitions"])
+def test_weights_that_do_not_fit_are_refused(wrong: str, tmp_path: Path) -> None:
+    numpy_io = pytest.importorskip("safetensors.numpy")
+    field(TEXTS).write(tmp_path)
+    tensors = numpy_io.load_file(tmp_path / WEIGHTS_FILE)
+    changed = {"counts": tensors["counts"] + 1, "tags": tensors["tags"] + 3, "transitions": tensors["transitions"][1:]}
+    numpy_io.save_file({**tensors, wrong: changed[wrong]}, tmp_path / WEIGHTS_FILE)
+    with pytest.raises(HalfpintError, match="expected weights for the"):
+        read_crf(tmp_path)

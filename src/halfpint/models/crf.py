@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.errors import need
+from halfpint.errors import HalfpintError, need
 from halfpint.models.word_attributes import attributes
 from halfpint.outputs import Floats, Ints
 
@@ -92,13 +92,22 @@ class Crf:
 
 
 def read_crf(folder: Path) -> Crf:
-    """What `Crf.write` left in a folder."""
+    """What `Crf.write` left in a folder.
+
+    Raises:
+        HalfpintError: weights that do not fit the attributes.
+    """
     tensors = need("safetensors.numpy", "reading a conditional random field").load_file(folder / WEIGHTS_FILE)
     names = (folder / ATTRIBUTES_FILE).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     starts = np.concatenate([[0], np.cumsum(tensors["counts"], dtype=np.int64)]).astype(np.int64)
-    return Crf(
-        names, starts, tensors["tags"].astype(np.int64), tensors["weights"].astype(np.float32), tensors["transitions"]
-    )
+    tags, weights, moves = tensors["tags"], tensors["weights"], tensors["transitions"]
+    fits = len(names) + 1 == len(starts) and starts[-1] == len(tags) == len(weights)
+    if not fits or moves.shape != (len(moves), len(moves)) or (len(tags) and tags.max() >= len(moves)):
+        raise HalfpintError(
+            str(folder / WEIGHTS_FILE), wanted=f"weights for the {len(names):,} attributes", got="others",
+            todo="Make or copy the bundle again.",
+        )  # fmt: skip
+    return Crf(names, starts, tags.astype(np.int64), weights.astype(np.float32), moves)
 
 
 def from_pairs(
