@@ -152,7 +152,7 @@ def lives(folder: Path, names: Sequence[str]) -> dict[str, Callable[[], Life]]:
         "fit": lambda: life("fit", "fit", str(TICKETS), "--base", "none"),
         "pretrain": lambda: life("pretrain", "pretrain", str(TICKETS), *TEXT, *TINY),
         "distil": lambda: on_a_model(
-            "distil", "distil", "MODEL", "--data", str(TICKETS), *TEXT, "--student", "layers=1", "--tokens", "10K"
+            "distil", "distil", "MODEL", str(TICKETS), *TEXT, "--student", "layers=1", "--tokens", "10K"
         ),
         "compress": lambda: on_a_model(
             "compress", "compress", "MODEL", "--data", str(TICKETS), *TEXT, "--quantize", "8", "--method", "round"
