@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from halfpint.bundle import Bundle, Kind, new_bundle, open_bundle
 from halfpint.data.conversations import ChatData, Conversations
 from halfpint.data.corpus import Corpus, CorpusData
 from halfpint.data.prepare import Data, Prepared
+from halfpint.data.read import read_table
 from halfpint.errors import HalfpintError
 from halfpint.lookup import (
     default_task,
@@ -238,3 +241,13 @@ def test_a_bundle_that_does_no_task_is_told_as_that(tmp_path: Path) -> None:
         card["kind"] = "encoder"
     with pytest.raises(HalfpintError, match="a bundle that does a task, got one of the kind 'encoder'"):
         task_of(open_bundle(tmp_path / "one"))
+
+
+def test_guessing_leaves_a_pipe_readable(tmp_path: Path) -> None:
+    pipe, rows = tmp_path / "pipe", "text,label\n" + "hello there,a\nbye now,b\n" * 9
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(rows,), daemon=True)
+    writer.start()
+    assert guess_task(str(pipe)).name == "classify"
+    assert len(read_table(str(pipe))) == 18
+    writer.join()

@@ -12,12 +12,13 @@ from typing import Any
 from halfpint.data.chat_forms import is_conversation
 from halfpint.data.conversations import ChatData, prepare_chat, read_chat
 from halfpint.data.messages import Conversation
+from halfpint.data.rows import opened
 from halfpint.errors import HalfpintError, need
 from halfpint.progress import Log
 from halfpint.task import Split, Task
 from halfpint.tasks import predict
 
-_READ = 65_536  # characters of a file that its form is guessed by
+_READ = 65_536  # bytes of a file that its form is guessed by
 
 
 class Chat(Task[Conversation]):
@@ -58,8 +59,9 @@ def _first_object(path: Path) -> Any:
     try:
         if path.suffix == ".parquet":
             return dict.fromkeys(need("pyarrow.parquet", f"reading {path}").read_schema(path).names)
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            text = file.read(_READ).lstrip().removeprefix("[")
+        with opened(path) as file:  # a pipe gives what it has once: all who guess have to read the same copy
+            start = (gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file).read(_READ)
+        text = start.decode("utf-8-sig", "replace").lstrip().removeprefix("[")
         return json.JSONDecoder().raw_decode(text.lstrip())[0]
     except (OSError, EOFError, ValueError, RecursionError, zlib.error):
         return None
