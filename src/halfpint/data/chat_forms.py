@@ -7,11 +7,11 @@ thoughts. Messages carry them; a field that nothing reads is counted, so that it
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from halfpint.data.encoding import whole_characters
 from halfpint.data.messages import ASSISTANT, CALLS, SYSTEM, TOOL, USER, Conversation, Message
 from halfpint.data.read import Table
 from halfpint.errors import HalfpintError, nearest
@@ -36,7 +36,6 @@ _LEARNED = ("weight", "train", "training", "trainable", "loss")
 _SEEN_OR_HEARD = ("image", "images", "image_url", "video", "videos", "audio", "audios", "input_audio")
 _PREFERRED = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
 _GOOD_OR_BAD = ("label", "kto_tag")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass
@@ -328,7 +327,7 @@ def _clean(content: object) -> str:
         return str(content)
     if not isinstance(content, str):
         raise _FaultError("content that is no text")
-    return _SURROGATE.sub("\ufffd", content)
+    return whole_characters(content)
 
 
 def _check(messages: Sequence[Message]) -> None:

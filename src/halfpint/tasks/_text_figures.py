@@ -10,7 +10,7 @@ import numpy as np
 
 from halfpint.counts import Float64Array, Metric
 
-COLUMNS = ("nats", "tokens", "words", "bytes")
+# The sums are those of nats, tokens, words and bytes, in this order.
 
 
 def _perplexity(column: int, sums: Float64Array) -> Float64Array:

@@ -7,7 +7,7 @@ The first one writes, and decides what depends on the time.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -116,11 +116,6 @@ def mean(value: float, device: Any) -> float:
     held = torch.tensor(value, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(held)
     return float(held) / world
-
-
-def own_part(items: Sequence[Any]) -> Sequence[Any]:
-    """Those of `items` that this process does: each takes every so-manieth."""
-    return items[_rank() :: _world()]
 
 
 def _average(gradients: list[Any], world: int) -> None:
