@@ -187,7 +187,8 @@ class Pipeline:
             found = read_json(cached)
             if found.get("fingerprint") == made.bundle.fingerprint and found.get("primary") == self.primary:
                 with np.load(rows, allow_pickle=False) as arrays:
-                    return Assessment(found, Counts(arrays["which"], arrays["rows"]))
+                    groups = arrays["groups"] if arrays["groups"].size else None
+                    return Assessment(found, Counts(arrays["which"], arrays["rows"], groups))
         one = score(made.bundle, self.labelled, self.split.validation, self.labels, self.primary, log=self.log)
         figures = {
             "fingerprint": made.bundle.fingerprint,
@@ -198,7 +199,8 @@ class Pipeline:
             "parity": self._parity(made, one.outputs),
         }
         with written(rows) as file:
-            np.savez_compressed(file, which=one.counts.which, rows=one.counts.rows)
+            groups = np.zeros(0, dtype=np.int64) if one.counts.groups is None else one.counts.groups
+            np.savez_compressed(file, which=one.counts.which, rows=one.counts.rows, groups=groups)
         write_json(cached, figures)
         return Assessment(figures, one.counts)
 

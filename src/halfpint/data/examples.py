@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from halfpint.data.columns import Columns
 from halfpint.data.read import Table
@@ -16,11 +16,16 @@ _MISSING_LABELS = frozenset({"", "nan", "NaN"})
 
 @dataclass(frozen=True)
 class Example:
-    """One text, its label ("" when it has none), and where a person finds it (see `Table.rows`)."""
+    """One text, its label ("" when it has none), and where a person finds it (see `Table.rows`).
+
+    Attributes:
+        group: the number of the texts that it is alike to in its data; below 0 where nobody has looked.
+    """
 
     text: str
     label: str
     row: int
+    group: int = field(default=-1, compare=False)
 
 
 def labelled(table: Table, columns: Columns) -> list[Example]:

@@ -13,7 +13,7 @@ from halfpint.data.columns import Columns, find_columns
 from halfpint.data.examples import Example, fingerprint, is_missing_label, labelled
 from halfpint.data.read import read_table
 from halfpint.data.rows import ending_of
-from halfpint.data.split import split
+from halfpint.data.split import alike, grouped, split
 from halfpint.data.table import Form, Table, shown
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log
@@ -103,6 +103,7 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
         unlabelled = [replace(one, drop=True) for one in find_missing(examples) if one.kind == "missing_label"]
         examples, _ = clean(examples, unlabelled)
     test = read_test(settings, columns) if settings.test else []
+    test = grouped(test, alike([example.text for example in test]))
     findings = check(examples, test=test, probe_labels=probe_labels)
     raise_if_unusable(findings, settings.source)
     kept, dropped = clean(examples, findings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,22 @@ _TRAIN, _VALIDATION, _TEST = range(3)
 
 @dataclass(frozen=True)
 class Splits:
-    """Three parts that share no example and no group of near duplicates, each in the order of the file."""
+    """Three parts that share no example and no group of near duplicates, each in the order of the file; the examples
+    have the numbers of their groups."""
 
     train: list[Example]
     validation: list[Example]
     test: list[Example]
+
+
+def alike(texts: Sequence[str]) -> NDArray[np.int64]:
+    """The group of each text: near duplicates, and texts with those that they are a part of; int64 (texts,)."""
+    return join_contained(texts, near_duplicate_groups(texts))
+
+
+def grouped(examples: Sequence[Example], groups: NDArray[np.int64]) -> list[Example]:
+    """The examples with the numbers of their groups."""
+    return [replace(example, group=group) for example, group in zip(examples, groups.tolist(), strict=True)]
 
 
 def split(
@@ -62,11 +73,11 @@ def split(
             todo="For example (0.7, 0.15, 0.15).",
         )
     if groups is None:
-        texts = [example.text for example in examples]
-        groups = join_contained(texts, near_duplicate_groups(texts))
+        groups = alike([example.text for example in examples])
     groups = np.asarray(groups)
     if len(groups) != len(examples):
         raise HalfpintError("split groups", wanted=f"one for each of {len(examples)} examples", got=str(len(groups)))
+    examples = grouped(examples, groups)
     members: dict[int, list[int]] = defaultdict(list)
     for index, group in enumerate(groups.tolist()):
         members[group].append(index)

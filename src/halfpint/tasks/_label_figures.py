@@ -54,7 +54,16 @@ _NAMES = (
     "accuracy",
     *(f"{kind}_{average}" for average in ("macro", "micro", "weighted") for kind in ("precision", "recall", "f1")),
 )
-METRICS: Mapping[str, Metric] = {name: Metric(partial(_value, name)) for name in _NAMES}
+
+
+def _extremes(rows: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array]:
+    """Rows of `label_counts` as they would be if each text was answered right, and wrong; one answer each."""
+    support = np.split(rows, 3, axis=-1)[1]
+    wrong = np.concatenate([np.zeros_like(support), support, support], axis=-1)
+    return np.concatenate([support] * 3, axis=-1), wrong, np.ones(len(rows))
+
+
+METRICS: Mapping[str, Metric] = {name: Metric(partial(_value, name), extremes=_extremes) for name in _NAMES}
 """Macro averages are over the labels that occur in the truth or in the predictions; a division by zero gives 0."""
 
 

@@ -93,16 +93,28 @@ def _macro(sums: Float64Array) -> Float64Array:
     return ratio(ratio(2 * right, found + gold).sum(-1), there.sum(-1).astype(np.float64))
 
 
+def _extremes(rows: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array]:
+    """Rows of `span_counts` as they would be with every gold span found, and with a wrong one in the place of each."""
+    gold = _parts(rows)[2]
+    spans = gold.sum(-1)
+    points = np.repeat(spans[..., None], _EXTRA, axis=-1)
+    right = np.concatenate([gold, gold, gold, points], axis=-1)
+    return right, np.concatenate([np.zeros_like(gold), gold, gold, np.zeros_like(points)], axis=-1), spans
+
+
 METRICS: Mapping[str, Metric] = {
-    "f1_strict": Metric(_value(None, "f1")),
-    "precision_strict": Metric(_value(None, "precision")),
-    "recall_strict": Metric(_value(None, "recall")),
-    "f1_macro": Metric(_macro),
-    "f1_exact": Metric(_value(0, "f1")),
-    "f1_partial": Metric(_value(1, "f1")),
-    "precision_partial": Metric(_value(1, "precision")),
-    "recall_partial": Metric(_value(1, "recall")),
-    "f1_type": Metric(_value(2, "f1")),
+    name: Metric(of, extremes=_extremes)
+    for name, of in {
+        "f1_strict": _value(None, "f1"),
+        "precision_strict": _value(None, "precision"),
+        "recall_strict": _value(None, "recall"),
+        "f1_macro": _macro,
+        "f1_exact": _value(0, "f1"),
+        "f1_partial": _value(1, "f1"),
+        "precision_partial": _value(1, "precision"),
+        "recall_partial": _value(1, "recall"),
+        "f1_type": _value(2, "f1"),
+    }.items()
 }
 """Strict: start, end and label. Exact: start and end. Partial: half a point for an overlap, whatever the label. Type:
 an overlap with the right label. Macro: the mean over labels of the strict one. Dividing by zero gives 0."""

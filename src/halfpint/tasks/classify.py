@@ -156,7 +156,8 @@ class Classify(LabelTask[Example]):
 
     def counts(self, examples: Sequence[Example], answers: Sequence[Any], labels: Sequence[str]) -> Counts:
         """Hits, support and guesses of each label."""
-        return figures.label_counts(_indices(examples, labels), np.asarray(answers), len(labels))
+        found = figures.label_counts(_indices(examples, labels), np.asarray(answers), len(labels))
+        return found.in_groups([example.group for example in examples])
 
     def calibration(self, examples: Sequence[Example], outputs: Outputs, labels: Sequence[str]) -> dict[str, float]:
         """calibration_error and log_loss (natural logarithm)."""

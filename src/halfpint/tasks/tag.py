@@ -202,7 +202,8 @@ class Tag(LabelTask[TagExample]):
             raise HalfpintError("evaluation", wanted="at least one text", got="none", todo="Give labelled texts.")
         self.need_labels(examples, labels)
         gold = [example.spans or () for example in examples]
-        return figures.span_counts(gold, list(answers), labels_in(labels))
+        found = figures.span_counts(gold, list(answers), labels_in(labels))
+        return found.in_groups([example.document or -1 for example in examples])
 
     def details(
         self, examples: Sequence[TagExample], outputs: Outputs, answers: Sequence[Any], labels: Sequence[str]
