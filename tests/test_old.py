@@ -68,6 +68,8 @@ def test_a_bundle_is_judged_as_it_was(name: str, typed: Typed, monkeypatch: pyte
     code, out, err = typed("evaluate", f"bundles/{name}", data, "--json")
     assert code == 0, err
     judged = json.loads(out)
+    assert set(said) <= set(judged)
+    said = {key: value for key, value in said.items() if key != "interval"}  # intervals are made in a better way since
     assert {key: judged[key] for key in said} == near(said, 1e-5)
 
 
@@ -90,7 +92,8 @@ def test_an_unfinished_fit_goes_on(old: Path, typed: Typed) -> None:
     assert code == 0, err
     assert "going on with the unfinished run in unfinished-fit" in err
     after = told(out)[len(before) :]
-    assert stages(after) == ["compress/onnx_int8", "train/tfidf_linear", "export/onnx", "compress/onnx_int8"]
+    linear = ["train/tfidf_linear", "export/onnx", "compress/onnx_int8"]
+    assert stages(after) == [*linear[-1:], *linear, *linear]  # the rest of one, the other, the chosen one on all rows
     assert [event["name"] for event in after if event["event"] == "candidate"] == [
         "majority", "tfidf-small-fp32", "tfidf-small-int8", "tfidf-linear-fp32", "tfidf-linear-int8"
     ]  # fmt: skip

@@ -62,7 +62,9 @@ def test_a_whole_life(tiny_encoder: Path, few_rows: Callable[[int], Path], tmp_p
     by_name = in_the_report(report, out)
     assert {one["family"] for one in report["candidates"]} >= {"majority", "tfidf", "frozen encoder"}
     encoder = [one for one in report["candidates"] if one["name"].startswith("frozen") and one["family"] != "blend"]
-    assert [one["status"] for one in encoder if one["precision"] in ("int8", "w8")] == ["measured"] * 2
+    smaller = [one["status"] for one in encoder if one["precision"] in ("int8", "w8")]
+    assert len(smaller) == 2 and set(smaller) <= {"measured", "refused"}  # 18 rows prove little of a quantised copy
+    assert "measured" in {one["status"] for one in encoder if one["precision"] != "fp32"}
     assert {one["status"] for one in encoder if one["precision"] == "fp32"} == {"skipped"}
     assert by_name["frozen-fp32"]["why"].endswith("over 340 KB")
 
@@ -82,7 +84,11 @@ def test_a_whole_life(tiny_encoder: Path, few_rows: Callable[[int], Path], tmp_p
 
     recipe = read_recipe(out / "recipe.toml")
     again = run_recipe(recipe, tmp_path / "again", Log(quiet=True))
-    assert again["validation"]["metrics"] == pytest.approx(chosen["metrics"], abs=1e-6)
+    if recipe.all_rows:  # what was chosen on validation learns from it in the end
+        assert again["validation"]["learned_from"] and chosen["trained_on"] == 101
+        assert open_bundle(tmp_path / "again" / "best").card["figures"]["validation"] is None
+    else:
+        assert again["validation"]["metrics"] == pytest.approx(chosen["metrics"], abs=1e-6)
     assert again["test"]["accuracy"] == report["test"][report["chosen"]]["accuracy"]
     assert open_bundle(tmp_path / "again" / "best").labels == best.labels
 
@@ -100,6 +106,7 @@ def in_the_report(report: dict[str, Any], out: Path) -> dict[str, dict[str, Any]
     assert found["data"]["train"] + found["data"]["validation"] + found["data"]["test"] == 120
     assert found["limits"] == {
         "max_size_bytes": MOST_BYTES, "max_latency_ms": 1000.0, "floor": None, "keep": None, "minutes": 2.6,
+        "within": 0.01,
     }  # fmt: skip
     assert found["machine"]["cores"] >= 1
     assert found["energy"]["source"] in ("measured", "modelled")

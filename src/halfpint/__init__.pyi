@@ -365,6 +365,7 @@ def fit(
     max_latency: str = "",
     floor: _Texts | Mapping[str, object] = (),
     keep: float | None = None,
+    within: float = 0.01,
     minutes: float = 20.0,
     out: _Path | None = None,
     base: _Path = "all-minilm-l6-v2",
@@ -391,6 +392,8 @@ def fit(
         max_latency: Longest time per text (median), such as 10ms.
         floor: Lowest score to accept, such as f1_macro=0.85; repeatable.
         keep: Lowest share of the best candidate's score to accept, such as 0.98.
+        within: How far below the best candidate the chosen one may be, in the metric; it has to be
+            shown.
         minutes: Time limit of the search.
         out: Output folder (default: halfpint-DATA).
         base: Pretrained encoder: a catalogue name, a Hub name or a folder; none leaves encoders out.

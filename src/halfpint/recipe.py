@@ -18,10 +18,10 @@ from halfpint.files import write_text
 from halfpint.lookup import default_task, open_task
 from halfpint.pipeline import faults_in_order
 from halfpint.stage import Stage, stage_class
-from halfpint.task import Task
+from halfpint.task import LabelTask, Task
 
 _PARTS: dict[str, type] = {"data": dict, "task": dict, "stage": list}
-_TASK_KEYS = ("name", "metric")
+_TASK_KEYS = ("name", "metric", "all_rows")
 _Settings = TypeVar("_Settings")
 _Stage = TypeVar("_Stage", bound=Stage)
 
@@ -32,17 +32,20 @@ class Recipe:
 
     Attributes:
         data: of the type that the task names.
+        all_rows: whether the validation rows are learned from too; only the test says how good the result is then.
     """
 
     data: Any
     task: Task[Any]
     metric: str
     stages: tuple[Stage, ...]
+    all_rows: bool = False
 
     def toml(self) -> str:
         """The recipe with every setting spelled out."""
         lines = ["[data]", *_assignments({item.name: getattr(self.data, item.name) for item in fields(self.data)})]
-        lines += ["", "[task]", *_assignments({"name": self.task.name, "metric": self.metric})]
+        all_rows = {"all_rows": True} if self.all_rows else {}
+        lines += ["", "[task]", *_assignments({"name": self.task.name, "metric": self.metric, **all_rows})]
         for stage in self.stages:
             lines += ["", "[[stage]]", f'use = "{stage.use}"', *_assignments(stage.settings())]
         return "\n".join(lines) + "\n"
@@ -91,6 +94,10 @@ def check_recipe(content: Mapping[str, Any], place: str) -> Recipe:
     metrics = task.metrics
     if not isinstance(metric, str) or (metric and metric not in metrics):
         faults.append(f"task.metric: expected a metric, got {metric!r}. {nearest(str(metric), metrics)}")
+    all_rows = task_part.get("all_rows", False)
+    if not isinstance(all_rows, bool) or (all_rows and not isinstance(task, LabelTask)):
+        wanted = "true or false" if isinstance(task, LabelTask) else f"false for the task {task.name!r}"
+        faults.append(f"task.all_rows: expected {wanted}, got {all_rows!r}")
     data = _build(task.data, given, "data", faults) if isinstance(content.get("data", {}), dict) else None
     stages, places = [], []
     for number, written in enumerate(written_stages, start=1):
@@ -113,7 +120,7 @@ def check_recipe(content: Mapping[str, Any], place: str) -> Recipe:
     if faults or data is None:
         shown = "\n".join(f"  - {fault}" for fault in faults)
         raise HalfpintError(place, wanted="a recipe without faults", got=f"{len(faults)}:\n{shown}\n")
-    return Recipe(data, task, metric, tuple(stages))
+    return Recipe(data, task, metric, tuple(stages), all_rows)
 
 
 def changed(stage: _Stage, overrides: Sequence[str]) -> _Stage:

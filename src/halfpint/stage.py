@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -16,6 +16,7 @@ from halfpint import __version__, registry
 from halfpint.bundle import Bundle, Kind, new_bundle
 from halfpint.errors import HalfpintError, nearest
 from halfpint.progress import SILENT, Log
+from halfpint.settings import identity
 from halfpint.task import LabelTask, Split, Task, label_task
 
 STAGE_ROOMS = ("models", "train", "compress", "distil", "export")
@@ -110,6 +111,14 @@ class Stage:
             HalfpintError: with what would do.
         """
 
+    def settled(self, entry: Mapping[str, Any], growth: float) -> Stage:
+        """The stage with what it chose, so that on more data it chooses nothing again.
+
+        Args:
+            entry: its entry in the card of what it made; growth: how many times as many examples there are now.
+        """
+        return self
+
     @property
     def use(self) -> str:
         """The stage's name in a recipe: room/file."""
@@ -125,7 +134,7 @@ class Stage:
 
     def key(self, parent: str, data: str) -> str:
         """The hash that names this stage's result: its fields, its parent's key and, if it uses it, the data."""
-        parts = [__version__, self.use, self.settings(), parent, data if self.uses_data else ""]
+        parts = [__version__, self.use, identity(self), parent, data if self.uses_data else ""]
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def new_bundle(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -36,6 +36,11 @@ class Split(Generic[Ex]):
     key: str = ""
     proof: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def together(self) -> Split[Ex]:
+        """The same data with validation learned from as well; what is chosen then, is chosen by rows that were seen."""
+        train = [*self.train, *self.validation]
+        return replace(self, train=train, key=f"{self.key} together")
 
     def summary(self) -> dict[str, Any]:
         """What a report says of the data."""
@@ -199,6 +204,14 @@ class LabelTask(Task[Ex]):
     def texts(self, examples: Sequence[Ex]) -> list[str]:
         """The texts of examples."""
         return [self.text(example) for example in examples]
+
+    def group(self, example: Ex) -> int:
+        """The number of the examples that it is alike to, or shares a document with; below 0 where it is alone."""
+        return -1
+
+    def stratum(self, example: Ex) -> str:
+        """What parts of the data should hold in proportion, such as its label."""
+        return ""
 
     @abstractmethod
     def unlabelled(self, text: str) -> Ex:

@@ -278,14 +278,16 @@ def write_figures(
     """Tell in a bundle's card how it did.
 
     Args:
-        validation: "metrics" and the "interval" of the primary one; test: what `evaluate` gives.
+        validation: "metrics" and the "interval" of the primary one, which are not told where it was "learned_from".
+        test: what `evaluate` gives.
         data: the hash of what was learned from.
         metrics: of the test that are written.
     """
     card = dict(open_bundle(bundle).card)
     told = ("rows", *metrics, "interval", "latency_p50_ms", "texts_per_s")
+    chosen_by = {primary: validation["metrics"][primary], "interval": validation["interval"]}
     card["figures"] = {
-        "validation": {primary: validation["metrics"][primary], "interval": validation["interval"]},
+        "validation": None if validation.get("learned_from") else chosen_by,
         "test": {key: test[key] for key in told},
         "energy_wh_per_1000": test["energy_wh_per_1000"],
         "energy_source": test["energy_source"],

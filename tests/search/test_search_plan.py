@@ -65,8 +65,8 @@ def test_a_short_time_is_enough_for_a_head_on_fewer_texts() -> None:
         return stage.train_texts, group.expected_s
 
     assert planned(3600)[0] == FrozenLinear.train_texts
-    texts, expected = planned(170)
-    assert 2000 < texts < FrozenLinear.train_texts and expected == pytest.approx(170, abs=1)
+    texts, expected = planned(110)
+    assert 2000 < texts < FrozenLinear.train_texts and expected == pytest.approx(110, abs=10)
     assert planned(10)[0] == 2000
 
 
@@ -104,7 +104,7 @@ def depth(group: Group) -> int:
 
 def test_more_time_is_never_less_training() -> None:
     work = []
-    for seconds in range(60, 7200, 60):
+    for seconds in range(30, 7200, 30):
         groups = tuned_groups(ENCODER, 9000, 77, 5000, seconds, 0)
         stages = [stage for group in groups for stage in group.train if isinstance(stage, Finetune)]
         work.append((len(groups), stages[0].epochs * (stages[0].train_texts or 9000) if stages else 0))

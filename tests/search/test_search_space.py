@@ -5,21 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from halfpint.compress.layers import Layers
-from halfpint.data.prepare import Data
 from halfpint.errors import HalfpintError, TrainingStoppedError
 from halfpint.lookup import open_task
 from halfpint.progress import SILENT
 from halfpint.search import space
-from halfpint.search.fit import Request, _bar, _Run, _try_tuned
+from halfpint.search.encoder import Plan, planned, try_cut, try_whole
 from halfpint.search.limits import Limits
-from halfpint.search.space import Encoder, Group, frozen_group, tuned_groups
+from halfpint.search.space import EXPORTS_S, Encoder, Group, frozen_group, least_seconds, tuned_groups
+from halfpint.search.tries import NO_TIME, Tries
 from halfpint.stage import Stage
 from halfpint.task import label_task
 from halfpint.train.blend import Blend
@@ -96,10 +95,12 @@ def test_the_likeliest_are_finished_first(used_tokens: int) -> None:
     assert [variant.name for variant in whole] == ["frozen-w8+tfidf", "frozen-int8", "frozen-fp32"]
 
 
-def run_with(candidates: list[dict[str, Any]], tmp_path: Path, **limits: Any) -> _Run:
+def run_with(candidates: list[dict[str, Any]], pipeline: Any = None, minutes: float = 20.0, **limits: Any) -> Tries:
     task = label_task(open_task("classify"), "here")
-    request = Request(task=task, data=Data(source="none"), limits=Limits(**limits), out=tmp_path)
-    return _Run(request, SimpleNamespace(), "accuracy", SILENT, time.monotonic(), candidates)  # type: ignore[arg-type]
+    now = time.monotonic()
+    return Tries(
+        task, Limits(**limits, minutes=minutes), pipeline, "accuracy", SILENT, now, now + 60 * minutes, candidates
+    )
 
 
 def candidate(family: str, score: float, status: str = "measured") -> dict[str, Any]:
@@ -111,17 +112,17 @@ def candidate(family: str, score: float, status: str = "measured") -> dict[str, 
     }
 
 
-def test_the_bar_leaves_blends_out(tmp_path: Path) -> None:
+def test_the_bar_leaves_blends_out() -> None:
     """A training is judged unblended: a blend's score would stop one that could win."""
     found = [
         candidate("tfidf", 0.80), candidate("frozen encoder", 0.90), candidate("blend", 0.95),
         candidate("pruned vocabulary", 0.99, "refused"),
     ]  # fmt: skip
-    assert _bar(run_with(found, tmp_path)) == pytest.approx(0.88)
-    assert _bar(run_with(found[2:], tmp_path)) is None
-    assert _bar(run_with([], tmp_path)) is None
+    assert run_with(found)._bar() == pytest.approx(0.88)
+    assert run_with(found[2:])._bar() is None
+    assert run_with([])._bar() is None
     for limits in ({"floor": {"accuracy": 0.9}}, {"keep": 0.99}):  # then the smallest that is enough is looked for
-        assert _bar(run_with(found, tmp_path, **limits)) is None
+        assert run_with(found, **limits)._bar() is None
 
 
 class Trainings:
@@ -140,19 +141,20 @@ class Trainings:
         return SimpleNamespace(seconds=1.0)
 
 
-def tried(most_bytes: int, pipeline: Trainings, tmp_path: Path, **limits: Any) -> dict[str, str]:
+def tried(most_bytes: int, pipeline: Trainings) -> dict[str, str]:
     """Why each group's first candidate was not measured."""
     groups = tuned_groups(ENCODER, 9000, 77, 12_000, 2 * HOUR, 0, 60.0, most_bytes)
-    run = run_with([], tmp_path, max_size_bytes=most_bytes, minutes=240.0, **limits)
-    run.pipeline = pipeline  # type: ignore[assignment]
-    _try_tuned(run, groups)
+    run = run_with([], pipeline, 240.0, max_size_bytes=most_bytes)
+    try_whole(run, groups)
+    try_cut(run, groups)
+    run.try_pending()
     return {group.name: next(one["why"] for one in run.candidates if one["name"] == group.variants[0].name)
             for group in groups}  # fmt: skip
 
 
-def test_all_layers_are_trained_for_those_that_are_cut_from_them(tmp_path: Path) -> None:
+def test_all_layers_are_trained_for_those_that_are_cut_from_them() -> None:
     pipeline = Trainings()
-    reasons = tried(7_500_000, pipeline, tmp_path)
+    reasons = tried(7_500_000, pipeline)
     depths = [depth for depth, _ in pipeline.trained]
     assert depths[0] == 6 and len(depths) >= 2 and max(depths[1:]) < 6
     assert "over" in reasons["finetuned"]
@@ -161,14 +163,47 @@ def test_all_layers_are_trained_for_those_that_are_cut_from_them(tmp_path: Path)
     assert ends[1] - ends[0] > 0.9 * groups[1].expected_s - groups[1].finish_s  # time is left for the first of them
 
 
-def test_nothing_is_trained_where_no_candidate_can_win(tmp_path: Path) -> None:
+def test_nothing_is_trained_where_no_candidate_can_win() -> None:
     pipeline = Trainings()
-    assert all("over" in why for why in tried(600_000, pipeline, tmp_path).values())
+    assert all("over" in why for why in tried(600_000, pipeline).values())
     assert pipeline.trained == []
 
 
-def test_nothing_is_cut_from_what_was_not_trained(tmp_path: Path) -> None:
+def test_nothing_is_cut_from_what_was_not_trained() -> None:
     pipeline = Trainings(fails=True)
-    reasons = tried(25_000_000, pipeline, tmp_path)
+    reasons = tried(25_000_000, pipeline)
     assert "it cannot win" in reasons.pop("finetuned")
     assert reasons and all("which it is cut from, was not trained" in why for why in reasons.values())
+
+
+def plan_for(texts: int, seconds: float, speed: float = 100.0) -> Plan:
+    held = {"seconds": seconds, "exports_s": EXPORTS_S}
+    return planned(run_with([]), replace(ENCODER, texts_per_s=speed), (texts, 6, 9000), held, 0)
+
+
+@pytest.mark.parametrize("texts", [300, 3000, 30_000])
+@pytest.mark.parametrize("speed", [60.0, 100.0, 400.0])
+def test_an_encoder_is_trained_in_five_minutes(texts: int, speed: float) -> None:
+    """Of which a third goes to choosing and the end; on a busy machine of fewer texts."""
+    plan = plan_for(texts, 0.65 * 300, speed)
+    (stage,) = tuning(plan.tuned[:1])
+    assert (stage.train_texts or texts) >= min(texts, 1000)
+    assert sum(one.expected_s for one in plan.tuned) + plan.frozen.expected_s <= 0.65 * 300 + 60  # type: ignore[union-attr]
+
+
+def test_a_plan_without_time_says_how_much_would_do() -> None:
+    for seconds in (0.0, 5.0, 30.0):
+        plan = plan_for(20_000, seconds)
+        assert plan.tuned == []
+        assert plan.minutes_needed * 60 == pytest.approx(least_seconds(ENCODER, 20_000) - seconds)
+        assert "-" not in plan.said(100.0) and "no time to train the encoder" in plan.said(100.0)
+        assert plan_for(20_000, seconds + plan.minutes_needed * 60 + 1).tuned
+
+
+def test_what_was_left_out_for_time_is_told_with_the_minutes_that_would_do() -> None:
+    run = run_with([], Trainings(), 1.0)
+    assert run.minutes_needed is None
+    (group, *_) = tuned_groups(ENCODER, 9000, 77, 12_000, 2 * HOUR, 0)
+    run.try_group(group)
+    assert all(NO_TIME in one["why"] for one in run.candidates)
+    assert run.minutes_needed is not None and run.minutes_needed * 60 > group.expected_s

@@ -79,6 +79,7 @@ class Fit(ReadsTable):
         max_latency: Longest time per text (median), such as 10ms.
         floor: Lowest score to accept, such as f1_macro=0.85; repeatable.
         keep: Lowest share of the best candidate's score to accept, such as 0.98.
+        within: How far below the best candidate the chosen one may be, in the metric; it has to be shown.
         minutes: Time limit of the search.
         out: Output folder (default: halfpint-DATA).
         base: Pretrained encoder: a catalogue name, a Hub name or a folder; none leaves encoders out.
@@ -102,6 +103,7 @@ class Fit(ReadsTable):
     max_latency: str = option("", metavar="TIME")
     floor: tuple[str, ...] = option((), metavar="METRIC=VALUE")
     keep: float | None = option(None, metavar="SHARE")
+    within: float = option(0.01, metavar="MARGIN")
     minutes: float = 20.0
     out: Path | None = option(None, metavar="FOLDER")
     base: str = option("all-minilm-l6-v2", metavar="MODEL")
@@ -115,7 +117,7 @@ class Fit(ReadsTable):
         """Search, choose on validation texts, test once."""
         from halfpint.lookup import find_task
         from halfpint.search.fit import Request, fit
-        from halfpint.search.limits import Limits, parse_floor, parse_latency, parse_share, parse_size
+        from halfpint.search.limits import Limits, parse_floor, parse_latency, parse_share, parse_size, parse_within
         from halfpint.task import label_task, settings_of
 
         task = label_task(find_task(self.data, self.task, self.word(), log), "halfpint fit")
@@ -125,6 +127,7 @@ class Fit(ReadsTable):
             floor=parse_floor(self.floor, task.metrics),
             keep=parse_share(self.keep),
             minutes=self.minutes,
+            within=parse_within(self.within),
         )
         if not 0 < self.minutes < float("inf"):
             raise HalfpintError("--minutes", wanted="a number above 0", got=str(self.minutes))

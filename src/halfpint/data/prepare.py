@@ -17,11 +17,11 @@ from halfpint.data.split import alike, grouped, split
 from halfpint.data.table import Form, Table, shown
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log
+from halfpint.settings import LATER
 from halfpint.task import Finding, Split
 
 _SHOWN_ROWS = 20
 _SMALL = 500
-_LATER = {"later": True}  # runs that were begun before there were these settings go on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +47,10 @@ class Data:
     test: str = ""
     text: str = ""
     label: str = ""
-    header: str = field(default="", metadata=_LATER)
-    delimiter: str = field(default="", metadata=_LATER)
-    encoding: str = field(default="", metadata=_LATER)
-    sheet: str = field(default="", metadata=_LATER)
+    header: str = field(default="", metadata=LATER)
+    delimiter: str = field(default="", metadata=LATER)
+    encoding: str = field(default="", metadata=LATER)
+    sheet: str = field(default="", metadata=LATER)
     validation_share: float = 0.15
     test_share: float = 0.15
     drop_missing: bool = False

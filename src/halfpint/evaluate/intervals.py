@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from halfpint.counts import LEVEL, Counts, Float64Array, Metric
+from halfpint.counts import LEVEL, Counts, Float64Array, IntArray, Metric
 from halfpint.errors import HalfpintError
 from halfpint.evaluate._beta import beta_quantile
 
@@ -122,7 +122,7 @@ def paired_error(a: Counts, b: Counts, metric: Metric) -> float:
 
 
 def lower_bounds(
-    differences: Float64Array, influences: Float64Array, errors: Float64Array, groups: Sequence[int] | Float64Array,
+    differences: Float64Array, influences: Float64Array, errors: Float64Array, groups: IntArray,
     *, level: float = LEVEL, resamples: int = _RESAMPLES, seed: int = 0,
 ) -> Float64Array:  # fmt: skip
     """One-sided lower ends of several differences that all hold together with probability `level`: float64 (models,).
@@ -137,7 +137,7 @@ def lower_bounds(
     """
     if not len(differences):
         return np.zeros(0)
-    names, place = np.unique(np.asarray(groups), return_inverse=True)
+    names, place = np.unique(groups, return_inverse=True)
     sums = np.zeros((len(names), len(differences)))
     np.add.at(sums, place.reshape(-1), influences)
     generator = np.random.default_rng(seed)

@@ -1,28 +1,36 @@
-"""Which candidate: the smallest that meets the limits and is no worse than the best, and what to say about it."""
+"""Which candidate: the smallest that meets the limits and is shown to be nearly as good as the best."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from halfpint.counts import INTERVAL, LEVEL, Counts, Metric
-from halfpint.evaluate.intervals import difference
-from halfpint.search.limits import Limits, bytes_text
+from halfpint.search.compare import Answers, Comparison, compare, pooled_interval, strongest
+from halfpint.search.limits import Limits
+from halfpint.search.verdict import Ground, verdict
 from halfpint.task import LabelTask
 
-ONE_ERROR = 0.6827
-"""The level of an interval one standard error to each side."""
+_RIVALS = 4  # undecided candidates that are looked at together
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen candidate (None when none is feasible), the best and the closest, and the verdict in words."""
+    """The chosen candidate (None when none is feasible), the best of all, the closest, and the verdict in words.
+
+    Attributes:
+        top: the best of those that meet the limits.
+        compared: the smaller ones that meet the limits beside it, by name.
+        undecided: names of smaller ones that more rows could still show to be as good, smallest first.
+    """
 
     chosen: dict[str, Any] | None
     best: dict[str, Any] | None
     closest: dict[str, Any] | None
     verdict: str
+    top: dict[str, Any] | None = None
+    compared: Mapping[str, Comparison] = field(default_factory=dict)
+    undecided: tuple[str, ...] = ()
 
 
 def choose(
@@ -30,103 +38,107 @@ def choose(
     limits: Limits,
     primary: str,
     task: LabelTask[Any],
-    counts: Mapping[str, Counts],
+    answers: Mapping[str, Answers],
+    *,
+    minutes: float | None = None,
 ) -> Choice:
     """Mark each measured candidate "feasible" (with "why" it is not) and choose.
 
-    Quality asked for by `floor` or `keep`: the smallest candidate that meets all limits. Otherwise: the smallest among
-    those that meet the limits and whose score is within one standard error of the best of them: the paired bootstrap
-    68 % interval of the difference, on the same validation texts, reaches zero.
+    Quality asked for by `floor` or `keep`: the smallest candidate that is shown to meet all limits. Otherwise: the
+    smallest among those that meet the limits and are shown to be at most `limits.within` below the best of them; where
+    none is, that best one.
 
-    Source: the one-standard-error rule, Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
+    Source: non-inferiority, Piaggio et al. 2012, "Reporting of Noninferiority and Equivalence Randomized Trials";
+    comparisons with the best, Hsu 1984, "Constrained Simultaneous Confidence Intervals for Multiple Comparisons with
+    the Best".
 
     Args:
         candidates: dictionaries with "status"; measured ones also have "metrics", "size_bytes" and "latency_p50_ms".
-        counts: of the measured ones, by name: one row per validation example.
+        answers: of the measured ones, by name.
+        minutes: that would do for what was skipped for want of time, for the verdict.
     """
     measured = [candidate for candidate in candidates if candidate["status"] == "measured"]
     if not measured:
         return Choice(None, None, None, "No candidate could be measured.")
+    metric = task.metrics[primary]
 
     def quality(candidate: dict[str, Any]) -> float:
         return float(candidate["metrics"][primary])
 
-    def size(candidate: dict[str, Any]) -> tuple[int, float]:
-        return candidate["size_bytes"], -quality(candidate)
-
-    best = max(measured, key=lambda one: (quality(one), -one["size_bytes"]))
+    by_score = sorted(measured, key=lambda one: (-quality(one), one["size_bytes"]))
+    named = {one["name"]: one for one in measured}
+    best = named[strongest([one["name"] for one in by_score], answers, metric)]
+    for candidate in measured:
+        candidate["floors"] = floors(answers[candidate["name"]], limits, task)
+    beside_all = compare(list(named), best["name"], answers, metric) if limits.keep is not None else {}
     for candidate in measured:
         missed = limits.misses(candidate)
-        if limits.keep is not None and quality(candidate) < limits.keep * quality(best):
-            missed.append(
-                f"{primary} {quality(candidate):.4f} is under {limits.keep:g} of the best ({quality(best):.4f})"
-            )
+        if limits.keep is not None and candidate is not best:
+            missed += _not_kept(beside_all[candidate["name"]], limits.keep, quality(best), primary)
         candidate["feasible"], candidate["why"] = not missed, "; ".join(missed)
-    feasible = [candidate for candidate in measured if candidate["feasible"]]
+    feasible = [candidate for candidate in by_score if candidate["feasible"]]
     if not feasible:
         closest = min(measured, key=lambda one: (limits.distance(one), -quality(one)))
-        verdict = f"Infeasible; the closest is {closest['name']}: {closest['why']}."
-        return Choice(None, best, closest, verdict)
-    asked = bool(limits.floor) or limits.keep is not None
-    top = max(feasible, key=lambda one: (quality(one), -one["size_bytes"]))
-    eligible = feasible if asked else [one for one in feasible if _as_good(one, top, task.metrics[primary], counts)]
-    chosen = min(eligible, key=size)
-    return Choice(chosen, best, None, _verdict(chosen, best, measured, primary, task, counts, asked))
-
-
-def _as_good(
-    one: dict[str, Any],
-    top: dict[str, Any],
-    metric: Metric,
-    counts: Mapping[str, Counts],
-    level: float = ONE_ERROR,
-) -> bool:
-    if one is top:
-        return True
-    value, _, high = difference(counts[one["name"]], counts[top["name"]], metric, level=level)
-    return value >= 0 or high >= 0
-
-
-def _verdict(
-    chosen: dict[str, Any],
-    best: dict[str, Any],
-    measured: Sequence[dict[str, Any]],
-    primary: str,
-    task: LabelTask[Any],
-    counts: Mapping[str, Counts],
-    asked: bool,
-) -> str:
-    low, high = chosen["interval"]
-    words = [
-        f"{chosen['name']}: {primary} {chosen['metrics'][primary]:.4f} on validation "
-        f"({INTERVAL} {low:.4f} to {high:.4f}), "
-        f"{bytes_text(chosen['size_bytes'])}, {chosen['latency_p50_ms']:.1f} ms per text."
-    ]
-    words.append(
-        "It is the smallest candidate that meets the limits"
-        + ("." if asked else " and is within one standard error of the best of them.")
-    )
-    linear = [one for one in measured if one["family"] in task.counting]
-    neural = [one for one in measured if one["family"] not in task.cheap]
-    if linear and neural:
-        cheap = max(linear, key=lambda one: one["metrics"][primary])
-        if cheap["feasible"] and _as_good(cheap, best, task.metrics[primary], counts, level=LEVEL):
-            words.append(
-                f"You don't need a transformer: {cheap['name']} reaches {cheap['metrics'][primary]:.4f}, within the "
-                f"interval of the best candidate ({best['name']}, {best['metrics'][primary]:.4f})."
-            )
-        else:
-            top = max(neural, key=lambda one: one["metrics"][primary])
-            gain = top["metrics"][primary] - cheap["metrics"][primary]
-            words.append(
-                f"A transformer pays here: {gain:+.4f} over {cheap['name']}."
-                if top["metrics"][primary] >= best["metrics"][primary]
-                else f"No transformer does better than {best['name']} ({best['metrics'][primary]:.4f})."
-            )
-    elif linear and chosen["family"] in task.counting:
-        words.append(
-            "You don't need a transformer: counting words meets what was asked."
-            if asked
-            else "No transformer was measured."
+        said = f"Infeasible; the closest is {closest['name']}: {closest['why']}."
+        return Choice(None, best, closest, said, undecided=_near(measured, beside_all, limits, quality(best)))
+    top = named[strongest([one["name"] for one in feasible], answers, metric)]
+    beside = compare([one["name"] for one in feasible], top["name"], answers, metric)
+    for candidate in feasible:
+        found = beside.get(candidate["name"])
+        candidate["compared"] = asdict(found) if found else None
+    shown = [one for one in feasible if one is top or beside[one["name"]].shows(limits.within)]
+    chosen = min(feasible if limits.asks else shown, key=lambda one: (one["size_bytes"], -quality(one)))
+    smaller = sorted((one for one in feasible if one["size_bytes"] < chosen["size_bytes"]), key=_size)
+    undecided = tuple(one["name"] for one in smaller if beside[one["name"]].may_be(limits.within))
+    if limits.asks:
+        undecided = _near(measured, beside_all, limits, quality(best))
+    said = verdict(
+        Ground(
+            chosen=chosen, top=top, candidates=candidates, beside=beside, limits=limits, primary=primary, task=task,
+            answers=answers, undecided=undecided, minutes=minutes,
         )
-    return " ".join(words)
+    )  # fmt: skip
+    return Choice(chosen, best, None, said, top, beside, undecided[:_RIVALS])
+
+
+def floors(answers: Answers, limits: Limits, task: LabelTask[Any]) -> dict[str, Any]:
+    """Of each metric with a floor: its value on all rows answered, the lower end of its interval, and the rows."""
+    found = {}
+    for name in limits.floor:
+        value, low, _ = pooled_interval(answers, task.metrics[name])
+        found[name] = {"value": value, "low": low, "rows": len(answers.rows)}
+    return found
+
+
+def _not_kept(beside: Comparison, keep: float, best: float, primary: str) -> list[str]:
+    margin = (1 - keep) * best
+    if beside.shows(margin):
+        return []
+    if beside.difference < -margin:
+        return [f"{primary} {beside.difference:+.4f} to {beside.to} is under {keep:g} of the best ({best:.4f})"]
+    needed = beside.rows_needed(margin)
+    more = f"; about {needed:,} rows would show it" if needed else ""
+    return [
+        f"{primary} is not shown to be {keep:g} of the best ({best:.4f}): on {beside.rows:,} rows it may be "
+        f"{-beside.low:.4f} below {beside.to}{more}"
+    ]
+
+
+def _near(
+    measured: Sequence[dict[str, Any]], beside: Mapping[str, Comparison], limits: Limits, best: float
+) -> tuple[str, ...]:
+    """Names of candidates that miss nothing but proof of the quality asked for, smallest first."""
+    found = []
+    for one in sorted(measured, key=_size):
+        kept = beside.get(one["name"])
+        open_keep = limits.keep is not None and kept is not None and kept.may_be((1 - limits.keep) * best)
+        open_floor = any(
+            one["floors"][name]["low"] < least <= one["floors"][name]["value"] for name, least in limits.floor.items()
+        )
+        if not limits.misses(one, proof=False) and (open_keep or open_floor):
+            found.append(one["name"])
+    return tuple(found[:_RIVALS])
+
+
+def _size(candidate: Mapping[str, Any]) -> int:
+    return int(candidate["size_bytes"])

@@ -3,48 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from halfpint import __version__
-from halfpint.bundle import Bundle, open_bundle, read_json, write_json
-from halfpint.counts import Counts
+from halfpint.bundle import Bundle, open_bundle
 from halfpint.energy import energy_spent, metered
 from halfpint.errors import (
-    DamagedError,
-    DeadlineError,
-    HalfpintError,
-    RefusedError,
-    TrainingStoppedError,
     need_installed,
 )
 from halfpint.evaluate.evaluate import evaluate
 from halfpint.files import clear_temporary, locked
 from halfpint.machine import describe
-from halfpint.models.pull import Pull
 from halfpint.models.sources import locate
 from halfpint.pipeline import Made, Pipeline
 from halfpint.progress import Log
 from halfpint.recipe import Recipe
 from halfpint.report.html import write_report
 from halfpint.search.choose import Choice, choose
-from halfpint.search.limits import Limits, bytes_text
-from halfpint.search.space import (
-    EXPORTS_S,
-    Group,
-    Variant,
-    cheap_groups,
-    describe_encoder,
-    frozen_group,
-    static_group,
-    tuned_groups,
-    tuning,
-)
-from halfpint.search.speed import training_speed
+from halfpint.search.crossval import ENOUGH, CrossValidation, trained_on_all
+from halfpint.search.encoder import try_encoder
+from halfpint.search.limits import Limits
+from halfpint.search.space import cheap_groups
+from halfpint.search.tries import Tries
+from halfpint.search.verdict import on_test, rare
+from halfpint.settings import identity
 from halfpint.stage import Stage
 from halfpint.task import LabelTask, Split
 from halfpint.train.loop import Training
@@ -52,9 +38,10 @@ from halfpint.workspace import check_output, copy_bundle, disk_errors, open_outp
 
 NO_BASE = "none"
 _RESERVE_S, _RESERVE_SHARE = 45.0, 0.2  # for the last evaluation and the report, the less of the two
-_LEAST = 0.7  # of a training's expected time has to be left: its evaluations stop it where the rest is missing
-_ONE_EXPORT_S = 30.0
-_OPTIMISM = 0.85  # of the expected bytes: a candidate over the limit even so is not made
+_CROSSED_SHARE = 0.3  # of the time, for asking training rows too where validation has few, and for the one after
+_AGAIN_SHARE = 0.1  # for training the chosen one on all rows
+BEST, STRONGEST = "best", "strongest"
+"""Folders of the chosen bundle, and of the one with the best score whatever the limits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,32 +68,8 @@ class Request:
 
     def identity(self) -> dict[str, Any]:
         """What makes two requests the same run; settings that came later count where they are given."""
-        later = {
-            one.name for one in fields(self.data) if one.metadata.get("later") and not getattr(self.data, one.name)
-        }
-        data = {name: value for name, value in asdict(self.data).items() if name not in later}
-        parts = {"data": data, "limits": asdict(self.limits), "base": self.base}
+        parts = {"data": identity(self.data), "limits": identity(self.limits), "base": self.base}
         return {**parts, "metric": self.metric, "seed": self.seed, "halfpint": __version__}
-
-
-@dataclass
-class _Run:
-    """One run of `fit`: its pipeline, its clock, the candidates so far."""
-
-    request: Request
-    pipeline: Pipeline
-    primary: str
-    log: Log
-    started: float
-    candidates: list[dict[str, Any]] = field(default_factory=list)
-    counts: dict[str, Counts] = field(default_factory=dict)
-    made: dict[str, Made] = field(default_factory=dict)
-    trained: set[str] = field(default_factory=set)
-
-    @property
-    def deadline(self) -> float:
-        seconds = self.request.limits.minutes * 60
-        return self.started + seconds - min(_RESERVE_S, _RESERVE_SHARE * seconds)
 
 
 def fit(request: Request, log: Log) -> dict[str, Any]:
@@ -133,11 +96,10 @@ def fit(request: Request, log: Log) -> dict[str, Any]:
             log.events = request.out / "events.jsonl"
             primary = request.metric or next(iter(request.limits.floor), "") or request.task.primary(split.train)
             pipeline = Pipeline(split, request.out / "work", request.task, primary, log)
-            run = _Run(request, pipeline, primary, log, started)
-            _search(run, split)
-            choice = choose(run.candidates, request.limits, primary, request.task, run.counts)
-            tests = _prove(run, choice, split)
-        report = _report(run, choice, tests, split)
+            tries = Tries(request.task, request.limits, pipeline, primary, log, started, _deadline(request, started))
+            choice = _search(request, tries, split)
+            tests = _prove(request, tries, choice, split, started)
+        report = _report(request, tries, choice, tests, split)
         spent = energy_spent(request.out / "events.jsonl")
         report |= {"energy": spent, "seconds": round(spent["seconds"], 1)}
         write_report(report, request.out)
@@ -145,202 +107,70 @@ def fit(request: Request, log: Log) -> dict[str, Any]:
     return report
 
 
-def _search(run: _Run, split: Split[Any]) -> None:
-    for group in cheap_groups(run.request.task):
-        _try_group(run, group)
-    if run.request.base == NO_BASE:
-        return
-    base = run.pipeline.make([Pull(base=run.request.base)])
-    plan_file = run.request.out / "plan.json"
-    plan: dict[str, Any] = {}
-    with suppress(DamagedError):
-        plan = read_json(plan_file) if plan_file.is_file() else {}
-    if "texts_per_s" not in plan:
-        task = run.request.task
-        settings = tuning(len(split.train), task.tuning)
-        plan["texts_per_s"], plan["used_tokens"] = training_speed(base.bundle, task, split.train, settings)
-        plan["frozen_seconds"] = run.deadline - time.monotonic()
-        write_json(plan_file, plan)
-    encoder = describe_encoder(base.bundle, run.request.base, plan["texts_per_s"], run.request.task)
-    sizes = (len(split.train), len(run.pipeline.labels), plan["used_tokens"])
-    task = run.request.task
-    static = static_group(encoder, sizes[0])
-    exports_s = EXPORTS_S
-    if task.frozen:
-        exports_s = _try_group(run, frozen_group(encoder, *sizes, plan["frozen_seconds"]))
-    if task.static:
-        _try_group(run, static)
-    if "seconds" not in plan:  # an unfinished run that goes on keeps its plan
-        plan["seconds"], plan["exports_s"] = run.deadline - time.monotonic(), max(exports_s, EXPORTS_S / 2)
-        write_json(plan_file, plan)
-    # A static table is taught by the first of them.
-    seconds = plan["seconds"] - (static_group(encoder, sizes[0], static).expected_s if task.static else 0.0)
-    most = run.request.limits.max_size_bytes
-    groups = tuned_groups(encoder, *sizes, seconds, run.request.seed, plan["exports_s"], most)
-    run.log.say(
-        f"plan: {len(groups)} trainings in {plan['seconds'] / 60:.1f} minutes at {plan['texts_per_s']:.0f} texts/s"
-        + "".join(f", {group.name} {group.expected_s / 60:.1f}" for group in groups),
-        kind="plan",
-        groups={group.name: group.expected_s for group in groups},
-    )
-    _try_tuned(run, groups)
-    if task.static and groups and groups[0].name in run.trained:
-        _try_group(run, static_group(encoder, sizes[0], groups[0]))
+def _deadline(request: Request, started: float) -> float:
+    """When all has to be done but the last evaluation and the report."""
+    seconds = request.limits.minutes * 60
+    return started + seconds - min(_RESERVE_S, _RESERVE_SHARE * seconds)
 
 
-def _try_tuned(run: _Run, groups: Sequence[Group]) -> None:
-    """Try a training, and those that are cut from it where it was trained."""
-    for group in groups[:1]:
-        _try_group(run, group, cut=[other for other in groups[1:] if not all(_reasons(run, other).values())])
-    for group in groups[1:]:
-        if groups[0].name in run.trained or all(_reasons(run, group).values()):
-            _try_group(run, group)
-            continue
-        for variant in group.variants:
-            _note(run, variant, group, "skipped", f"{groups[0].name}, which it is cut from, was not trained")
+def _search(request: Request, tries: Tries, split: Split[Any]) -> Choice:
+    """Try candidates, then ask more rows where that can decide between them."""
+    end = tries.deadline
+    share = _CROSSED_SHARE if len(split.validation) < ENOUGH else _AGAIN_SHARE
+    tries.deadline -= share * (end - tries.started)
+    for group in cheap_groups(request.task):
+        tries.try_group(group)
+    if request.base != NO_BASE:
+        try_encoder(tries, request.base, request.out / "plan.json", request.seed)
+
+    def choose_again() -> Choice:
+        return choose(
+            tries.candidates, request.limits, tries.primary, request.task, tries.answers, minutes=tries.minutes_needed
+        )  # fmt: skip
+
+    choice = CrossValidation(tries, choose_again, end - _AGAIN_SHARE * (end - tries.started), request.seed).run()
+    tries.deadline = end
+    return choice
 
 
-def _reasons(run: _Run, group: Group) -> dict[str, str]:
-    """Why each candidate of a group cannot win, or nothing."""
-    return {variant.name: _pointless(run, variant) for variant in group.variants}
-
-
-def _try_group(run: _Run, group: Group, cut: Sequence[Group] = ()) -> float:
-    """Train a group and measure its candidates; what is skipped, refused or failed is noted with its reason.
-
-    Args:
-        cut: groups that are cut from it and can win: for them it is trained even where none of its candidates can, and
-            leaves time for the first of them.
-
-    Gives the seconds that exports and measurements took.
-    """
-    reasons = _reasons(run, group)
-    hopeless = all(reasons.values())
-    if hopeless and not cut:
-        for variant in group.variants:
-            _note(run, variant, group, "skipped", reasons[variant.name])
-        return 0.0
-    # Of the exports one is enough: the others are left out where the time ends.
-    least = min(group.expected_s * _LEAST, group.expected_s - group.finish_s + _ONE_EXPORT_S)
-    if group.expected_s and run.deadline - time.monotonic() < least:
-        why = f"no time left: it needs about {group.expected_s:.0f} s"
-        for variant in group.variants:
-            _note(run, variant, group, "skipped", why)
-        return 0.0
-    run.log.say(f"{group.name}:", kind="group")
-    try:
-        left = group.finish_s + (cut[0].expected_s if hopeless else 0.0)
-        trained = run.pipeline.make(group.train, deadline=run.deadline - left, bar_to_beat=_bar(run))
-    except (DeadlineError, TrainingStoppedError) as error:
-        for variant in group.variants:
-            _note(run, variant, group, "failed", str(error))
-        return 0.0
-    run.trained.add(group.name)
-    began = time.monotonic()
-    for variant in group.variants:
-        if reasons[variant.name]:
-            _note(run, variant, group, "skipped", reasons[variant.name])
-            continue
-        if time.monotonic() > run.deadline and any(other.name in run.made for other in group.variants):
-            _note(run, variant, group, "skipped", "no time left to export and measure it")
-            continue
-        try:
-            made = run.pipeline.make([*group.train, *variant.finish])
-            assessment = run.pipeline.assess(made)
-        except RefusedError as error:
-            _note(run, variant, group, "refused", str(error))
-            continue
-        except HalfpintError as error:  # one that does not run is no reason to lose the others
-            _note(run, variant, group, "failed", str(error))
-            continue
-        run.made[variant.name] = made
-        run.counts[variant.name] = assessment.counts
-        figures = {key: value for key, value in assessment.figures.items() if key not in ("fingerprint", "primary")}
-        bundle = str(made.bundle.path.relative_to(run.request.out))
-        _note(run, variant, group, "measured", "", train_s=round(trained.seconds, 1), bundle=bundle, **figures)
-        run.log.say(
-            f"  {variant.name}: {run.primary} {figures['metrics'][run.primary]:.4f}, "
-            f"{bytes_text(figures['size_bytes'])}, "
-            f"{figures['latency_p50_ms']:.1f} ms, {figures['throughput_per_s']:,.0f} texts/s",
-            kind="candidate",
-            name=variant.name,
-        )
-    return time.monotonic() - began
-
-
-def _note(run: _Run, variant: Variant, group: Group, status: str, why: str, **figures: Any) -> None:
-    empty: dict[str, Any] = {
-        "metrics": {},
-        "interval": None,
-        "size_bytes": None,
-        "latency_p50_ms": None,
-        "throughput_per_s": None,
-    }
-    family = variant.family or group.family
-    if status != "measured":
-        run.log.say(f"  {variant.name}: {status}: {why}", kind=status, name=variant.name)
-    run.candidates.append(
-        {
-            "name": variant.name,
-            "family": family,
-            "precision": variant.precision,
-            "status": status,
-            "why": why,
-            **empty,
-            "energy_wh_per_1000": None,
-            "train_s": None,
-            "feasible": False,
-            "bundle": None,
-            **figures,
-        }
-    )
-
-
-def _pointless(run: _Run, variant: Variant) -> str:
-    """Why a candidate cannot win before it is made, or nothing."""
-    limits = run.request.limits
-    optimistic = variant.expected_bytes * _OPTIMISM
-    if limits.max_size_bytes is not None and optimistic > limits.max_size_bytes:
-        return f"about {bytes_text(variant.expected_bytes)}, over {bytes_text(limits.max_size_bytes)}"
-    if limits.floor and limits.keep is None:
-        enough = [one for one in run.candidates if one["status"] == "measured" and not limits.misses(one)]
-        smallest = min((one["size_bytes"] for one in enough), default=None)
-        if smallest is not None and optimistic > smallest:
-            return f"it cannot be smaller than a candidate that already meets all limits ({bytes_text(smallest)})"
-    return ""
-
-
-def _bar(run: _Run) -> float | None:
-    """The score that a training has to come near to be of use: the lower end of the best candidate's interval.
-
-    Blends do not count: a training is judged before it is blended itself.
-    """
-    measured = [one for one in run.candidates if one["status"] == "measured" and one["family"] != "blend"]
-    best = max(measured, key=lambda one: one["metrics"][run.primary], default=None)
-    return None if best is None or run.request.limits.floor or run.request.limits.keep else float(best["interval"][0])
-
-
-def _prove(run: _Run, choice: Choice, split: Split[Any]) -> dict[str, Any]:
-    """The one look at the test texts: the chosen candidate and the baselines. Writes OUT/best and its recipe."""
-    if choice.chosen is None:
-        return {}
-    chosen = choice.chosen["name"]
-    task = run.request.task
-    counting = [one for one in run.candidates if one["family"] in task.counting and one["name"] in run.made]
-    cheap = max(counting, key=lambda one: one["metrics"][run.primary], default=None)
+def _prove(request: Request, tries: Tries, choice: Choice, split: Split[Any], started: float) -> dict[str, Any]:
+    """The one look at the test texts: the chosen candidate, the strongest, the baselines. Writes OUT/best with its
+    recipe, and OUT/strongest."""
+    task = request.task
+    counting = [one for one in tries.candidates if one["family"] in task.counting and one["name"] in tries.made]
+    cheap = max(counting, key=lambda one: one["metrics"][tries.primary], default=None)
     baselines = [one.name for one in task.candidates() if one.baseline]
-    names = [chosen, *baselines, *([cheap["name"]] if cheap else [])]
+    names = [one["name"] for one in (choice.chosen, choice.best, cheap) if one]
+    bundles = {name: tries.made[name].bundle for name in [*names, *baselines] if name in tries.made}
+    again: Made | None = None
+    if choice.chosen is not None:
+        chosen = choice.chosen["name"]
+        again = trained_on_all(tries, tries.made[chosen], tries.deadline)
+        if again is not None:
+            bundles[chosen] = again.bundle
+            choice.chosen["trained_on"] = len(split.train) + len(split.validation)
+            choice.chosen["size_bytes"] = again.bundle.size_bytes
     tests = {}
-    for name in dict.fromkeys(name for name in names if name in run.made):
-        tests[name] = evaluate(run.made[name].bundle, split.test, primary=run.primary, log=run.log)
-        tests[name]["metrics"] = {key: tests[name][key] for key in choice.chosen["metrics"]}
-    best = run.request.out / "best"
-    copy_bundle(run.made[chosen].bundle.path, best)
-    choice.chosen["bundle"] = best.name
-    write_figures(best, run.primary, choice.chosen, tests[chosen], split.key, task.headline)
-    stages = repeatable(run.made[chosen])
-    Recipe(run.request.data, task, run.primary, stages).write(run.request.out / "recipe.toml")
+    for name, bundle in bundles.items():
+        tests[name] = evaluate(bundle, split.test, primary=tries.primary, log=tries.log)
+        tests[name]["metrics"] = {key: tests[name][key] for key in next(iter(tries.candidates))["metrics"]}
+    for one, place in ((choice.best, STRONGEST), (choice.chosen, BEST)):
+        if one is not None:
+            keep(request.out / place, bundles[one["name"]], one, tests[one["name"]], tries.primary, split.key, task)
+    if choice.chosen is not None:
+        choice.chosen["bundle"] = BEST
+        stages = repeatable(again or tries.made[choice.chosen["name"]])
+        Recipe(request.data, task, tries.primary, stages, again is not None).write(request.out / "recipe.toml")
     return tests
+
+
+def keep(
+    folder: Path, bundle: Bundle, candidate: Mapping[str, Any], test: dict[str, Any], primary: str, key: str,
+    task: LabelTask[Any],
+) -> None:  # fmt: skip
+    """Copy a candidate's bundle to `folder`, with its figures in the card."""
+    copy_bundle(bundle.path, folder)
+    write_figures(folder, primary, candidate, test, key, task.headline)
 
 
 def repeatable(made: Made) -> tuple[Stage, ...]:
@@ -358,31 +188,32 @@ def repeatable(made: Made) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def _report(run: _Run, choice: Choice, tests: dict[str, Any], split: Split[Any]) -> dict[str, Any]:
-    limits = run.request.limits
-    verdict = choice.verdict
+def _report(request: Request, tries: Tries, choice: Choice, tests: dict[str, Any], split: Split[Any]) -> dict[str, Any]:
+    limits = request.limits
+    words = [choice.verdict, rare(request.task, split.validation, tries.primary)]
     if choice.chosen is not None:
-        result = tests[choice.chosen["name"]]
-        low, high = result["interval"]
-        verdict += (
-            f" On {result['rows']:,} test texts: {run.primary} {result[run.primary]:.4f} ({low:.4f} to {high:.4f})."
-        )
-    recipe = run.request.out / "recipe.toml"
+        if "trained_on" in choice.chosen:
+            rows = choice.chosen["trained_on"]
+            rows = choice.chosen["trained_on"]
+            words.append(f"It was then trained again on all {rows:,} rows but those of the test.")
+        words.append(on_test(choice.chosen, tests[choice.chosen["name"]], tries.primary, limits))
+    recipe = request.out / "recipe.toml"
     return {
         "halfpint": __version__,
-        "task": run.request.task.name,
+        "task": request.task.name,
         "data": split.summary(),
         "limits": {**asdict(limits), "floor": dict(limits.floor) or None},
-        "primary_metric": run.primary,
-        "candidates": run.candidates,
+        "primary_metric": tries.primary,
+        "candidates": tries.candidates,
         "chosen": choice.chosen["name"] if choice.chosen else None,
         "closest": choice.closest["name"] if choice.closest else None,
-        "verdict": verdict,
+        "strongest": choice.best["name"] if choice.best else None,
+        "verdict": " ".join(filter(None, words)),
         "test": tests or None,
         "machine": describe(),
         "recipe": recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
-        "command": run.request.command,
-        "out": str(run.request.out),
+        "command": request.command,
+        "out": str(request.out),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

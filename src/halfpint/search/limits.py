@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from halfpint.counts import Metric, check_metric
+from halfpint.counts import INTERVAL, Metric, check_metric
 from halfpint.errors import HalfpintError, nearest
+from halfpint.settings import LATER
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Zµ]*)\s*")
 _Number = TypeVar("_Number", int, float)
+WITHIN = 0.01
+"""How far below the best candidate the chosen one may be, where nobody says."""
 CARD_ROOM = 2048
 """Bytes kept free for the final figures that the winner's card.json gains."""
 
@@ -28,6 +32,7 @@ class Limits:
         floor: the least value of metrics, on validation.
         keep: the least share of the best candidate's primary metric.
         minutes: how long the search may take.
+        within: how far below the best candidate the chosen one may be, in the primary metric.
     """
 
     max_size_bytes: int | None = None
@@ -35,19 +40,32 @@ class Limits:
     floor: Mapping[str, float] = field(default_factory=dict)
     keep: float | None = None
     minutes: float = 20.0
+    within: float = field(default=WITHIN, metadata=LATER)
 
-    def misses(self, candidate: Mapping[str, Any]) -> list[str]:
-        """Which of size, latency and floor a measured candidate misses, in words; empty when it meets them."""
+    @property
+    def asks(self) -> bool:
+        """Whether quality is asked for, rather than the best within the limits."""
+        return bool(self.floor) or self.keep is not None
+
+    def misses(self, candidate: Mapping[str, Any], *, proof: bool = True) -> list[str]:
+        """Which of size, latency and floor a measured candidate misses, in words; empty when it meets them.
+
+        A floor is met where the lower end of the interval is above it; without `proof` where the figure is. Latency is
+        judged by the slowest of the repeated passes.
+        """
         found = []
         size = candidate["size_bytes"] + CARD_ROOM
         if self.max_size_bytes is not None and size > self.max_size_bytes:
             found.append(f"{bytes_text(candidate['size_bytes'])} is over {bytes_text(self.max_size_bytes)}")
-        latency = candidate["latency_p50_ms"]
+        latency = slowest(candidate)
         if self.max_latency_ms is not None and latency > self.max_latency_ms:
             found.append(f"{latency:.1f} ms is over {self.max_latency_ms:g} ms")
         for name, least in self.floor.items():
-            if candidate["metrics"][name] < least:
-                found.append(f"{name} {candidate['metrics'][name]:.4f} is under {least:g}")
+            one = candidate["floors"][name]
+            if one["value"] < least:
+                found.append(f"{name} {one['value']:.4f} is under {least:g}")
+            elif proof and one["low"] < least:
+                found.append(_unshown(name, least, **one))
         return found
 
     def distance(self, candidate: Mapping[str, Any]) -> float:
@@ -56,9 +74,24 @@ class Limits:
         if self.max_size_bytes is not None:
             far += max(0.0, (candidate["size_bytes"] + CARD_ROOM) / self.max_size_bytes - 1)
         if self.max_latency_ms is not None:
-            far += max(0.0, candidate["latency_p50_ms"] / self.max_latency_ms - 1)
+            far += max(0.0, slowest(candidate) / self.max_latency_ms - 1)
         # Quality is bounded by 1, so its gap counts in tenths of that range: else bytes would always outweigh it.
-        return float(far + sum(max(0.0, least - candidate["metrics"][name]) * 10 for name, least in self.floor.items()))
+        short = (max(0.0, least - candidate["floors"][name]["low"]) for name, least in self.floor.items())
+        return float(far + sum(10 * one for one in short))
+
+
+def slowest(candidate: Mapping[str, Any]) -> float:
+    """Milliseconds for one text (median) in the slowest of the repeated passes."""
+    return float(candidate.get("latency_p50_high_ms") or candidate["latency_p50_ms"])
+
+
+def _unshown(name: str, least: float, value: float, low: float, rows: int) -> str:
+    """That a floor is met by the figure and not by its interval, and how many rows would do."""
+    found = f"{name} {value:.4f} is not shown to reach {least:g}: its {INTERVAL} on {rows:,} rows begins at {low:.4f}"
+    if value <= least:
+        return found
+    needed = math.ceil(rows * ((value - low) / (value - least)) ** 2)
+    return f"{found}; about {needed:,} rows would show it"
 
 
 def bytes_text(size: float) -> str:
@@ -100,6 +133,13 @@ def parse_floor(texts: Sequence[str] | None, metrics: Mapping[str, Metric], plac
         check_metric(name.strip(), metrics, place)
         floors[name.strip()] = float(value)
     return floors
+
+
+def parse_within(value: float, place: str = "--within") -> float:
+    """How far below the best the chosen one may be: from 0, below 1."""
+    if not 0 <= value < 1:
+        raise HalfpintError(place, wanted="a margin from 0, below 1, such as 0.01", got=f"{value:g}")
+    return value
 
 
 def parse_share(value: float | None, place: str = "--keep") -> float | None:

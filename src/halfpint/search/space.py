@@ -22,7 +22,10 @@ from halfpint.train.blend import Blend
 from halfpint.train.finetune import REFIT_TEXTS, Finetune
 from halfpint.train.frozen_linear import FrozenLinear
 
-EXPORTS_S = 110.0  # what the exports of one training take with their measurements on two cores, until it is measured
+EXPORT_S = 9.0  # what a candidate takes to be exported and measured on two cores, until it is measured
+FIRST = 3
+"""Candidates of a training that are measured at once; its other forms come after those of the other trainings."""
+EXPORTS_S = FIRST * EXPORT_S
 STATIC = "static vectors"
 _COMMON_TOKENS = 8000
 _STORED = OnnxInt8(compute="fp32")  # weights stored in 8 bits, products in fp32
@@ -38,7 +41,10 @@ _CONSISTENT_EPOCHS, _EPOCHS = (6, 5, 4, 3), (4, 3, 2)
 _HEAL_HEAD_RATE = 5e-4  # the head is trained already; only what it reads has changed
 _HEAL_SHARE = 0.6  # of the epochs, when layers were taken out
 _READING = 2.0  # times as many texts are read in a second as are learned from: steps may be in bf16, reading is in fp32
-_FIT_HEAD_S = 20.0  # on features that are there
+_HEAD_S, _HEAD_TEXTS = 20.0, 10_000  # for a head on features of so many texts
+_LEAST_HEAD_S = 4.0
+_FEWEST_TUNED = 1000  # texts that an encoder is trained on, however short the time
+_FEW_EPOCHS = 2  # over fewer texts than there are
 _FEWEST_FROZEN = 2000  # texts that a head on a frozen encoder is fitted on, however short the time
 
 
@@ -115,15 +121,22 @@ def _stages(named: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[Stage, ...]
     return tuple(stage_class(use, "candidate")(**settings) for use, settings in named)
 
 
-def frozen_group(encoder: Encoder, texts: int, labels: int, used_tokens: int, seconds: float = math.inf) -> Group:
+def frozen_group(
+    encoder: Encoder,
+    texts: int,
+    labels: int,
+    used_tokens: int,
+    seconds: float = math.inf,
+    exports_s: float = EXPORTS_S,
+) -> Group:
     """The encoder as it is, with a head that is fitted on as many texts as there is time to read.
 
     Args:
         texts: training texts; labels: number of labels; used_tokens: different tokens in the training texts.
-        seconds: time for it.
+        seconds: time for it; exports_s: that the exports measured first take of it.
     """
     most = min(texts, FrozenLinear.train_texts)
-    left = seconds - _FIT_HEAD_S - EXPORTS_S
+    left = seconds - _head_s(most) - exports_s
     taken = most if left >= _pass_s(encoder, most) else max(_FEWEST_FROZEN, int(left * _READING * encoder.texts_per_s))
     stage = FrozenLinear() if taken >= most else FrozenLinear(train_texts=taken)
     return Group(
@@ -131,8 +144,8 @@ def frozen_group(encoder: Encoder, texts: int, labels: int, used_tokens: int, se
         "frozen encoder",
         (Pull(base=encoder.base), stage),
         _variants(encoder, "frozen", encoder.layers, labels, used_tokens),
-        round(_pass_s(encoder, min(taken, most)) + _FIT_HEAD_S + EXPORTS_S, 1),
-        EXPORTS_S,
+        round(_pass_s(encoder, min(taken, most)) + _head_s(min(taken, most)) + exports_s, 1),
+        exports_s,
     )
 
 
@@ -166,11 +179,15 @@ def tuned_groups(
         most_bytes: that a model may take: where all layers are too many, there are depths that are not.
     """  # fmt: skip
     depths, least = _depths(encoder, labels, used_tokens, most_bytes)
-    finish_s = _pass_s(encoder, min(texts, REFIT_TEXTS)) + _FIT_HEAD_S + exports_s
+    finish_s = _finish_s(encoder, texts, exports_s)
     epoch_s = texts / encoder.texts_per_s
     plan = _epochs(seconds, epoch_s, finish_s, texts, [depth / encoder.layers for depth in depths], least)
     if plan is None:
-        return []
+        train_texts = _fewer_texts(encoder, texts, seconds, exports_s, [d / encoder.layers for d in depths[:least]])
+        if train_texts < min(texts, _FEWEST_TUNED):
+            return []
+        finish_s = _finish_s(encoder, train_texts, exports_s)
+        plan = (_FEW_EPOCHS, 1, train_texts, least, False)
     epochs, heal, train_texts, taken, twice = plan
     epoch_s *= 2.0 if twice else train_texts / texts if train_texts else 1.0
     consistency = _CONSISTENCY if twice else 0.0
@@ -234,8 +251,32 @@ def _epochs(
         for epochs in _EPOCHS:
             if fits(epochs, taken, epoch_s) and (epochs > 2 or taken == least):
                 return epochs, _heal(epochs), 0, taken, False
-    share = (left - (1 + least) * finish_s) / ((2 + sum(shares[:least])) * epoch_s) if epoch_s else 0.0
-    return (2, 1, max(1, int(share * texts)), least, False) if share >= 0.1 else None
+    return None
+
+
+def _fewer_texts(encoder: Encoder, texts: int, seconds: float, exports_s: float, shares: Sequence[float]) -> int:
+    """On how many texts there is time to train, with the shallower candidates of these shares of the layers."""
+    trainings = 1 + len(shares)
+    a_text = (_FEW_EPOCHS + sum(shares) + trainings / _READING) / encoder.texts_per_s
+    a_text += trainings * (_HEAD_S - _LEAST_HEAD_S) / _HEAD_TEXTS
+    return min(texts, int((seconds - trainings * (exports_s + _LEAST_HEAD_S)) / a_text))
+
+
+def least_seconds(encoder: Encoder, texts: int, exports_s: float = EXPORTS_S) -> float:
+    """Seconds that a training of the encoder takes on as few texts as are worth it."""
+    few = min(texts, _FEWEST_TUNED)
+    return _FEW_EPOCHS * few / encoder.texts_per_s + _finish_s(encoder, few, exports_s)
+
+
+def _finish_s(encoder: Encoder, texts: int, exports_s: float) -> float:
+    """What comes after a training's steps on so many texts: the head is fitted again, and it is exported."""
+    read = min(texts, REFIT_TEXTS)
+    return _pass_s(encoder, read) + _head_s(read) + exports_s
+
+
+def _head_s(texts: int) -> float:
+    """Seconds that fitting a head on features of so many texts takes."""
+    return _LEAST_HEAD_S + (_HEAD_S - _LEAST_HEAD_S) * min(texts, _HEAD_TEXTS) / _HEAD_TEXTS
 
 
 def _heal(epochs: int) -> int:

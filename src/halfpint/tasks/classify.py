@@ -71,6 +71,14 @@ class Classify(LabelTask[Example]):
         """The text of an example."""
         return example.text
 
+    def group(self, example: Example) -> int:
+        """The group of its near duplicates."""
+        return example.group
+
+    def stratum(self, example: Example) -> str:
+        """Its label."""
+        return example.label
+
     def unlabelled(self, text: str) -> Example:
         """An example with the label ""."""
         return Example(text, "", 0)
@@ -157,7 +165,7 @@ class Classify(LabelTask[Example]):
     def counts(self, examples: Sequence[Example], answers: Sequence[Any], labels: Sequence[str]) -> Counts:
         """Hits, support and guesses of each label."""
         found = figures.label_counts(_indices(examples, labels), np.asarray(answers), len(labels))
-        return found.in_groups([example.group for example in examples])
+        return found.in_groups([self.group(example) for example in examples])
 
     def calibration(self, examples: Sequence[Example], outputs: Outputs, labels: Sequence[str]) -> dict[str, float]:
         """calibration_error and log_loss (natural logarithm)."""

@@ -68,6 +68,10 @@ class Tag(LabelTask[TagExample]):
         """The text of an example."""
         return example.text
 
+    def group(self, example: TagExample) -> int:
+        """Its document."""
+        return example.document or -1
+
     def unlabelled(self, text: str) -> TagExample:
         """An example without spans, not even an empty list."""
         return TagExample(text, None)
@@ -203,7 +207,7 @@ class Tag(LabelTask[TagExample]):
         self.need_labels(examples, labels)
         gold = [example.spans or () for example in examples]
         found = figures.span_counts(gold, list(answers), labels_in(labels))
-        return found.in_groups([example.document or -1 for example in examples])
+        return found.in_groups([self.group(example) for example in examples])
 
     def details(
         self, examples: Sequence[TagExample], outputs: Outputs, answers: Sequence[Any], labels: Sequence[str]

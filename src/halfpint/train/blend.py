@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -47,6 +48,10 @@ class Blend(Stage):
             raise HalfpintError(f"{self.use}: other", wanted="a stage that makes a whole model", got=repr(self.other))
         if not 0 <= self.share < 1:
             raise HalfpintError(f"{self.use}: share", wanted="a share from 0, below 1", got=str(self.share))
+
+    def settled(self, entry: Mapping[str, Any], growth: float) -> Blend:
+        """With the share that it chose."""
+        return replace(self, share=float(entry["chosen_share"]))
 
     def _taught(self) -> Stage:
         """The stage that trains the other model; it refuses settings out of range."""

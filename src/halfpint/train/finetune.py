@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from halfpint.bundle import Bundle, Kind
 from halfpint.engines.torch_classifier import logits, picked, tensors
 from halfpint.errors import HalfpintError, need
 from halfpint.outputs import NO_LABEL, Encoded
+from halfpint.settings import LATER
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.load import open_tokenizer
 from halfpint.train import _head, checkpoint, encoders
@@ -40,6 +42,8 @@ class Finetune(Training, Stage):
         train_texts: learn from so many texts, drawn with `seed`; 0 takes all.
         refit_head: after training, fit the head by logistic regression on the trained encoder's features, and keep it
             if it scores better on validation; of heads that pool the text into one vector.
+        head_penalty: the weight of the squared weights of the refitted head, which is kept then however it scores; 0
+            chooses it on validation.
         start_share: refit the head on an encoder that is this share of what training started from and the rest of what
             it came to. Source: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3.
     """
@@ -57,6 +61,7 @@ class Finetune(Training, Stage):
     max_tokens: int = 0
     train_texts: int = 0
     refit_head: bool = True
+    head_penalty: float = field(default=0.0, metadata=LATER)
     start_share: float = 0.4
 
     def __post_init__(self) -> None:
@@ -68,11 +73,19 @@ class Finetune(Training, Stage):
             ("label_smoothing", 0 <= self.label_smoothing < 1, "a share from 0, below 1"),
             ("consistency", self.consistency >= 0, "0 or more"),
             ("start_share", 0 <= self.start_share <= 1, "a share from 0 to 1"),
+            ("head_penalty", self.head_penalty >= 0, "0 or more"),
             ("max_tokens", self.max_tokens >= 0, "0 or more"),
             ("train_texts", self.train_texts >= 0, "0 or more"),
         ):
             if not fits:
                 raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+
+    def settled(self, entry: Mapping[str, Any], growth: float) -> Finetune:
+        """As many passes as were best, and the head that was kept: as trained, or refitted with the penalty chosen."""
+        stops = entry["best_step"] < entry["total_steps"]
+        steps = round(entry["best_step"] * growth) if stops and not self.train_texts else entry["best_step"] * stops
+        penalty = entry["finish"].get("penalty", 0.0)
+        return replace(self, stop_after_steps=steps, refit_head=bool(penalty), head_penalty=penalty)
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Train, keep the best evaluation on validation."""
@@ -157,16 +170,17 @@ class Finetune(Training, Stage):
             for name, parameter in checkpoint.trainable(model.encoder).items():
                 parameter.lerp_(start[name].to(parameter.device), share)
         inputs, features = _head.features(model, encoded), _head.features(model, held)
-        value, _ = _head.fit_head(model, inputs, targets, features, judge)
+        value, penalty = _head.fit_head(model, inputs, targets, features, judge, self.head_penalty)
         tried[f"head refitted, {share:g} of the start" if share else "head refitted"] = value
-        if value <= score:
+        keeps = bool(self.head_penalty) or value > score
+        if not keeps:
             with torch.no_grad():
                 for name, parameter in checkpoint.trainable(model).items():
                     parameter.copy_(kept[name])
         work.log.say(
             "  " + ", ".join(f"{name} {value:.4f}" for name, value in tried.items()), kind="finish", **{"tried": tried}
         )
-        return tried
+        return {**tried, "penalty": penalty} if keeps else tried
 
     def _weights(self, targets: npt.NDArray[np.int64], labels: int) -> Any:
         if self.class_weights == "none":

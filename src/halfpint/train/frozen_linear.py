@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, Kind
 from halfpint.errors import need
@@ -31,6 +32,10 @@ class FrozenLinear(Stage):
     max_tokens: int = 0
     train_texts: int = 20_000
     seed: int = 0
+
+    def settled(self, entry: Mapping[str, Any], growth: float) -> FrozenLinear:
+        """With the penalty that it chose."""
+        return replace(self, penalty=float(entry["penalty"]))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Compute features once, fit the head for each penalty, keep the best on validation."""

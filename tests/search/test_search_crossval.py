@@ -1,0 +1,127 @@
+"""Training rows that are asked too, and the last training on all of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import halfpint
+from halfpint.bundle import open_bundle
+from halfpint.data.examples import Example
+from halfpint.lookup import open_task
+from halfpint.pipeline import Pipeline
+from halfpint.progress import SILENT
+from halfpint.search.choose import Choice, choose
+from halfpint.search.crossval import FOLDS, CrossValidation, folds, trained_on_all
+from halfpint.search.limits import Limits
+from halfpint.search.space import cheap_groups
+from halfpint.search.tries import Tries
+from halfpint.task import Split, label_task
+
+TASK = label_task(open_task("classify"), "here")
+
+
+def rows(many: int, seed: int = 0) -> list[Example]:
+    """Short made-up texts of two labels; one in six has no word that tells its label."""
+    generator = np.random.default_rng(seed)
+    told = {"good": ["fine", "great", "lovely", "warm"], "bad": ["poor", "cold", "broken", "late"]}
+    plain = ["the", "room", "train", "soup", "was", "very", "a", "bit", "today", "again"]
+    found = []
+    for number in range(many):
+        label = ("good", "bad")[number % 2]
+        words = generator.choice(plain, 6).tolist()
+        if generator.random() > 1 / 6:
+            words.insert(int(generator.integers(0, 6)), str(generator.choice(told[label])))
+        found.append(Example(f"{' '.join(words)} {number}", label, number + 1))
+    return found
+
+
+@given(st.lists(st.tuples(st.integers(-1, 6), st.sampled_from("ab")), min_size=10, max_size=80), st.integers(0, 9))
+def test_parts_hold_each_row_once_and_groups_whole(made: list[tuple[int, str]], seed: int) -> None:
+    examples = [Example(f"text {n}", label, n, group) for n, (group, label) in enumerate(made)]
+    parts = folds(TASK, examples, FOLDS, seed)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(examples)))
+    for group in range(7):
+        members = {n for n, example in enumerate(examples) if example.group == group}
+        assert sum(bool(members & set(part.tolist())) for part in parts) <= 1
+
+
+def test_each_label_is_in_each_part_in_proportion() -> None:
+    parts = folds(TASK, rows(200), FOLDS, 0)
+    assert [len(part) for part in parts] == [40] * FOLDS
+    assert all(abs(sum(number % 2 for number in part.tolist()) - 20) <= 1 for part in parts)
+
+
+def tries(tmp_path: Path, examples: list[Example], held: int, **limits: Any) -> Tries:
+    split = Split(train=examples[held:], validation=examples[:held], key="made up here")
+    pipeline = Pipeline(split, tmp_path / "work", TASK, "accuracy", SILENT)
+    now = time.monotonic()
+    found = Tries(TASK, Limits(minutes=10.0, **limits), pipeline, "accuracy", SILENT, now, now + 600)
+    for group in cheap_groups(TASK):
+        if group.name in ("majority", "tfidf-small"):
+            found.try_group(group)
+    return found
+
+
+def chosen(found: Tries) -> Choice:
+    return choose(found.candidates, found.limits, "accuracy", TASK, found.answers)
+
+
+def test_rows_that_were_trained_on_are_asked_of_models_that_did_not(tmp_path: Path) -> None:
+    found = tries(tmp_path, rows(400), 20, floor={"accuracy": 0.87})
+    before = chosen(found)
+    assert before.chosen is None  # all of 20 rows prove no 0.87
+    asked = CrossValidation(found, lambda: chosen(found), time.monotonic() + 300).run()
+    assert asked.chosen is not None and asked.chosen["family"] == "tfidf"
+    name = asked.chosen["name"]
+    answers = found.answers[name]
+    assert 20 < len(answers.rows) <= 400 and answers.rows.tolist() == sorted(set(answers.rows.tolist()))
+    # A model asked the rows that it learned from would be right on nearly all of them.
+    assert 0.87 < asked.chosen["asked_score"] < 0.985
+    assert not list((tmp_path / "work").glob("part-*/"))
+    again = CrossValidation(found, lambda: chosen(found), time.monotonic() + 300).run()
+    assert again.chosen is asked.chosen
+
+
+def test_without_time_nothing_is_asked(tmp_path: Path) -> None:
+    found = tries(tmp_path, rows(400), 20, floor={"accuracy": 0.87})
+    CrossValidation(found, lambda: chosen(found), time.monotonic()).run()
+    assert {len(one.rows) for one in found.answers.values()} == {20}
+    assert trained_on_all(found, found.made["tfidf-small-int8"], time.monotonic()) is None
+
+
+def test_the_chosen_one_learns_from_all_rows_and_chooses_nothing_again(tmp_path: Path) -> None:
+    found = tries(tmp_path, rows(120), 20)
+    first = found.made["tfidf-small-int8"]
+    again = trained_on_all(found, first, time.monotonic() + 300)
+    assert again is not None and again.bundle.path != first.bundle.path
+    before, after = (one.bundle.card["stages"][0] for one in (first, again))
+    assert after["strength"] == before["strength"]
+    small = tries(tmp_path, rows(120), 20, max_size_bytes=3000)
+    assert trained_on_all(small, first, time.monotonic() + 300) is None  # over the limit
+
+
+@pytest.mark.parametrize("many", [60, 300])
+def test_few_rows_from_a_table_to_a_proven_model(tmp_path: Path, many: int) -> None:
+    table = tmp_path / "table.jsonl"
+    table.write_text("\n".join(json.dumps({"text": e.text, "label": e.label}) for e in rows(many)), encoding="utf-8")
+    found = halfpint.fit(str(table), base="none", minutes=2.0, out=tmp_path / "out", quiet=True)
+    assert found.chosen is not None and found.chosen.startswith("tfidf")
+    report = found.report
+    one = next(one for one in report["candidates"] if one["name"] == found.chosen)
+    assert one["trained_on"] == report["data"]["train"] + report["data"]["validation"]
+    assert f"trained again on all {one['trained_on']} rows" in found.verdict
+    assert "No transformer was trained." in found.verdict
+    if many == 60:
+        assert "So few test texts prove little" in found.verdict
+    best, strongest = open_bundle(tmp_path / "out" / "best"), open_bundle(tmp_path / "out" / "strongest")
+    assert best.card["stages"][0]["strength"] > 0 and strongest.kind
+    assert "all_rows = true" in (tmp_path / "out" / "recipe.toml").read_text(encoding="utf-8")
+    assert report["strongest"] in report["test"]
