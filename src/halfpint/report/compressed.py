@@ -8,7 +8,7 @@ from typing import Any
 
 from halfpint.counts import INTERVAL
 from halfpint.report.terminal import table
-from halfpint.report.units import size
+from halfpint.report.units import latency, size
 
 _HEAD = ("", "bytes", "ln(PPL/PPL0)", "KL", INTERVAL, "same top 1", "read tok/s", "write tok/s", "first ms")
 
@@ -24,7 +24,7 @@ def compressed(report: Mapping[str, Any]) -> str:
             rows.append(
                 (
                     name, f"{row['metrics'][primary]:.4f}", f"{low:.4f}-{high:.4f}", size(row["size_bytes"]),
-                    f"{row['latency_p50_ms']:.2f}", f"{row['throughput_per_s']:,.0f}",
+                    latency(row), f"{row['throughput_per_s']:,.0f}",
                 )
             )  # fmt: skip
         use = f'  halfpint predict {out} "a text of yours"'

@@ -154,6 +154,7 @@ def _tiles(report: dict[str, Any]) -> str:
             "Latency, p50",
             units.milliseconds(row.get("latency_p50_ms")),
             units.trim(_named(asked, "max_latency_ms", units.milliseconds, "limit {}")),
+            units.latency_passes(row),
             _named(row, "latency_p95_ms", units.milliseconds, "p95 {}"),
         ),
         tile(
@@ -274,7 +275,13 @@ def candidates(report: dict[str, Any]) -> Part:
             ),
             cell(units.quality(second, metrics.get(second)), metrics.get(second), figure=True),
             *(
-                cell(shown(row.get(key)) + _small(_named(row, also, also_shown, words)), row.get(key), figure=True)
+                cell(
+                    shown(row.get(key))
+                    + (_small(units.latency_passes(row)) if key == "latency_p50_ms" else "")
+                    + _small(_named(row, also, also_shown, words)),
+                    row.get(key),
+                    figure=True,
+                )
                 for _, key, shown, also, also_shown, words in kept
             ),
         ]

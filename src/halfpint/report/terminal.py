@@ -12,7 +12,7 @@ from halfpint.counts import INTERVAL
 from halfpint.report.language import KIND, answers_messages, taught
 from halfpint.report.language_page import commands_of
 from halfpint.report.sections import right
-from halfpint.report.units import gram_names, grams, size, watt_hours
+from halfpint.report.units import gram_names, grams, latency, size, watt_hours
 
 _SHOWN_ERRORS, _SHOWN_TEXT = 5, 100
 
@@ -32,7 +32,7 @@ def summary(report: Mapping[str, Any]) -> str:
         rows.append(
             (
                 mark, one["name"], f"{one['metrics'][primary]:.4f}", f"{low:.3f}-{high:.3f}", size(one["size_bytes"]),
-                f"{one['latency_p50_ms']:.2f}", f"{one['throughput_per_s']:,.0f}", f"{one['energy_wh_per_1000']:.4f}",
+                latency(one), f"{one['throughput_per_s']:,.0f}", f"{one['energy_wh_per_1000']:.4f}",
                 f"{one['train_s']:.0f}", "" if one["feasible"] else one["why"],
             )
         )  # fmt: skip
@@ -74,7 +74,7 @@ def evaluation(result: Mapping[str, Any]) -> str:
         ),
         *([("calibration error", f"{result['calibration_error']:.4f}", "")] if "calibration_error" in result else []),
         ("size", size(result["size_bytes"]), ""),
-        ("latency", f"{result['latency_p50_ms']:.2f} ms", f"p95 {result['latency_p95_ms']:.2f} ms"),
+        ("latency", f"{latency(result)} ms", f"p95 {result['latency_p95_ms']:.2f} ms"),
         ("throughput", f"{result['texts_per_s']:,.0f} texts/s", ""),
         ("cold start", f"{result['cold_start_ms']:.0f} ms", ""),
         ("peak memory", size(result["peak_memory_bytes"]), ""),
