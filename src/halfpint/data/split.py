@@ -62,8 +62,7 @@ def split(
             todo="For example (0.7, 0.15, 0.15).",
         )
     if groups is None:
-        texts = [example.text for example in examples]
-        groups = join_contained(texts, near_duplicate_groups(texts))
+        groups = alike([example.text for example in examples])
     groups = np.asarray(groups)
     if len(groups) != len(examples):
         raise HalfpintError("split groups", wanted=f"one for each of {len(examples)} examples", got=str(len(groups)))
@@ -82,6 +81,51 @@ def split(
         sides[side].extend(group)
     train, validation, test = ([examples[index] for index in sorted(side)] for side in sides)
     return Splits(train, validation, test)
+
+
+def alike(texts: Sequence[str]) -> NDArray[np.int64]:
+    """One number a text, int64, shape (texts,): the same for near duplicates, and for a text and its parts."""
+    return join_contained(texts, near_duplicate_groups(texts))
+
+
+def split_with(
+    examples: Sequence[Example], doubtful: Sequence[Example], *, fractions: tuple[float, float, float], seed: int
+) -> Splits:
+    """Split `examples`, and give validation and test their share of `doubtful` rows, of which training gets none.
+
+    Rows that are alike stay on one side; doubtful ones beside an example for training are on none.
+    """
+    if not doubtful:
+        return split(examples, fractions=fractions, seed=seed)
+    groups = alike([example.text for example in (*examples, *doubtful)]).tolist()
+    ours, theirs = groups[: len(examples)], groups[len(examples) :]
+    parts = split(examples, fractions=fractions, seed=seed, groups=np.asarray(ours))
+    group_of = {id(example): group for example, group in zip(examples, ours, strict=True)}
+    sides = {
+        group_of[id(example)]: side
+        for side, part in enumerate((parts.train, parts.validation, parts.test))
+        for example in part
+    }
+    sizes = Counter(theirs)
+    free = [group for group in sizes if group not in sides]
+    rows = sum(sizes[group] for group in free)
+    room = {
+        side: rows * len(part) / max(len(examples), 1)
+        for side, part in ((_VALIDATION, parts.validation), (_TEST, parts.test))
+    }
+    for group in np.random.default_rng(seed).permutation(free).tolist():
+        fullest = max(room, key=lambda side: room[side])
+        sides[group] = fullest if room[fullest] >= sizes[group] / 2 else _TRAIN
+        room[fullest] -= sizes[group] if sides[group] != _TRAIN else 0
+    added = {
+        side: [example for example, group in zip(doubtful, theirs, strict=True) if sides[group] == side]
+        for side in room
+    }
+    both = (sorted((*part, *added[side]), key=lambda example: example.row) for side, part in (
+        (_VALIDATION, parts.validation), (_TEST, parts.test),
+    ))  # fmt: skip
+    validation, test = both
+    return Splits(parts.train, validation, test)
 
 
 class _Plan:

@@ -87,11 +87,21 @@ def right(report: dict[str, Any]) -> str:
     if report.get("chosen") is None or found is None:
         return ""
     said = f"Right for {100 * found:.0f} of 100 texts it had never seen"
+    if leaked(report):
+        said = f"Right for {100 * found:.0f} of 100 test texts, some of which are nearly the same as training texts"
     guess = units.number(units.mapping(test_of(report, _GUESS).get("metrics")).get("accuracy"))
     counts = {label: units.number(count) or 0 for label, count in units.mapping(_labels(report)).items()}
     if guess is None or not counts or report["chosen"] == _GUESS:
         return said
     return f"{said} (always guessing “{max(counts, key=lambda label: counts[label])}”: {100 * guess:.0f})"
+
+
+def leaked(report: dict[str, Any]) -> int:
+    """How many rows that give a test text away were kept to learn from or to choose by."""
+    data = units.mapping(report.get("data"))
+    gone = {units.mapping(row).get("kind") for row in units.rows(data.get("dropped"))}
+    left = [row for row in map(units.mapping, units.rows(data.get("findings"))) if row.get("kind") not in gone]
+    return sum(int(units.number(row.get("count")) or 1) for row in left if str(row.get("kind")).startswith("leakage"))
 
 
 def _labels(report: dict[str, Any]) -> object:
@@ -333,4 +343,9 @@ def results(report: dict[str, Any]) -> Part:
     body = table("Test results side by side", head, lines, style="side")
     n = units.number(units.mapping(report.get("data")).get("test"))
     lead = f"{units.count(n)} rows that no candidate saw before." if n else "Rows that no candidate saw before."
+    if alike := leaked(report):
+        lead = (
+            f"{units.count(n)} rows. {alike:,} rows that are nearly the same as one of them, or part of one, were "
+            "trained on: these figures are too good by what that gave away."
+        )
     return section("test", "On the test rows", body, lead, "Test")
