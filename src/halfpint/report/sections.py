@@ -339,7 +339,12 @@ def results(report: dict[str, Any]) -> Part:
             line.append(cell(strong + _small(ends), figure=True))
         lines.append(line)
     for title, key, units_of in _COSTS:
-        lines.append([title, *(cell(units_of(rows.get(name, {}).get(key)), figure=True) for name in names)])
+        cells = []
+        for name in names:
+            row = rows.get(name, {})
+            source = row.get("energy_source") if key.startswith("energy") else None
+            cells.append(cell(units_of(row.get(key)) + _small(units.text(source) if source else ""), figure=True))
+        lines.append([title, *cells])
     body = table("Test results side by side", head, lines, style="side")
     n = units.number(units.mapping(report.get("data")).get("test"))
     lead = f"{units.count(n)} rows that no candidate saw before." if n else "Rows that no candidate saw before."
