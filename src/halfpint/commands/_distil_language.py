@@ -203,7 +203,7 @@ def verdict(rows: dict[str, Any], compared: dict[str, Any]) -> str:
     if "control" not in of:
         return f"{small}. Whether the teacher helped is unknown: the control was skipped."
     value, low, high = compared["student less control"]["test"]
-    told = f"{value:+.4f} ({INTERVAL} {low:+.4f} to {high:+.4f})"
+    told = f"{value:+.4f} ({INTERVAL} {low:+.4f} to {high:+.4f}, over documents; one run of each)"
     if high < 0:
         return f"{small}, and the same student without a teacher {of['control']:.4f}: the teacher is worth {told}."
     return f"{small}; but the same student without a teacher takes {of['control']:.4f}: the difference of {told} " + (
