@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +20,7 @@ from halfpint.distil.token_logits import TokenLogits
 from halfpint.distil.universal import Universal
 from halfpint.engines import open_language_engine
 from halfpint.errors import HalfpintError
-from halfpint.evaluate.intervals import difference
-from halfpint.evaluate.perplexity import paired_counts, perplexity_of
+from halfpint.evaluate.perplexity import bits_difference, perplexity_of
 from halfpint.evaluate.writing import writing
 from halfpint.lookup import text_task
 from halfpint.models.pull_language import base_bundle
@@ -184,12 +181,6 @@ class Languages:
             "task": text_task().name, "primary_metric": "bits_per_byte", "models": rows, "differences": compared,
             "verdict": verdict(rows, compared), "data": self.corpus.summary(),
         }  # fmt: skip
-
-
-def bits_difference(first: Sequence[Any], second: Sequence[Any], seed: int = 0) -> tuple[float, float, float]:
-    """Bits per byte of the first model less those of the second on the same documents, and the ends of its interval."""
-    metric = replace(text_task().metrics["bits_per_byte"], bounded=True)  # no token is impossible for either
-    return difference(*paired_counts(first, second), metric, seed=seed)
 
 
 def verdict(rows: dict[str, Any], compared: dict[str, Any]) -> str:
