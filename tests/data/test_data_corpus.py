@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halfpint.commands._learning import apart
 from halfpint.data import documents
-from halfpint.data.corpus import BOTH, Corpus, CorpusData, judging, open_corpus, prepare_corpus
+from halfpint.data.corpus import Corpus, CorpusData, open_corpus, prepare_corpus
 from halfpint.data.corpus_clean import RULES, fault, looks_like_code, tidy
 from halfpint.data.corpus_read import PYTHON_STDLIB, find_source
 from halfpint.data.dedup import near_duplicate_groups, normalise
@@ -24,10 +23,7 @@ from halfpint.data.documents import cut
 from halfpint.data.language import language_of
 from halfpint.data.near_duplicates import NearDuplicates
 from halfpint.errors import HalfpintError
-from halfpint.lookup import text_task
 from halfpint.progress import SILENT, Log
-from halfpint.train.ngram import Ngram
-from halfpint.train.pretrain import Pretrain
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 TEXT = """
@@ -392,22 +388,3 @@ def test_languages_of_flores(code: str) -> None:
     assert alone.count(wanted) > 0.85 * len(lines)
     assert len(lines) - alone.count(wanted) - alone.count("unknown") < 0.01 * len(lines)  # unsure, but seldom wrong
     assert together.count(wanted) > 0.98 * len(together)
-
-
-def test_what_weights_are_chosen_by_is_not_what_they_are_judged_by(
-    tmp_path: Path, make: Callable[..., Corpus], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = jsonl(tmp_path / "d.jsonl", [prose(number) for number in range(60)])
-    corpus = make(source, validation_share=0.4, clean=False)
-    monkeypatch.setattr("halfpint.data.corpus._HALVED_BYTES", corpus.validation.size_bytes + 1)
-    whole, judged = judging(corpus)
-    assert list(judged) == list(whole.validation) and whole.summary()["choosing"] == BOTH
-    monkeypatch.setattr("halfpint.data.corpus._HALVED_BYTES", corpus.validation.size_bytes)
-    half, judged = judging(corpus)
-    assert not set(half.validation) & set(judged) and {*half.validation, *judged} == set(corpus.validation)
-    assert abs(len(half.validation) - len(judged)) <= 1 and half.key == corpus.key  # an unfinished run goes on
-    assert half.summary()["choosing"]["of"] == "validation" and list(half.train) == list(corpus.train)
-    task = text_task()
-    assert apart(task, corpus, [Ngram()]) == (corpus, corpus.validation)  # counting chooses nothing
-    chosen, judged = apart(task, corpus, [Pretrain()])
-    assert not set(chosen.validation) & set(judged)
