@@ -23,7 +23,9 @@ from halfpint.commands._learned_texts import data_key, may_know
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
 from halfpint.compress.width import Width
+from halfpint.engines import ScoredText
 from halfpint.evaluate.kept import kl_difference
+from halfpint.evaluate.perplexity import bits_difference
 from halfpint.export.gguf import CODES, Gguf
 
 CUT = [Width(ffn=0.3, heads=0.0), Quantize(bits=4.5), Gguf(type=CODES)]
@@ -212,3 +214,15 @@ def test_what_a_model_was_trained_on_is_found_in_its_card_or_above_it(tmp_path: 
     assert may_know([chosen, trained], "one") == ""
     assert "another division" in may_know([chosen, trained], "two")
     assert "nothing tells" in may_know([chosen, unknown], "one")
+
+
+def test_paired_intervals_are_of_95_percent() -> None:
+    """About 1.96 standard errors to each side: 90 % would be 1.64, 99 % 2.58."""
+    random = np.random.default_rng(3)
+    one, other = random.normal(0.3, 0.05, 200), random.normal(0.2, 0.05, 200)
+    wanted = 2 * 1.96 * float((one - other).std(ddof=1)) / math.sqrt(200)
+    _, low, high = kl_difference({"window_kl": one.tolist()}, {"window_kl": other.tolist()})
+    assert high - low == pytest.approx(wanted, rel=0.12)
+    scored = [[ScoredText(np.full(100, -value), 20, 100) for value in values] for values in (one, other)]
+    _, low, high = bits_difference(scored[0], scored[1])
+    assert high - low == pytest.approx(wanted / math.log(2), rel=0.12)
