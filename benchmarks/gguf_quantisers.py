@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from harness import DATA, write
+from harness import DATA, llama_cpp, write
 
 from halfpint.bundle import Bundle
 from halfpint.compress._imatrix import IMATRIX_FILE
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("references", nargs="+")
     parser.add_argument("--data", default=str(DATA / "calibration_c4_wiki"))
     parser.add_argument("--text", type=Path, default=DATA / "wikitext2" / "test.txt.gz")
-    parser.add_argument("--types", nargs="+", default=["q4_0,embeddings=q8_0", "q8_0"])
+    parser.add_argument("--types", nargs="+", default=["q4_0,embeddings=q8_0", "iq4_nl,embeddings=q8_0", "q8_0"])
     parser.add_argument("--methods", nargs="+", default=["tuned"])
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--tokens", type=int, default=12_288)
@@ -61,7 +61,10 @@ def main() -> None:
         for number, reference in enumerate(given.references):
             work = (given.work or Path(name)) / f"{number}-{Path(reference).name}"
             found[Path(reference).name] = compared(reference, text, work, given)
-    result = {"text": f"{given.text.parent.name}/{given.text.name}", "tokens": given.tokens, "models": found}
+    result = {
+        "text": f"{given.text.parent.name}/{given.text.name}", "tokens": given.tokens, "llama_cpp": llama_cpp(),
+        "models": found,
+    }  # fmt: skip
     if given.write:
         write(given.write, result)
 

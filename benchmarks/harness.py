@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,17 @@ from halfpint.machine import describe
 
 RESULTS = Path(__file__).parent / "results"
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def llama_cpp() -> dict[str, str]:
+    """The llama.cpp that a benchmark ran beside: the wheel's version, and the instruction sets that it was built for.
+
+    Prebuilt wheels are built for AVX2 alone: on other processors a native build is faster, so no speed of ours is
+    compared with such a wheel alone.
+    """
+    import xllamacpp
+
+    return {"xllamacpp": version("xllamacpp"), "built_for": str(xllamacpp.get_system_info())}
 
 
 def timed(work: Callable[[], Any]) -> float:

@@ -1,5 +1,6 @@
 """Decoding through `halfpint serve` against bare llama.cpp on the same GGUF file, in one run.
 
+Both are the same wheel (xllamacpp), built for AVX2 alone: this is what serving costs, not how fast llama.cpp can be.
 Bare: the engine of halfpint, which calls llama.cpp's C interface for each token, greedy. Served: one stream, and four
 at once, through a real server process and HTTP; tokens a second from the first token to the last of all streams. Each
 text has the same prompt and, as nothing may end it, the same number of tokens.
@@ -23,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import alternated, write
+from harness import alternated, llama_cpp, write
 
 from halfpint.bundle import open_bundle
 from halfpint.engines.llama_cpp import LlamaCppEngine, load
@@ -60,6 +61,7 @@ def main() -> None:
     one = figures["served, 1 stream"]["median"]
     result = {
         "unit": "tokens/s",
+        "llama_cpp": llama_cpp(),
         "bundle": {"name": given.bundle.name, "stages": bundle.card["stages"][-1]["settings"]},
         "tokens": given.tokens,
         "threads": threads,

@@ -3,8 +3,8 @@
 The student begins with layers of its teacher and learns its states, then its answers, on the labelled texts and on
 unlabelled ones: sentences of reviews (IMDB's training texts, without their labels), which the teacher alone tells of.
 The same student without a teacher begins with the same layers of what the teacher was before it was trained, and has
-the labels, for as many passes. Judged on SST-2's dev texts and on the treebank's labelled test file, which neither
-training nor choosing sees.
+the labels, for as many passes. Judged on SST-2's dev texts and on the treebank's labelled test file, which training
+does not see; the latter chose the batch size and rate of the teacher once.
 
     python benchmarks/students.py TEACHER [--seeds 3] [--layers 2] [--sentences 60000] [--work DIR] [--write]
 """

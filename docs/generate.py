@@ -1,4 +1,4 @@
-"""Write docs/cli.md, docs/stages.md and the type stub src/halfpint/__init__.pyi from the code; --check compares them.
+"""Write docs/cli.md, docs/stages.md, src/halfpint/__init__.pyi and the results in README.md; --check compares them.
 
 Commands and settings of stages are declared once, in src/halfpint: what is made from them cannot drift.
 """
@@ -13,6 +13,8 @@ import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import figures
 
 from halfpint import cli, errors, registry
 from halfpint.command import (
@@ -204,7 +206,15 @@ def toml_default(value: Any) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`" if value != "" else "empty"
 
 
-PAGES = {HERE / "cli.md": cli_page, HERE / "stages.md": stages_page, STUB: stub}
+README = HERE.parent / "README.md"
+
+
+def readme() -> str:
+    """README.md with the results that it shows."""
+    return figures.filled(README.read_text(encoding="utf-8"))
+
+
+PAGES = {HERE / "cli.md": cli_page, HERE / "stages.md": stages_page, STUB: stub, README: readme}
 
 
 def main() -> int:

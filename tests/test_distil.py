@@ -13,7 +13,7 @@ import pytest
 
 from halfpint.bundle import Bundle, file_sha256, open_bundle
 from halfpint.commands._distil_classifier import Classifiers, verdict
-from halfpint.commands._distil_language import Languages, bits_difference
+from halfpint.commands._distil_language import Languages
 from halfpint.commands.distil import Distil
 from halfpint.data.examples import Example
 from halfpint.distil.teachers import teacher_bundle
@@ -21,6 +21,7 @@ from halfpint.engines import open_engine
 from halfpint.engines._scored import ScoredText
 from halfpint.engines.torch_lm import TorchLanguageEngine
 from halfpint.errors import HalfpintError
+from halfpint.evaluate.perplexity import bits_difference
 from halfpint.pipeline import Pipeline
 from halfpint.progress import SILENT
 from halfpint.report.distilled import distilled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from halfpint.bundle import Bundle, Kind
+from halfpint.bundle import Bundle, Kind, open_bundle
 from halfpint.data.examples import Example
 from halfpint.data.prepare import Prepared, data_key
 from halfpint.engines import open_engine
 from halfpint.errors import HalfpintError
-from halfpint.pipeline import Assessment, Pipeline, faults_in_order
+from halfpint.pipeline import Assessment, Made, Pipeline, faults_in_order
 from halfpint.progress import Log
 from halfpint.stage import Stage, Work, stage_class
 from halfpint.tasks.classify import TASK
@@ -234,3 +235,16 @@ def test_an_assessment_is_made_once(pipeline: Callable[..., Pipeline], prepared:
     other = pipeline(primary="f1_macro").assess(made).figures
     assert (other["primary"], cached.stat().st_mtime_ns != before) == ("f1_macro", True)
     assert np.allclose(other["metrics"]["accuracy"], found["metrics"]["accuracy"])
+
+
+def test_an_assessment_is_of_its_own_data(
+    pipeline: Callable[..., Pipeline], bundles: Callable[[str], Bundle], prepared: Prepared, tmp_path: Path
+) -> None:
+    """A bundle from elsewhere is assessed anew on other texts, and nothing is written beside it."""
+    given = shutil.copytree(bundles("majority").path, tmp_path / "given" / "best")
+    made = Made(open_bundle(given), "", ())
+    first = pipeline().assess(made)
+    other = pipeline()
+    other.split = replace(prepared, validation=prepared.validation[:7], key="other")
+    assert len(other.assess(made).counts) == 7 and len(first.counts) == len(prepared.validation)
+    assert [path.name for path in (tmp_path / "given").iterdir()] == ["best"]

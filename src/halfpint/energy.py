@@ -7,14 +7,14 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from halfpint.errors import HalfpintError
-from halfpint.machine import cpu_model, peak_memory_bytes
+from halfpint.machine import cpu_model, instructions, peak_memory_bytes
 from halfpint.progress import Log, events_of
 
 CARBON_VARIABLE = "HALFPINT_CARBON_G_PER_KWH"
@@ -26,24 +26,27 @@ _POWERCAP = Path("/sys/class/powercap")
 _SAMPLE_EVERY_S = 30.0
 _EVENT = "energy"
 
-# What the model's name matches -> a processor of that family, its thermal design power in watts (the maker's figure)
-# and its hardware threads. The first match counts.
+# What the model's name matches, an instruction set that the processor has besides ("": any) -> a processor of that
+# family, its thermal design power in watts (the maker's figure) and its hardware threads. The first match counts.
+# Virtual machines hide the model's number: then the instructions tell the generation.
 _TDP = (
-    (r"epyc 9", "EPYC 9654", 360, 192),
-    (r"epyc", "EPYC 7763", 280, 128),
-    (r"threadripper", "Ryzen Threadripper 3970X", 280, 64),
-    (r"ryzen.*\d(u|hs|h)\b", "Ryzen 7 7840U", 28, 16),
-    (r"ryzen 9", "Ryzen 9 7950X", 170, 32),
-    (r"ryzen", "Ryzen 5 5600X", 65, 12),
-    (r"xeon.*(platinum|gold) [86]4", "Xeon Platinum 8480+", 350, 112),
-    (r"xeon.*(platinum|gold) [86]3", "Xeon Platinum 8380", 270, 80),
-    (r"xeon.*e[57]-", "Xeon E5-2680 v4", 120, 28),
-    (r"xeon", "Xeon Platinum 8280", 205, 56),
-    (r"core.*ultra", "Core Ultra 7 155H", 28, 22),
-    (r"i\d-\d+(u|p|g\d)\b", "Core i7-1165G7", 28, 8),
-    (r"i\d-\d+(h|hk|hx|hq)\b", "Core i7-12700H", 45, 20),
-    (r"core.*i\d-", "Core i7-12700K", 125, 20),
-    (r"\bn\d{2,3}\b", "N100", 6, 4),
+    (r"epyc 9", "", "EPYC 9654", 360, 192),
+    (r"epyc(?! *7)", "avx512_bf16", "EPYC 9654", 360, 192),
+    (r"epyc", "", "EPYC 7763", 280, 128),
+    (r"threadripper", "", "Ryzen Threadripper 3970X", 280, 64),
+    (r"ryzen.*\d(u|hs|h)\b", "", "Ryzen 7 7840U", 28, 16),
+    (r"ryzen 9", "", "Ryzen 9 7950X", 170, 32),
+    (r"ryzen", "", "Ryzen 5 5600X", 65, 12),
+    (r"xeon.*(platinum|gold) [86]4", "", "Xeon Platinum 8480+", 350, 112),
+    (r"xeon.*(platinum|gold) [86]3", "", "Xeon Platinum 8380", 270, 80),
+    (r"xeon(?!.*\d{4})", "amx_int8", "Xeon Platinum 8480+", 350, 112),
+    (r"xeon.*e[57]-", "", "Xeon E5-2680 v4", 120, 28),
+    (r"xeon", "", "Xeon Platinum 8280", 205, 56),
+    (r"core.*ultra", "", "Core Ultra 7 155H", 28, 22),
+    (r"i\d-\d+(u|p|g\d)\b", "", "Core i7-1165G7", 28, 8),
+    (r"i\d-\d+(h|hk|hx|hq)\b", "", "Core i7-12700H", 45, 20),
+    (r"core.*i\d-", "", "Core i7-12700K", 125, 20),
+    (r"\bn\d{2,3}\b", "", "N100", 6, 4),
 )
 
 
@@ -131,7 +134,7 @@ class EnergyMeter:
         joules = self._counters.joules() if self._counters else None
         source: Literal["measured", "modelled"] = "modelled" if joules is None else "measured"
         if joules is None:
-            watts_per_thread, basis = thread_watts(cpu_model())
+            watts_per_thread, basis = thread_watts(cpu_model(), instructions())
             memory_watts = MEMORY_WATTS_PER_BYTE * peak_memory_bytes()
             joules = watts_per_thread * cpu_seconds + memory_watts * seconds
             method = (
@@ -172,10 +175,10 @@ def energy_spent(events: Path | None) -> dict[str, Any]:
     return {**sums, "source": "modelled" if modelled else "measured", "method": parts[-1]["method"]}
 
 
-def thread_watts(model: str) -> tuple[float, str]:
+def thread_watts(model: str, instruction_sets: Collection[str] = ()) -> tuple[float, str]:
     """Watts of one busy hardware thread of the processor called `model`, and in words what that rests on."""
-    for pattern, example, watts, threads in _TDP:
-        if re.search(pattern, model, re.IGNORECASE):
+    for pattern, needed, example, watts, threads in _TDP:
+        if re.search(pattern, model, re.IGNORECASE) and (not needed or needed in instruction_sets):
             return watts / threads, f"{watts} W over {threads} threads, as of an {example}"
     return DEFAULT_WATTS_PER_THREAD, "the default, as the processor is not in the table"
 

@@ -35,6 +35,7 @@ _PACKAGES = (
     "safetensors",
     "pyarrow",
     "cleanlab",
+    "xllamacpp",
 )
 
 

@@ -173,7 +173,7 @@ class Pipeline:
             stage.run(bundle, work)
 
     def assess(self, made: Made) -> Assessment:
-        """How a bundle does on the validation examples, in a fresh process; cached beside the bundle.
+        """How a bundle does on the validation examples, in a fresh process; cached in the pipeline's folder.
 
         The figures are "metrics", "interval" of the primary metric, those of `Measurement`, and "parity" where the
         bundle is an export.
@@ -181,11 +181,17 @@ class Pipeline:
         Raises:
             RefusedError: an export that does not pass the parity gate.
         """
-        cached = made.bundle.path.with_name(made.bundle.path.name + ".assessment.json")
+        # A bundle from elsewhere may have been assessed on other data, and its folder is not ours to write to.
+        inside = made.bundle.path.parent == self.folder
+        name = made.bundle.path.name if inside else f"given-{made.bundle.fingerprint[:_NAMED_BY]}"
+        cached = self.folder / f"{name}.assessment.json"
         rows = cached.with_suffix(".npz")
         with suppress(*_DAMAGED):
             found = read_json(cached)
-            if found.get("fingerprint") == made.bundle.fingerprint and found.get("primary") == self.primary:
+            same_data = found.pop("data", self.split.key) == self.split.key  # earlier versions did not write it
+            if same_data and (found.get("fingerprint"), found.get("primary")) == (
+                made.bundle.fingerprint, self.primary,
+            ):  # fmt: skip
                 with np.load(rows, allow_pickle=False) as arrays:
                     groups = arrays["groups"] if arrays["groups"].size else None
                     return Assessment(found, Counts(arrays["which"], arrays["rows"], groups))
@@ -201,7 +207,7 @@ class Pipeline:
         with written(rows) as file:
             groups = np.zeros(0, dtype=np.int64) if one.counts.groups is None else one.counts.groups
             np.savez_compressed(file, which=one.counts.which, rows=one.counts.rows, groups=groups)
-        write_json(cached, figures)
+        write_json(cached, {**figures, "data": self.split.key})
         return Assessment(figures, one.counts)
 
     def _parity(self, made: Made, outputs: Outputs) -> dict[str, float] | None:

@@ -28,6 +28,7 @@ class Split(Generic[Ex]):
         train, validation, test: the examples; a corpus reads them from disk as they are asked for.
         key: the hash of what training sees (train and validation); proof: that of the test examples.
         facts: what `summary` gives.
+        judged_only: positions in `validation` of examples that nothing learns from: their texts have several labels.
     """
 
     train: Sequence[Ex]
@@ -36,10 +37,12 @@ class Split(Generic[Ex]):
     key: str = ""
     proof: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    judged_only: frozenset[int] = frozenset()
 
     def together(self) -> Split[Ex]:
         """The same data with validation learned from as well; what is chosen then, is chosen by rows that were seen."""
-        train = [*self.train, *self.validation]
+        more = [example for at, example in enumerate(self.validation) if at not in self.judged_only]
+        train = [*self.train, *more]
         return replace(self, train=train, key=f"{self.key} together")
 
     def summary(self) -> dict[str, Any]:

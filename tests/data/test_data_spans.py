@@ -315,10 +315,21 @@ def test_training_makes_no_sense(write: Write) -> None:
 
 def test_what_is_in_the_test_file_is_not_learned(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     both = "Bonn B-LOC\nis O\nhere O\n\n"
-    split = prepare_spans(TagData(source=write(both + sentences(40)), test=write(both + sentences(5, "port"))), Log())
-    assert len(split.test) == 6 and "Bonn is here" not in [one.text for one in (*split.train, *split.validation)]
+    part = "and O\nso O\nGhent B-LOC\nis O\nhere O\ntoo O\n\n"
+    near = "Lausanne B-LOC\nwelcomed O\nextraordinary O\nmathematicians O\n\n"
+    split = prepare_spans(
+        TagData(
+            source=write(both + part + near.replace("ians", "ian") + sentences(40)),
+            test=write(both + "so O\nGhent B-LOC\nis O\nhere O\n\n" + near + sentences(5, "port")),
+        ),
+        Log(),
+    )
+    assert len(split.test) == 8 and len((*split.train, *split.validation)) == 40
+    told = {one["kind"]: one["count"] for one in split.facts["dropped"]}
+    assert told == {"leakage_test": 1, "leakage_near_test": 1, "leakage_part_test": 1}
+    assert "Bonn is here" not in [one.text for one in (*split.train, *split.validation)]
     assert "in test: left out of training: 1 text (line 1)" in capsys.readouterr().err
-    assert split.facts["dropped"][0]["kind"] == "leakage_test" and split.facts["test"] == 6
+    assert split.facts["dropped"][0]["kind"] == "leakage_test" and split.facts["test"] == 8
 
 
 def test_near_duplicates_stay_on_one_side(write: Write) -> None:

@@ -76,14 +76,14 @@ def test_children_that_were_waited_for_count(tmp_path: Path) -> None:
     code = "import time\nwhile time.process_time() < 0.3: pass"
     with EnergyMeter(tmp_path) as meter:
         subprocess.run([sys.executable, "-c", code], check=True)
-    watts, _ = thread_watts(machine.cpu_model())
+    watts, _ = thread_watts(machine.cpu_model(), machine.instructions())
     assert meter.energy.wh >= 0.25 * watts / 3600
 
 
 def test_the_model_is_the_stated_one(tmp_path: Path) -> None:
     with EnergyMeter(tmp_path) as meter:
         _work(0.1)
-    watts, basis = thread_watts(machine.cpu_model())
+    watts, basis = thread_watts(machine.cpu_model(), machine.instructions())
     memory = 3 / 8e9 * machine.peak_memory_bytes()
     joules = meter.energy.wh * 3600
     assert joules == pytest.approx(0.1 * watts + meter.energy.seconds * memory, rel=0.25)
@@ -147,6 +147,15 @@ def test_a_meter_that_measured_nothing_says_so() -> None:
 )
 def test_processors_are_found_by_their_names(model: str, watts: float) -> None:
     assert thread_watts(model)[0] == watts
+
+
+def test_a_processor_that_hides_its_number_is_known_by_its_instructions() -> None:
+    bf16, amx = ("avx2", "avx512_vnni", "avx512_bf16"), ("avx512_bf16", "amx_int8")
+    assert thread_watts("AMD EPYC", bf16)[0] == thread_watts("AMD EPYC 9R14")[0] == 360 / 192
+    assert "EPYC 7763" in thread_watts("AMD EPYC", ("avx2",))[1]  # Zen 3 has no bfloat16
+    assert thread_watts("AMD EPYC-Milan Processor 7R13", ("avx2",))[0] == 280 / 128
+    assert thread_watts("Intel(R) Xeon(R) Processor", amx)[0] == 350 / 112
+    assert thread_watts("Intel(R) Xeon(R) Platinum 8375C CPU @ 2.90GHz", amx)[0] == 270 / 80
 
 
 def test_the_carbon_intensity_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from halfpint.errors import HalfpintError
 from halfpint.report import units
 from halfpint.report.html import as_json, plain, render, write_report
 from halfpint.report.pareto import NARROW, pareto_svg
+from halfpint.report.sections import results
 from halfpint.report.terminal import summary
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -384,3 +385,13 @@ def test_the_title_says_how_often_it_is_right() -> None:
     del report["test"]["majority"]
     assert "Right for 82 of 100 texts it had never seen" in Page(render(report)).words
     assert "Right for 82 of 100 texts it had never seen." in summary(report)
+
+
+def test_energy_is_said_to_be_measured_or_modelled_wherever_it_stands() -> None:
+    report = sample()
+    assert "Wh/1000 modelled" in summary(report)
+    page = results(report).html
+    assert "mWh<small>modelled</small>" in page or "Wh<small>modelled</small>" in page
+    report["candidates"][3]["energy_source"] = "measured"
+    said = summary(report)
+    assert "Wh/1000 m" not in said and "0.0410 measured" in said and "0.0024 modelled" in said

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from halfpint.bundle import Bundle, new_bundle, open_bundle
 from halfpint.data.conversations import Conversations
-from halfpint.data.corpus import Corpus
+from halfpint.data.corpus import BOTH, Corpus
 from halfpint.energy import energy_spent, metered
+from halfpint.evaluate.counted_baseline import counted_baseline
 from halfpint.evaluate.text import judge
 from halfpint.progress import SILENT, Log
 from halfpint.report.curve import NARROW, curve_svg, shown_tokens
@@ -86,6 +87,7 @@ def sample(**more: Any) -> dict[str, Any]:
         "validation": dict(FIGURES), "taught": None,
         "baseline": {
             "bits_per_byte": 2.23, "perplexity_per_token": 23.0, "nats_per_token": 3.1, "order": 5,
+            "difference": [-0.31, -0.33, -0.29],
             "train_tokens": 3_600_000, "train_share": 0.5, "seconds": 12.0,
         },
         "training": trainings({"stages": [entry()]}),
@@ -110,18 +112,37 @@ def sample(**more: Any) -> dict[str, Any]:
 def test_what_it_came_to_in_words() -> None:
     assert sample()["verdict"] == (
         "1.920 bits per byte on 21 validation documents (95% interval 1.900 to 1.940): 0.310 better than the "
-        "n-gram baseline (2.230, 5-grams of the same tokens). Perplexity 14.13 per token, 85.2 per word."
+        "n-gram baseline (2.230, 5-grams of the same tokens; 95% interval of the difference "
+        "-0.330 to -0.290). Perplexity 14.13 per token, 85.2 per word."
     )
-    worse = sample(baseline={"bits_per_byte": 1.5, "order": 8})["verdict"]
+    grams: dict[str, Any] = {"bits_per_byte": 1.5, "order": 8}
+    worse = sample(baseline={**grams, "difference": [0.42, 0.40, 0.44]})["verdict"]
     assert "0.420 worse than the n-gram baseline (1.500, 8-grams" in worse
+    for unsure in ([0.01, -0.02, 0.04], [-0.01, -0.04, 0.02]):
+        report = sample(baseline={**grams, "perplexity_per_token": 7.39, "difference": unsure})
+        assert "not told apart from the n-gram baseline" in report["verdict"]
+        assert "worse" not in report["verdict"] and "better" not in report["verdict"]
+        assert "Worse" not in Page(render(report)).words
+    sure = sample(baseline={**grams, "perplexity_per_token": 7.39, "difference": [0.42, 0.40, 0.44]})
+    assert "Worse than counting: predicts" in Page(render(sure)).words
+    unpaired = sample(baseline=grams)["verdict"]  # of an earlier version
+    assert ", n-gram baseline 1.500, 8-grams of the same tokens. Perp" in unpaired and "better" not in unpaired
+    chosen = ", by which its weights were chosen too"
+    assert (
+        chosen in sample(data={"choosing": BOTH})["verdict"] and chosen not in sample(data={"choosing": {}})["verdict"]
+    )
     assert "counting" not in sample(baseline=None)["verdict"]
     masked = sample(objective="masked", baseline={"nats_per_token": 6.0})["verdict"]
     assert masked.startswith("2.650 nats per hidden token") and "against 6.000 by the token's frequency" in masked
     assert "bits per byte" not in masked and "worse" not in masked
-    assert "worse than guessing by frequency" in sample(objective="masked", baseline={"nats_per_token": 2.0})["verdict"]
+    assert (
+        "On this text that is no less: train it"
+        in sample(objective="masked", baseline={"nats_per_token": 2.0})["verdict"]
+    )
     page = Page(render(sample(objective="masked", baseline={"nats_per_token": 2.0, "perplexity_per_token": 7.39})))
     assert (
-        "Worse than frequency: fills a gap as if choosing among 14.13 tokens (by frequency alone: 7.39)" in page.words
+        "Higher than by frequency: fills a gap as if choosing among 14.13 tokens (by frequency alone: 7.39)"
+        in page.words
     )
     assert "halfpint predict 'my out/best' \"the [MASK] of\"" in page.words
     assert sample(validation=None)["verdict"] == "Not evaluated: no validation text was kept."
@@ -129,7 +150,8 @@ def test_what_it_came_to_in_words() -> None:
         "nats_per_assistant_token": 0.84, "nats_per_assistant_token_before": 1.28,
         "perplexity_per_assistant_token": math.exp(0.84), "perplexity_per_assistant_token_before": math.exp(1.28),
     }  # fmt: skip
-    assert "0.440 better than before (1.280)" in sample(taught=taught)["verdict"]
+    said = sample(taught=taught)["verdict"]
+    assert "by which its weights were chosen (before: 1.280)" in said and "better" not in said
 
 
 def written(path: Path, *events: tuple[str, dict[str, Any]]) -> Path:
@@ -296,3 +318,17 @@ def test_a_report_is_no_part_of_its_bundle(bundles: Callable[[str], Bundle], tmp
         for file in after.path.iterdir():
             (folder / file.name).write_bytes(file.read_bytes())
     assert not (tmp_path / "two" / "report.json").exists() and not (tmp_path / "two" / "report.html").exists()
+
+
+def test_a_model_is_compared_with_counting_document_by_document(
+    bundles: Callable[[str], Bundle], corpus: Corpus
+) -> None:
+    scores: list[Any] = []
+    held = corpus.validation[:4]
+    figures = judge(bundles("language"), held, SILENT, scores)
+    baseline = counted_baseline(bundles("language"), corpus.train, held, beside=scores)
+    assert baseline is not None and len(scores) == len(held)
+    value, low, high = baseline["difference"]
+    assert value == pytest.approx(figures["bits_per_byte"] - baseline["bits_per_byte"]) and low <= value <= high
+    alone = counted_baseline(bundles("language"), corpus.train, held)
+    assert alone is not None and "difference" not in alone

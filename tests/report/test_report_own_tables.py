@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from halfpint.report.details import own_tables
+from halfpint.report.sections import candidates
 from halfpint.report.terminal import evaluation
 
 TABLES = [
@@ -37,3 +38,11 @@ def test_the_terminal_shows_them_and_the_worst_errors() -> None:
     assert "By <kind>" in told and "0.5000  1,200" in told
     assert "labelled this; predicted that" in told and "x" * 120 not in told
     assert "Worst" not in evaluation({key: value for key, value in RESULT.items() if key != "tables"})
+
+
+def test_a_latency_shows_its_range_where_it_was_repeated() -> None:
+    repeated = {**RESULT, "latency_p50_ms": 2.8, "latency_p50_low_ms": 2.71, "latency_p50_high_ms": 3.76}
+    assert "2.80 (2.71-3.76) ms" in evaluation(repeated)
+    assert "1.00 ms" in evaluation(RESULT)
+    page = candidates({"candidates": [{"name": "one", **repeated}, {"name": "old", **RESULT}]}).html
+    assert page.count("when repeated") == 1 and "2.71\u00a0ms to 3.76\u00a0ms when repeated" in page

@@ -7,27 +7,20 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from halfpint.commands._compress_bits import BITS, PROBED_TOKENS, best_way, fewest_bits, row_of
+from halfpint.commands._compress_bits import PROBED_TOKENS, best_way, fewest_bits, row_of
+from halfpint.commands._compress_control import Control, compared, control_of
 from halfpint.commands._compress_refusals import refuse_early
 from halfpint.commands._compress_steps import steps_of
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
 from halfpint.distil.heal import Heal
-from halfpint.errors import HalfpintError, RefusedError
-from halfpint.evaluate.kept import weight_bytes
-from halfpint.export.gguf import CODES, Gguf
-from halfpint.models.packed_gguf import PACKED_FILE
 from halfpint.pipeline import Made
 from halfpint.stage import Stage
 
 if TYPE_CHECKING:
     from halfpint.commands._compression import Compression
 
-_SURELY = 0.95  # of the bytes that fewer bits should come to: what is more than allowed by then is not made
-_NOT_SO_SMALL = "Rounding alone cannot reach this size"
 _ERRORS = 1.96  # standard errors that a 95 % interval goes to
-_AS_LONG = 2  # as measuring takes: making a model with fewer bits alone, and measuring it
-_CONTROLS = 3  # that are made, until one takes no more bytes
 
 
 def compress_language(run: Compression) -> tuple[Made, dict[str, Any]]:
@@ -62,18 +55,13 @@ def compress_language(run: Compression) -> tuple[Made, dict[str, Any]]:
         rows.append(row)
         said = f"  {stages[count - 1].use}: {row['file_bytes'] / 1e6:.1f} MB, ln(PPL/PPL0) {row['ln_ppl_ratio']:.4f}"
         run.log.say(said, kind="step", **row)
-    control, why = None, _NOT_SO_SMALL
-    try:
-        if time.monotonic() + _AS_LONG * took > run.until(1.0):
-            raise HalfpintError("--minutes", wanted="time to make it, too", got="too little", todo="Give more.")
-        control = _control(run, rows[-1]["file_bytes"], stages, rows[-1]["windows"] * rows[-1]["window"])
-    except HalfpintError as error:  # what was made is there, whatever the comparison says
-        why = f"Not compared with quantizing alone: {error}".removesuffix(".")
-        run.log.say(f"  control: {error}", kind="refused")
+    control = control_of(run, made, rows[-1], stages, took)
     reference = {"file_bytes": rows[0]["reference_bytes"], "perplexity": rows[0]["reference_perplexity"]}
     report = {
-        "task": run.pipeline.task.name, "reference": reference, "steps": rows, "control": control, "points": run.points,
-        "verdict": verdict(rows[-1], control, run.asked.target_bytes, run.asked.keep or 0.0, why), "data": _facts(run),
+        "task": run.pipeline.task.name, "reference": reference, "steps": rows, "control": control.row,
+        "points": run.points,
+        "verdict": verdict(rows[-1], control, stages, run.asked.target_bytes, run.asked.keep or 0.0),
+        "data": _facts(run),
         "is_met": is_met(rows[-1], run.asked.target_bytes, run.asked.keep or 0.0),
     }  # fmt: skip
     return made, report
@@ -90,48 +78,6 @@ def _facts(run: Compression) -> dict[str, Any]:
     return run.pipeline.split.summary()
 
 
-def _control(run: Compression, most_bytes: int, stages: Sequence[Stage], tokens: int) -> dict[str, Any] | None:
-    """The whole model with as few bits, rounded, as give no more bytes; None where there is no such."""
-    tried: list[tuple[float, list[Stage]]] = [
-        (bits, [Quantize(bits=bits, method="round"), Gguf(type=CODES)]) for bits in BITS
-    ]
-    if isinstance(stages[-1], Lossless):
-        return _packed_control(run, most_bytes, tokens)
-    known = 0.0  # bytes of the last one for each bit
-    for bits, plain in tried:
-        name = f"{bits:g} bits, rounded"
-        if [stage.settings() for stage in plain] == [stage.settings() for stage in stages]:
-            return None
-        if known and known * bits * _SURELY > most_bytes:
-            continue
-        try:
-            bundle = run.make(plain).bundle
-        except RefusedError as error:
-            run.log.say(f"  control, {name}: {error}", kind="refused")
-            continue
-        size = weight_bytes(bundle)
-        if size <= most_bytes * 1.005:
-            return row_of(run, name, bundle, tokens=tokens)
-        known = size / bits
-    return None
-
-
-def _packed_control(run: Compression, most_bytes: int, tokens: int) -> dict[str, Any] | None:
-    """As `_control`, where what was made is packed.
-
-    Raises:
-        RefusedError: llama.cpp says something else than the rounded model, as with one that says next to nothing.
-    """
-    wanted = most_bytes
-    for _ in range(_CONTROLS):
-        as_many = Quantize(target_bytes=wanted, method="round", packed=True, seed=run.asked.seed)
-        bundle = run.make([as_many, Gguf(type=CODES), Lossless()]).bundle
-        if (size := (bundle.path / PACKED_FILE).stat().st_size) <= most_bytes * 1.005:
-            return row_of(run, "as many bytes, rounded and packed", bundle, tokens=tokens)
-        wanted = int(0.995 * wanted * most_bytes / size)  # bytes are planned with estimates
-    return None
-
-
 def is_met(row: dict[str, Any], target: int, keep: float) -> bool | None:
     """Whether what was made has no more bytes, or keeps as much, as was asked for; None where neither was.
 
@@ -144,13 +90,14 @@ def is_met(row: dict[str, Any], target: int, keep: float) -> bool | None:
 
 
 def verdict(
-    row: dict[str, Any], control: dict[str, Any] | None, target: int, keep: float = 0.0, why: str = _NOT_SO_SMALL
+    row: dict[str, Any], control: Control, stages: Sequence[Stage], target: int = 0, keep: float = 0.0
 ) -> str:  # fmt: skip
-    """One sentence on what was kept, and whether fewer bits alone had kept as much; or why there is no such file."""
+    """One sentence on what was kept, and one on whether fewer bits alone had kept as much."""
     said = (
         f"{row['file_bytes'] / 1e6:.1f} MB of {row['reference_bytes'] / 1e6:.1f}: "
         f"ln(PPL/PPL0) {row['ln_ppl_ratio']:.4f} "
-        f"± {row['ln_ppl_ratio_error']:.4f}, mean KL {row['kl']:.4f}, the same top token in {row['same_top1']:.1%}"
+        f"± {row['ln_ppl_ratio_error']:.4f} (standard error), mean KL {row['kl']:.4f}, the same top token in "
+        f"{row['same_top1']:.1%}"
     )
     if "loaded_bytes" in row:
         said += f"; {row['loaded_bytes'] / 1e6:.1f} MB once it is loaded"
@@ -160,11 +107,4 @@ def verdict(
         said += f"; {math.exp(-row['ln_ppl_ratio']):.4f} of the perplexity's inverse, {keep:g} asked for"
         met = is_met(row, target, keep)
         said += "" if met else ": not kept on text that nothing was chosen by"
-    if control is None:
-        return f"{said}. {why}."
-    better = control["kl"] - row["kl"]
-    return (
-        f"{said}. Quantizing alone ({control['name']}, {control['file_bytes'] / 1e6:.1f} MB) has a KL of "
-        f"{control['kl']:.4f}: "
-        + ("the steps are worth it." if better > 0 else "plain quantization is better here; use it.")
-    )
+    return f"{said}. {compared(row, control, stages)}"

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from halfpint.bundle import CARD, REPORTS, Bundle, Kind, read_json
+from halfpint.bundle import CARD, Bundle, Kind, read_json
 from halfpint.commands._compress_refusals import refuse_test_split
+from halfpint.commands._learned_texts import data_key
 from halfpint.data.corpus import CorpusData, choosing, prepare_corpus
 from halfpint.distil.heal import Heal
 from halfpint.distil.teachers import teacher_bundle
@@ -112,9 +113,8 @@ def opened(asked: Compress, work: Path, log: Log) -> Compression:
 
 def _tell_of_split(given: Path, key: str, log: Log) -> None:
     """Say where `fit`, which made the model, had divided the texts otherwise."""
-    report = next((folder / REPORTS[0] for folder in (given, given.parent) if (folder / REPORTS[0]).is_file()), None)
-    told = read_json(report).get("data") if report else None
-    if isinstance(told, dict) and told.get("fingerprint", key) != key:
+    trained_on = data_key(given)
+    if trained_on and trained_on != key:
         log.say(
             "  the model was trained on another part of these texts, or on others: it may know some that it is judged "
             "by now. Give DATA, --test and --seed as fit had them.", kind="finding",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from halfpint.bundle import CARD, Bundle, Kind, open_bundle
 from halfpint.commands._distil_student import check_methods, first_stages
+from halfpint.commands._learned_texts import may_know
 from halfpint.counts import INTERVAL, Counts
 from halfpint.distil.hidden import Hidden
 from halfpint.distil.logits import Logits
@@ -31,8 +32,11 @@ if TYPE_CHECKING:
     from halfpint.commands.distil import Distil
 
 METHODS = ("hidden", "logits", "sequence")
+AS_STUDENT = "as the student"
+"""What a control begins with that has the student's own beginning."""
 _FRESH_RATE, _FRESH_HEAD_RATE = 5e-4, 1e-3  # of a student that begins with new weights
-_COSTS = ("size_bytes", "latency_p50_ms", "throughput_per_s")
+_LATENCIES = ("latency_p50_ms", "latency_p50_low_ms", "latency_p50_high_ms")
+_COSTS = ("size_bytes", *_LATENCIES, "throughput_per_s")
 
 
 class Classifiers:
@@ -203,13 +207,26 @@ class Classifiers:
         return {
             "task": self.task.name, "primary_metric": self.primary, "models": rows, "differences": compared,
             **({"control_begins": self._begins} if self.asked.has_control else {}),
-            "verdict": verdict(rows, compared, self.primary, self._begins), "data": self.split.summary(),
+            "verdict": verdict(
+                rows, compared, self.primary, self._begins, may_know=self._may_know, has_layers=self._has_its_layers
+            ),
+            "data": self.split.summary(),
         }  # fmt: skip
+
+    @property
+    def _has_its_layers(self) -> bool:
+        """Whether the student begins with the teacher's trained layers."""
+        return self.asked.is_cut and self.has_layers and not self.asked.is_fresh
+
+    @property
+    def _may_know(self) -> str:
+        """Why a teacher may have learned some of the test texts; "" where none has."""
+        return may_know([teacher.path for teacher in self.teachers], self.split.key)
 
     @property
     def _begins(self) -> str:
         """What the control begins with."""
-        return "as the teacher began" if self._untaught else "as the student"
+        return "as the teacher began" if self._untaught else AS_STUDENT
 
     @property
     def _sides(self) -> dict[str, Sequence[Any]]:
@@ -253,7 +270,8 @@ class Classifiers:
         for one in [bundle] if bundle else self.teachers:
             measured = figures(measure(self._deployed(one), self.pipeline.held_texts, log=self.log))
             sums["size_bytes"] += measured["size_bytes"]
-            sums["latency_p50_ms"] += measured["latency_p50_ms"]
+            for key in _LATENCIES:
+                sums[key] += measured[key]
             seconds += 1 / measured["throughput_per_s"]
         return {**sums, "throughput_per_s": 1 / seconds}
 
@@ -274,24 +292,39 @@ def _shape(bundle: Bundle) -> dict[str, Any]:
     return {key: inner.get(key) for key in sorted(inner) if key.endswith(("_size", "_layers", "_heads"))}
 
 
-def verdict(rows: dict[str, Any], compared: dict[str, Any], primary: str, begins: str = "") -> str:
-    """One sentence on whether the teacher was worth it, by the texts that nothing was chosen by.
+def verdict(
+    rows: dict[str, Any], compared: dict[str, Any], primary: str, begins: str = "", *, may_know: str = "",
+    has_layers: bool = False,
+) -> str:  # fmt: skip
+    """What the student came to, and whether the teacher was worth it, by the texts that nothing was chosen by.
 
     Args:
         begins: what the control began with, to be told.
+        may_know: why the teacher may have learned some of these texts; "" where it has not.
+        has_layers: whether the student began with the teacher's trained layers.
     """
     of = {name: row["test"][primary] for name, row in rows.items()}
-    small = f"The student has {of['student']:.4f} {primary} on the test texts, its teacher {of['teacher']:.4f}"
+    said = f"The student has {of['student']:.4f} {primary} on the test texts, its teacher {of['teacher']:.4f}"
     if "control" not in of:
-        return f"{small}. Whether the teacher helped is unknown: the control was skipped."
+        said += ". Whether the teacher helped is unknown: the control was skipped."
+    else:
+        said += _compared(of["control"], compared["student less control"]["test"], begins, has_layers=has_layers)
+    if may_know:
+        layers = ", and the student began with its layers" if has_layers else ""
+        said += f" The teacher may have learned some of these test texts ({may_know}){layers}."
+    return said
+
+
+def _compared(control: float, difference: Sequence[float], begins: str, *, has_layers: bool) -> str:
     began = f" (it began {begins})" if begins else ""
-    value, low, high = compared["student less control"]["test"]
-    told = f"{value:+.4f} ({INTERVAL} {low:+.4f} to {high:+.4f})"
+    value, low, high = difference
+    told = f"{value:+.4f} ({INTERVAL} {low:+.4f} to {high:+.4f}, over texts; one run of each)"
+    # A control that begins otherwise lacks the layers that the teacher's own training made, besides its answers.
+    what = "the teacher, its trained layers and its answers together," if has_layers else "the teacher"
+    if has_layers and begins == AS_STUDENT:
+        what = "what the teacher answers, beside its layers, which both have,"
     if low > 0:
-        return (
-            f"{small}, and the same student without a teacher{began} {of['control']:.4f}: the teacher is worth {told}."
-        )
-    return (
-        f"{small}; but the same student without a teacher{began} has {of['control']:.4f}: the difference of {told} "
-        + ("says that the teacher did harm." if high < 0 else "does not show that the teacher helped.")
+        return f", and the same student without a teacher{began} {control:.4f}: {what} is worth {told}."
+    return f"; but the same student without a teacher{began} has {control:.4f}: the difference of {told} " + (
+        "says that the teacher did harm." if high < 0 else "does not show that the teacher helped."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,7 @@ from halfpint.distil.token_logits import TokenLogits
 from halfpint.distil.universal import Universal
 from halfpint.engines import open_language_engine
 from halfpint.errors import HalfpintError
-from halfpint.evaluate.intervals import difference
-from halfpint.evaluate.perplexity import paired_counts, perplexity_of
+from halfpint.evaluate.perplexity import bits_difference, perplexity_of
 from halfpint.evaluate.writing import writing
 from halfpint.lookup import text_task
 from halfpint.models.pull_language import base_bundle
@@ -185,12 +183,6 @@ class Languages:
         }  # fmt: skip
 
 
-def bits_difference(first: Sequence[Any], second: Sequence[Any], seed: int = 0) -> tuple[float, float, float]:
-    """Bits per byte of the first model less those of the second on the same documents, and the ends of its interval."""
-    metric = text_task().metrics["bits_per_byte"]
-    return difference(*paired_counts(first, second), metric, seed=seed)
-
-
 def verdict(rows: dict[str, Any], compared: dict[str, Any]) -> str:
     """One sentence on whether the teacher was worth it; fewer bits are better."""
     of = {name: row["test"]["bits_per_byte"] for name, row in rows.items()}
@@ -202,7 +194,7 @@ def verdict(rows: dict[str, Any], compared: dict[str, Any]) -> str:
     if "control" not in of:
         return f"{small}. Whether the teacher helped is unknown: the control was skipped."
     value, low, high = compared["student less control"]["test"]
-    told = f"{value:+.4f} ({INTERVAL} {low:+.4f} to {high:+.4f})"
+    told = f"{value:+.4f} ({INTERVAL} {low:+.4f} to {high:+.4f}, over documents; one run of each)"
     if high < 0:
         return f"{small}, and the same student without a teacher {of['control']:.4f}: the teacher is worth {told}."
     return f"{small}; but the same student without a teacher takes {of['control']:.4f}: the difference of {told} " + (

@@ -10,8 +10,9 @@ from typing import Any
 from halfpint.bundle import CARD, write_json
 from halfpint.commands._made import figures_of
 from halfpint.data.conversations import ChatData
-from halfpint.data.corpus import CorpusData
+from halfpint.data.corpus import Corpus, CorpusData, judging
 from halfpint.energy import metered
+from halfpint.engines import ScoredText
 from halfpint.errors import HalfpintError
 from halfpint.evaluate.text import judge
 from halfpint.files import replace_folder
@@ -23,9 +24,13 @@ from halfpint.progress import Log
 from halfpint.recipe import Recipe
 from halfpint.search.language_report import write_language_report
 from halfpint.stage import Stage
+from halfpint.task import Split, Task
 from halfpint.train import ranks
 from halfpint.train.pretrain import Pretrain
 from halfpint.workspace import open_workspace
+
+COUNTS = "train/ngram"
+"""The stage that learns without choosing anything."""
 
 
 def pretrain(
@@ -59,6 +64,16 @@ def finetune(
     return _learn(base, data, [stage], out, log, force=force, command=command)
 
 
+def apart(task: Task[Any], split: Split[Any], stages: Sequence[Stage]) -> tuple[Split[Any], Sequence[str]]:
+    """The split to choose weights by, and the documents to judge what was chosen by; none where it is no running text.
+
+    Counting chooses nothing: all validation documents are for the end.
+    """
+    if not (task.of_text and isinstance(split, Corpus) and len(split.validation)):
+        return split, split.validation if task.of_text else ()
+    return judging(split) if any(stage.use != COUNTS for stage in stages) else (split, split.validation)
+
+
 def _learn(
     base: str, data: Any, stages: Sequence[Stage], out: Path, log: Log, *, force: bool, command: str
 ) -> dict[str, Any]:
@@ -75,6 +90,7 @@ def _learn(
             for stage in stages:
                 stage.check()
             split = task.read(data, space.folder / "corpus", log)
+            split, judged = apart(task, split, stages)
             start = can_start(base_bundle(base, space.folder / "base", log)) if base else None
         space.begin()
         log.events = space.events if ranks.is_first() else None
@@ -83,14 +99,14 @@ def _learn(
         ranks.wait()  # until all have opened it: it is moved now
         with ranks.after_first() as first:
             if first:
-                held = split.validation if task.of_text else ()
-                figures = judge(made, held, log) if len(held) else {}
+                scores: list[ScoredText] = []
+                figures = judge(made, judged, log, scores) if len(judged) else {}
                 told = {"validation": figures, "data": split.summary(), "machine": describe()["cpu"]}
                 write_json(made.path / CARD, {**made.card, "figures": told})
                 again = Recipe(data, task, "", (PullLanguage(base=base), *stages) if base else tuple(stages))
                 write_language_report(
                     made, split, figures, out=out, into=made.path, events=space.events, recipe=again.toml(),
-                    command=command, seconds=time.monotonic() - started, log=log,
+                    command=command, seconds=time.monotonic() - started, judged=judged, scores=scores, log=log,
                 )  # fmt: skip
                 log.events = None  # the folder goes
                 replace_folder(made.path, out)

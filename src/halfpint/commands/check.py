@@ -54,7 +54,8 @@ class Checked(Result):
         lines = [f"{self.source}: {self.rows:,} rows, {self.labels} labels; {self.columns}"]
         lines += [f"  {note}" for note in self.notes]
         for one in self.findings:
-            lines.append(f"{one.severity:>8}  {one.kind}: {one.message}" + (" [fit drops them]" if one.drop else ""))
+            left_out = " [left out of training]" if one.drop else ""
+            lines.append(f"{one.severity:>8}  {one.kind}: {one.message}{left_out}")
         others = len(self.findings) - self.errors
         lines.append(f"errors: {self.errors}; other findings: {others}" if self.findings else "no faults found")
         return "\n".join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from halfpint.progress import Log, plain
 
 if TYPE_CHECKING:
     from halfpint.bundle import Bundle
+    from halfpint.engines import ScoredText
     from halfpint.pipeline import Made, Pipeline
     from halfpint.recipe import Recipe
     from halfpint.task import Split
@@ -92,6 +93,7 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
         HalfpintError: bad data, a stage that cannot run, or an `out` that holds something else.
     """
     from halfpint.bundle import write_json
+    from halfpint.commands._learning import apart
     from halfpint.energy import metered
     from halfpint.files import clear_temporary, locked
     from halfpint.pipeline import Pipeline
@@ -106,6 +108,7 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
             stage.check()
         clear_temporary(out / "work")
         split = _data(recipe, out / "work" / "corpus", log)
+        split, judged = apart(recipe.task, split, recipe.stages)
         out.mkdir(parents=True, exist_ok=True)
         log.events = out / EVENTS
         recipe.write(out / RECIPE)
@@ -121,14 +124,15 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
             if found.get("key") == key:
                 log.say("nothing to do: this recipe's result is there already", kind="cached")
                 return found
-            figures = _figures(pipeline, made, primary, log)
+            scores: list[ScoredText] = []
+            figures = _figures(pipeline, made, primary, judged, scores, log)
         if recipe.all_rows:
             figures["validation"] = {**figures["validation"], "learned_from": True}
         copy_bundle(made.bundle.path, out / "best")
         if isinstance(recipe.task, LabelTask):
             validation, test, told = figures["validation"], figures["test"], recipe.task.headline
             write_figures(out / "best", primary, validation, test, split.key, told)
-        _report(recipe, split, made, figures, primary, out, time.monotonic() - started, log)
+        _report(recipe, split, made, figures, primary, out, time.monotonic() - started, judged, scores, log)
         result = {
             "key": key,
             "primary_metric": primary,
@@ -192,8 +196,11 @@ def _data(recipe: Recipe, folder: Path, log: Log) -> Split[Any]:
         raise
 
 
-def _figures(pipeline: Pipeline, made: Made, primary: str, log: Log) -> dict[str, Any]:
-    """ "validation", and of labelled texts "test"."""
+def _figures(
+    pipeline: Pipeline, made: Made, primary: str, judged: Sequence[str], scores: list[ScoredText], log: Log
+) -> dict[str, Any]:  # fmt: skip
+    """ "validation", and of labelled texts "test"; of running text that of the documents that are `judged` by, whose
+    scores go into `scores`."""
     from halfpint.evaluate.evaluate import evaluate
     from halfpint.evaluate.text import judge
     from halfpint.report.language import taught
@@ -207,13 +214,12 @@ def _figures(pipeline: Pipeline, made: Made, primary: str, log: Log) -> dict[str
         }
     if not task.of_text:
         return {"validation": taught(made.bundle.card) or None}
-    held = split.validation
-    return {"validation": judge(made.bundle, held, log) if len(held) else None}
+    return {"validation": judge(made.bundle, judged, log, scores) if len(judged) else None}
 
 
 def _report(
     recipe: Recipe, split: Split[Any], made: Made, figures: Mapping[str, Any], primary: str, out: Path,
-    seconds: float, log: Log,
+    seconds: float, judged: Sequence[str], scores: Sequence[ScoredText], log: Log,
 ) -> None:  # fmt: skip
     """Write report.json and report.html."""
     from halfpint.bundle import open_bundle
@@ -235,7 +241,7 @@ def _report(
         return
     write_language_report(
         best, split, figures["validation"], out=out, events=events, recipe=recipe.toml(), command=command,
-        seconds=seconds, log=log,
+        seconds=seconds, judged=judged, scores=scores, log=log,
     )  # fmt: skip
 
 

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterable, Sequence
 from halfpint.data.dedup import near_duplicate_pairs, normalise
 from halfpint.data.examples import Example, is_missing_label
 from halfpint.data.labels import label_findings
+from halfpint.data.leakage import EXACT, KEPT, NEAR, PART, THRESHOLD, leaks
 from halfpint.data.personal import find_personal, mask
 from halfpint.data.table import shown
 from halfpint.data.wrong_labels import MOST_ROWS, probable_wrong_labels
 from halfpint.errors import HalfpintError
 from halfpint.task import Finding
 
-_THRESHOLD = 0.85
+CONFLICT = "conflicting_labels"
+"""The kind of finding of texts that stand under several labels."""
+_FEWEST = 2  # examples of a label that training needs
 _TOKENS_A_WORD = 1.3
 _UNUSABLE = ("missing_label", "one_class", "single_example_label")
 _KINDS = {"email": "e-mail addresses", "phone": "phone numbers", "card": "card numbers", "iban": "bank accounts"}
@@ -40,14 +43,16 @@ def check(
 
     Args:
         examples: what to train on; their row numbers must differ.
-        test: what will be tested on; rows of `examples` that are in it, or nearly, are found.
+        test: what will be tested on; rows of `examples` that give one of its texts away are found.
         max_tokens: longer texts are noted.
         count_tokens: texts -> their numbers of tokens; without it 1.3 a word.
         probe_labels: whether to look for probably wrong labels (needs scikit-learn and cleanlab).
     """
     findings = find_missing(examples)
     usable = [e for e in examples if e.text.strip() and not is_missing_label(e.label)]
-    findings += _duplicates(usable, test or ())
+    findings += _duplicates(usable)
+    if test:
+        findings += _leakage(usable, test, {row for finding in findings if finding.drop for row in finding.rows})
     dropped = {row for finding in findings if finding.drop for row in finding.rows}
     kept = [example for example in usable if example.row not in dropped]
     findings += label_findings(usable, test)
@@ -67,6 +72,11 @@ def clean(examples: Sequence[Example], findings: Sequence[Finding]) -> tuple[lis
     return [example for example in examples if example.row not in rows], dropping
 
 
+def leaks_told(findings: Sequence[Finding]) -> list[str]:
+    """The messages of what is left out because it gives test texts away."""
+    return [finding.message for finding in findings if finding.kind in (EXACT, NEAR, PART)]
+
+
 def raise_if_unusable(findings: Sequence[Finding], source: str) -> None:
     """Raise all at once what makes a classifier impossible.
 
@@ -76,11 +86,10 @@ def raise_if_unusable(findings: Sequence[Finding], source: str) -> None:
     faults = [finding for finding in findings if finding.kind in _UNUSABLE]
     if faults:
         unlabelled = any(finding.kind == "missing_label" for finding in faults)
-        faults += [finding for finding in findings if finding.kind == "leakage_exact"]  # which may be the reason
         raise HalfpintError(
             source,
             wanted="a label in every row, two labels or more, and two different texts or more for each",
-            got="; ".join(finding.message for finding in faults),
+            got="; ".join([*(finding.message for finding in faults), *leaks_told(findings)]),  # they may be the reason
             todo="Add what is missing or remove those rows"
             + (" (--drop-missing leaves out rows without a label)." if unlabelled else "."),
         )
@@ -108,36 +117,22 @@ def find_missing(examples: Sequence[Example]) -> list[Finding]:
     )
 
 
-def _duplicates(usable: Sequence[Example], test: Sequence[Example]) -> list[Finding]:
+def _duplicates(usable: Sequence[Example]) -> list[Finding]:
     groups: dict[str, list[Example]] = defaultdict(list)
     for example in usable:
         groups[normalise(example.text)].append(example)
-    test_keys = dict.fromkeys(normalise(example.text) for example in test if example.text.strip())
-    repeated, conflicting, leaked = [], [], []
-    for key, group in groups.items():
+    repeated, conflicting = [], []
+    for group in groups.values():
         if len({example.label for example in group}) > 1:
             conflicting += [example.row for example in group]
         else:
             repeated += [example.row for example in group[1:]]
-        if key in test_keys:
-            leaked += [example.row for example in group]
-    keys = list(groups) + [key for key in test_keys if key not in groups]
-    near: set[str] = set()
-    near_test: set[str] = set()
-    for i, j, _ in near_duplicate_pairs(keys, threshold=_THRESHOLD):
-        one, other = keys[i], keys[j]
-        if one in groups and other in groups:
-            near |= {one, other}
-        near_test |= {key for key, beside in ((one, other), (other, one)) if key in groups and beside in test_keys}
+    keys = list(groups)
+    near = {keys[one] for pair in near_duplicate_pairs(keys, threshold=THRESHOLD) for one in pair[:2]}
     near_rows = sorted(example.row for key in near for example in groups[key])
-    near_test_rows = sorted(example.row for key in near_test - test_keys.keys() for example in groups[key])
     return (
-        _finding(
-            "conflicting_labels", "warning", "the same text under different labels", sorted(conflicting), drop=True
-        )
+        _finding(CONFLICT, "warning", "the same text under different labels", sorted(conflicting), drop=True)
         + _finding("exact_duplicate", "warning", "repeats of an earlier text and label", sorted(repeated), drop=True)
-        + _finding("leakage_exact", "warning", "texts that are in the test set", sorted(leaked), drop=True)
-        + _finding("leakage_near", "warning", "texts nearly the same as one in the test set", near_test_rows)
         + _finding(
             "near_duplicate",
             "warning",
@@ -147,13 +142,43 @@ def _duplicates(usable: Sequence[Example], test: Sequence[Example]) -> list[Find
     )
 
 
+def _leakage(usable: Sequence[Example], test: Sequence[Example], dropped: set[int]) -> list[Finding]:
+    """What gives a test text away and is dropped; but a label that would have fewer than two examples keeps as many of
+    those that are only alike.
+
+    Args:
+        dropped: rows that go in any case.
+    """
+    found = leaks([example.text for example in usable], [example.text for example in test])
+    gone = dropped | {usable[number].row for number in found[EXACT]}
+    alike = [usable[number] for number in (*found[NEAR], *found[PART]) if usable[number].row not in gone]
+    left = Counter(example.label for example in usable if example.row not in gone)
+    left.subtract(Counter(example.label for example in alike))
+    kept: set[int] = set()
+    nothing_else = max(left.values(), default=0) < _FEWEST  # the test file is the training file, nearly
+    for example in [] if nothing_else else sorted(alike, key=lambda example: example.row):
+        if left[example.label] < _FEWEST:
+            left[example.label] += 1
+            kept.add(example.row)
+    findings = []
+    for kind, what in (
+        (EXACT, "texts that are in the test set"),
+        (NEAR, "texts nearly the same as one in the test set"),
+        (PART, "texts that a test text is part of, or that are part of one"),
+    ):
+        rows = (usable[number].row for number in found[kind])
+        findings += _finding(kind, "warning", what, sorted(row for row in rows if row not in kept), drop=True)
+    what = "texts that give away one in the test set, kept because their labels have hardly any others"
+    return findings + _finding(KEPT, "warning", what, sorted(kept))
+
+
 def _class_counts(usable: Sequence[Example], kept: Sequence[Example]) -> list[Finding]:
     counts = Counter({example.label: 0 for example in usable})
     counts.update(example.label for example in kept)
     if len(counts) < 2:
         what = f"only the label {next(iter(counts))!r}" if counts else "no row with a text and a label"
         return [Finding(kind="one_class", severity="error", message=f"{what}, where two or more are needed")]
-    few = sorted(label for label, count in counts.items() if count < 2)
+    few = sorted(label for label, count in counts.items() if count < _FEWEST)
     if few:
         names = shown(list(map(repr, few)))
         rows = [example.row for example in usable if example.label in set(few)]

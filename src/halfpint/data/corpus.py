@@ -28,6 +28,11 @@ _MEMO = "fingerprints.json"
 _NAMED_BY = 12  # characters of the key that name the folder
 
 
+BOTH = "by the validation documents"
+"""What a summary says where text is both chosen and judged by."""
+_HALVED_BYTES = 40_000  # of validation text: of less, half is too little to choose by, or to judge by
+
+
 @dataclass(frozen=True, kw_only=True)
 class CorpusData:
     """The [data] table of a language model's recipe.
@@ -107,12 +112,25 @@ def choosing(corpus: Corpus, share: float) -> tuple[Corpus, TextStore]:
     """
     every = np.arange(len(corpus.train))
     if len(every) < 2:
-        return replace(corpus, facts={**corpus.facts, "choosing": "by the validation documents"}), corpus.validation
+        return replace(corpus, facts={**corpus.facts, "choosing": BOTH}), corpus.validation
     step = min(max(2, round(1 / share)), len(every))
     held, rest = (TextPart(corpus.train, every[(every % step == step - 1) == is_held]) for is_held in (True, False))
     key = sha256(f"{corpus.key} {held.key}".encode()).hexdigest()
     told = {"choosing": {"documents": len(held), "bytes": held.size_bytes, "of": "train"}}
     return replace(corpus, key=key, train=rest, validation=held, facts={**corpus.facts, **told}), corpus.validation
+
+
+def judging(corpus: Corpus) -> tuple[Corpus, TextStore]:
+    """The corpus with every second validation document alone to choose by, and the others, to judge what was chosen.
+
+    Of validation text that is too short for both, all is for both, and `summary` says so.
+    """
+    every = np.arange(len(corpus.validation))
+    if len(every) < 2 or corpus.validation.size_bytes < _HALVED_BYTES:
+        return replace(corpus, facts={**corpus.facts, "choosing": BOTH}), corpus.validation
+    held, judged = (TextPart(corpus.validation, every[start::2]) for start in (0, 1))
+    told = {"choosing": {"documents": len(held), "bytes": held.size_bytes, "of": "validation"}}
+    return replace(corpus, validation=held, facts={**corpus.facts, **told}), judged
 
 
 def open_corpus(path: Path) -> Corpus:

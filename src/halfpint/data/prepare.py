@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
-from halfpint.data.check import check, clean, find_missing, raise_if_unusable
+from halfpint.data.check import CONFLICT, check, clean, find_missing, leaks_told, raise_if_unusable
 from halfpint.data.columns import Columns, find_columns
+from halfpint.data.dedup import normalise
 from halfpint.data.examples import Example, fingerprint, is_missing_label, labelled
 from halfpint.data.read import read_table
 from halfpint.data.rows import ending_of
-from halfpint.data.split import alike, grouped, split
+from halfpint.data.split import alike, grouped, split_with
 from halfpint.data.table import Form, Table, shown
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log
@@ -107,9 +108,11 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
     findings = check(examples, test=test, probe_labels=probe_labels)
     raise_if_unusable(findings, settings.source)
     kept, dropped = clean(examples, findings)
+    doubtful = _doubtful(examples, dropped)
     findings, dropped = [*unlabelled, *findings], [*unlabelled, *dropped]
     for finding in dropped:
-        log.say(f"  dropped: {finding.message}", kind="dropped")
+        word = "left out of training" if finding.kind == CONFLICT else "dropped"
+        log.say(f"  {word}: {finding.message}", kind="dropped")
     for finding in findings:
         if finding not in dropped:
             log.say(f"  {finding.severity}: {finding.message}", kind="finding")
@@ -122,10 +125,11 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
             )  # fmt: skip
     test_share = 0.0 if test else settings.test_share
     shares = (1 - settings.validation_share - test_share, settings.validation_share, test_share)
-    parts = split(kept, fractions=shares, seed=settings.seed)
+    parts = split_with(kept, doubtful, fractions=shares, seed=settings.seed)
     if not parts.validation or not (test or parts.test):
         raise HalfpintError(
-            settings.source, wanted="enough rows to keep some for validation and test", got=f"{len(kept)} rows",
+            settings.source, wanted="enough rows to keep some for validation and test",
+            got="; ".join([f"{len(kept)} rows", *leaks_told(findings)]),
             todo="Give more rows, or a test file with --test.",
         )  # fmt: skip
     test = test or parts.test
@@ -133,6 +137,9 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
         f"  {len(parts.train):,} for training, {len(parts.validation):,} for choosing a model, {len(test):,} for the "
         "final test"
     )
+    for finding in contradictions(parts.validation, test):
+        log.say(f"  {finding.severity}: {finding.message}", kind="finding")
+        findings.append(finding)
     if len(parts.validation) < _SMALL:
         log.say("  few validation rows: expect wide intervals", kind="finding")
     key = data_key(parts.train, parts.validation)
@@ -142,7 +149,33 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
         **sources(settings, sides), "labels": labels, "columns": {"text": columns.text, "label": columns.label},
         **findings_told(table.notes, findings, dropped), "fingerprint": key,
     }  # fmt: skip
-    return Split(**sides, key=key, proof=fingerprint(test), facts=facts)
+    rows = {example.row for example in doubtful}
+    judged_only = frozenset(at for at, example in enumerate(parts.validation) if example.row in rows)
+    return Split(**sides, key=key, proof=fingerprint(test), facts=facts, judged_only=judged_only)
+
+
+def _doubtful(examples: Sequence[Example], dropped: Sequence[Finding]) -> list[Example]:
+    """The examples that are left out of training for nothing but that their texts stand under several labels."""
+    conflicting = {row for finding in dropped if finding.kind == CONFLICT for row in finding.rows}
+    others = {row for finding in dropped if finding.kind != CONFLICT for row in finding.rows}
+    return [example for example in examples if example.row in conflicting - others]
+
+
+def contradictions(validation: Sequence[Example], test: Sequence[Example]) -> list[Finding]:
+    """That rows which are judged on stand under several labels, where some do: what is reached on them is for texts as
+    they come, and 1 is out of reach."""
+    counts = []
+    for side, examples in (("validation", validation), ("test", test)):
+        labels: dict[str, set[str]] = defaultdict(set)
+        for example in examples:
+            labels[normalise(example.text)].add(example.label)
+        rows = sum(len(labels[normalise(example.text)]) > 1 for example in examples)
+        if rows:
+            counts.append(f"{rows:,} of {len(examples):,} {side} rows")
+    if not counts:
+        return []
+    message = f"{' and '.join(counts)} are texts that stand there under different labels: no model is right about all"
+    return [Finding(kind="contradictory", severity="note", message=message)]
 
 
 def sources(settings: Any, sides: Mapping[str, Sequence[Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from halfpint.data.dedup import normalise
+from halfpint.data.leakage import EXACT, NEAR, PART, leaks
 from halfpint.data.span_columns import shown
 from halfpint.data.spans import Read, Span, TagExample, span_labels
 from halfpint.data.words import words
@@ -154,10 +155,15 @@ def _repeats(examples: Sequence[TagExample], others: Mapping[str, Read]) -> list
     found = _finding("conflicting_spans", "warning", "the same text with other spans", sorted(conflicting))
     found += _finding("repeated", "note", "repeats of an earlier text (kept; a split puts them on one side)", repeated)
     for side, other in others.items():
-        keys = {normalise(example.text) for example in other.examples}
-        leaked = [example.row for key, group in groups.items() if key in keys for example in group]
-        what = f"texts that are in {side}: left out of training"
-        found += _finding(f"leakage_{side}", "warning", what, sorted(leaked), drop=True)
+        ours = [example for group in groups.values() for example in group]
+        leaked = leaks([example.text for example in ours], [example.text for example in other.examples])
+        for kind, name, what in (
+            (EXACT, f"leakage_{side}", f"that are in {side}"),
+            (NEAR, f"{NEAR}_{side}", f"nearly the same as one in {side}"),
+            (PART, f"{PART}_{side}", f"that a text in {side} is part of, or that are part of one"),
+        ):
+            rows = sorted(ours[number].row for number in leaked[kind])
+            found += _finding(name, "warning", f"texts {what}: left out of training", rows, drop=True)
     return found
 
 

@@ -95,6 +95,40 @@ def split(
     return Splits(train, validation, test)
 
 
+def split_with(
+    examples: Sequence[Example], doubtful: Sequence[Example], *, fractions: tuple[float, float, float], seed: int
+) -> Splits:
+    """Split `examples`, and give validation and test their share of `doubtful` rows, of which training gets none.
+
+    Rows that are alike stay on one side; doubtful ones beside an example for training are on none.
+    """
+    if not doubtful:
+        return split(examples, fractions=fractions, seed=seed)
+    groups = alike([example.text for example in (*examples, *doubtful)])
+    parts = split(examples, fractions=fractions, seed=seed, groups=groups[: len(examples)])
+    doubtful = grouped(doubtful, groups[len(examples) :])
+    sides = {
+        example.group: side for side, part in enumerate((parts.train, parts.validation, parts.test)) for example in part
+    }
+    sizes = Counter(example.group for example in doubtful)
+    free = [group for group in sizes if group not in sides]
+    rows = sum(sizes[group] for group in free)
+    room = {
+        side: rows * len(part) / max(len(examples), 1)
+        for side, part in ((_VALIDATION, parts.validation), (_TEST, parts.test))
+    }
+    for group in np.random.default_rng(seed).permutation(free).tolist():
+        fullest = max(room, key=lambda side: room[side])
+        sides[group] = fullest if room[fullest] >= sizes[group] / 2 else _TRAIN
+        room[fullest] -= sizes[group] if sides[group] != _TRAIN else 0
+    added = {side: [example for example in doubtful if sides[example.group] == side] for side in room}
+    both = (sorted((*part, *added[side]), key=lambda example: example.row) for side, part in (
+        (_VALIDATION, parts.validation), (_TEST, parts.test),
+    ))  # fmt: skip
+    validation, test = both
+    return Splits(parts.train, validation, test)
+
+
 class _Plan:
     """Which side each group is on, and how many rows and groups of each label every side has."""
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from halfpint.bundle import Bundle
 from halfpint.data.documents import count_words
-from halfpint.evaluate.perplexity import perplexity_of
+from halfpint.evaluate.perplexity import Scored, bits_difference, perplexity_of
 from halfpint.models.token_ngram import TokenNgram
 from halfpint.progress import SILENT, Log
 from halfpint.tokenizers.load import open_tokenizer
@@ -50,6 +50,7 @@ def counted_baseline(
     *,
     masked: bool = False,
     most_tokens: int = MOST_TOKENS,
+    beside: Sequence[Scored] = (),
 ) -> dict[str, Any] | None:
     """The figures of an n-gram model counted in `train`, over the tokens of `bundle`, on the documents of `held`.
 
@@ -59,9 +60,11 @@ def counted_baseline(
         masked: count single tokens alone: what a guess by frequency comes to where both sides of a gap are seen. Its
             figure to compare by is nats per token; no counted model has the pseudo-likelihood of a masked one.
         most_tokens: see `MOST_TOKENS`.
+        beside: the model's scores of `held`, to be compared with, document by document.
 
     Gives the figures of `evaluate.perplexity`, and "order", "train_tokens", "train_share" (of the documents that were
-    counted), "ngrams" of each order, and "seconds".
+    counted), "ngrams" of each order, and "seconds"; and "difference", the bits per byte of the model less those of
+    counting with the ends of the interval (paired), where its scores are given.
     """
     if not len(train) or not len(held) or not (bundle.path / "tokenizer.json").is_file():
         return None
@@ -93,6 +96,8 @@ def counted_baseline(
         **found, "order": order, "train_tokens": tokens, "train_share": round(len(chosen) / len(train), 4),
         "ngrams": model.model.tables.ngrams, "seconds": round(time.monotonic() - started, 2),
     }  # fmt: skip
+    if len(beside) == len(scored):
+        figures["difference"] = list(bits_difference(beside, scored))
     log.event("counted", **figures)
     return figures
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from halfpint.counts import Counts, Metric
 from halfpint.engines.llama_cpp import LlamaCppEngine
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError
-from halfpint.evaluate.intervals import intervals
+from halfpint.evaluate.intervals import difference, intervals
 from halfpint.models.packed_gguf import GGUF_FILE, PACKED_FILE, opened_gguf
 from halfpint.models.sizes import CAUSAL
 from halfpint.progress import SILENT, Log
@@ -65,7 +65,8 @@ def kept(
         ln_ppl_ratio: ln(perplexity / the reference's), with ln_ppl_ratio_error, its standard error over windows;
         perplexity, reference_perplexity: per token; kl: mean KL(reference || model) in nats, with kl_interval (95 %,
         bootstrap over windows) and kl_99, which one in a hundred tokens is above; same_top1: share of tokens whose
-        likeliest token is the same, with same_top1_interval; windows, window, positions, text_tokens: what it is over,
+        likeliest token is the same, with same_top1_interval; window_kl: of each window in
+        turn; windows, window, positions, text_tokens: what it is over,
         and how many tokens the text has; size_bytes, file_bytes, reference_size_bytes: of the folders, and of the
         weights alone; tokens_per_s: read by the engine.
 
@@ -209,7 +210,18 @@ def _figures(rows: Floats, divergences: npt.NDArray[np.float32]) -> dict[str, An
         "kl_99": float(np.quantile(divergences, 0.99)),
         "same_top1": float(rows[:, 3].mean()),
         "same_top1_interval": list(same_ends),
+        "window_kl": [round(float(one), 7) for one in rows[:, 2]],
     }
+
+
+def kl_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Mean KL of the first model less that of the second, from what `kept` told of both on the same text, and the ends
+    of its interval over the windows that both have read (paired)."""
+    one, other = first["window_kl"], second["window_kl"]
+    count = min(len(one), len(other))
+    table = [np.column_stack([values[:count], np.ones(count)]) for values in (one, other)]
+    counts = [Counts(np.arange(count), rows) for rows in table]
+    return difference(counts[0], counts[1], _mean(0), resamples=_RESAMPLES)
 
 
 def _mean(column: int) -> Metric:

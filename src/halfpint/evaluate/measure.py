@@ -31,7 +31,8 @@ class Measurement:
 
     outputs: what the engine says of each text (`task.Outputs`), in the order of the texts;
     size_bytes: all files of the bundle;
-    latency_p50_ms, latency_p95_ms: one text at a time, tokenisation included;
+    latency_p50_ms, latency_p95_ms: one text at a time, tokenisation included, over three passes;
+    latency_p50_low_ms, latency_p50_high_ms: the p50 of the fastest and of the slowest pass;
     throughput_per_s: texts per second in chunks of 1,024, the median pass;
     cold_start_ms: from the start of the process until the first text is answered;
     peak_memory_bytes: resident, of the whole process, Python included; 0 where the system does not tell;
@@ -41,6 +42,8 @@ class Measurement:
     outputs: Outputs
     size_bytes: int
     latency_p50_ms: float
+    latency_p50_low_ms: float
+    latency_p50_high_ms: float
     latency_p95_ms: float
     throughput_per_s: float
     cold_start_ms: float

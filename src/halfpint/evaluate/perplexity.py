@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from halfpint.counts import LEVEL, Counts
 from halfpint.errors import HalfpintError
-from halfpint.evaluate.intervals import intervals
+from halfpint.evaluate.intervals import difference, intervals
 from halfpint.lookup import text_task
 
 METRICS = ("perplexity_per_token", "perplexity_per_word", "bits_per_byte")
@@ -197,3 +197,9 @@ def paired_counts(first: Sequence[Scored], second: Sequence[Scored]) -> tuple[Co
             table.append(np.array(sums, dtype=np.float64))
     counts = [np.concatenate(table) for table in tables]
     return Counts(np.arange(len(counts[0])), counts[0]), Counts(np.arange(len(counts[1])), counts[1])
+
+
+def bits_difference(first: Sequence[Scored], second: Sequence[Scored], seed: int = 0) -> tuple[float, float, float]:
+    """Bits per byte of the first model less those of the second on the same documents, and the ends of its interval."""
+    metric = text_task().metrics["bits_per_byte"]
+    return difference(*paired_counts(first, second), metric, seed=seed)

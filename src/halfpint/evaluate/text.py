@@ -18,20 +18,28 @@ from halfpint.progress import Log
 _MASKED_CHARS, _EXCERPT_CHARS = 10_000, 400  # of text that masked models are judged on: half a minute
 
 
-def judge(bundle: Bundle, documents: Sequence[str], log: Log) -> dict[str, Any]:
+def judge(
+    bundle: Bundle, documents: Sequence[str], log: Log, scores: list[ScoredText] | None = None
+) -> dict[str, Any]:  # fmt: skip
     """How well a language model predicts documents: perplexity (which, the names say), bits per byte, intervals, speed.
 
     "perplexity" is that per token of the model. A model of whole words (n-grams) counts the end of each line as a
     token, as KenLM does, and "perplexity_without_unknown" leaves out the words it does not know.
+
+    Args:
+        scores: gets the score of each document, where all of it was read.
     """
     engine = open_language_engine(bundle)
-    if getattr(engine, "objective", "") == MASKED and sum(map(len, documents)) > _MASKED_CHARS:
+    is_part = getattr(engine, "objective", "") == MASKED and sum(map(len, documents)) > _MASKED_CHARS
+    if is_part:
         documents = _excerpts(documents)
         chars = sum(map(len, documents))
         log.say(f"  a masked model runs once per token: {chars:,} characters stand for the text", kind="excerpts")
     started = time.monotonic()
     with log.bar("evaluate", 1.0) as bar:
         scored = engine.score(documents, bar.advance)
+    if scores is not None and not is_part:
+        scores += scored
     return _figures(bundle, scored, time.monotonic() - started, log)
 
 

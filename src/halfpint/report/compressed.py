@@ -8,7 +8,7 @@ from typing import Any
 
 from halfpint.counts import INTERVAL
 from halfpint.report.terminal import table
-from halfpint.report.units import size
+from halfpint.report.units import latency, size
 
 _HEAD = ("", "bytes", "ln(PPL/PPL0)", "KL", INTERVAL, "same top 1", "read tok/s", "write tok/s", "first ms")
 
@@ -18,13 +18,17 @@ def compressed(report: Mapping[str, Any]) -> str:
     out = shlex.quote(str(report["bundle"]))
     if "models" in report:
         primary = report["primary_metric"]
-        rows: list[tuple[str, ...]] = [("", primary, INTERVAL, "size", "p50 ms", "texts/s")]
+        told = all("test" in row for row in report["models"].values())  # not in reports of earlier versions
+        rows: list[tuple[str, ...]] = [
+            ("", f"{primary}, {'test' if told else 'validation'}", INTERVAL, "size", "p50 ms", "texts/s")
+        ]
         for name, row in report["models"].items():
-            low, high = row["interval"]
+            judged = row["test"] if told else {primary: row["metrics"][primary], "interval": row["interval"]}
+            low, high = judged["interval"]
             rows.append(
                 (
-                    name, f"{row['metrics'][primary]:.4f}", f"{low:.4f}-{high:.4f}", size(row["size_bytes"]),
-                    f"{row['latency_p50_ms']:.2f}", f"{row['throughput_per_s']:,.0f}",
+                    name, f"{judged[primary]:.4f}", f"{low:.4f}-{high:.4f}", size(row["size_bytes"]),
+                    latency(row), f"{row['throughput_per_s']:,.0f}",
                 )
             )  # fmt: skip
         use = f'  halfpint predict {out} "a text of yours"'

@@ -110,7 +110,8 @@ def _dropped(data: dict[str, Any]) -> str:
         ]
         for row in found
     ]
-    return "<h3>Dropped</h3>" + table("Dropped rows", [("Why", False), ("Rows", True), ("First ones", False)], lines)
+    head = [("Why", False), ("Rows", True), ("First ones", False)]
+    return "<h3>Left out of training</h3>" + table("Rows left out of training", head, lines)
 
 
 def _labels(data: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from halfpint.counts import INTERVAL
 from halfpint.report.compressed import compressed
 from halfpint.report.terminal import table
-from halfpint.report.units import size
+from halfpint.report.units import latency, size
 
 _NAMES = {"teacher": "teacher", "student": "student", "control": "the student without a teacher"}
 
@@ -42,7 +42,7 @@ def _labelled(report: Mapping[str, Any], primary: str) -> list[tuple[str, ...]]:
         low, high = row["test"]["interval"]
         costs = ("", "", "")
         if "size_bytes" in row:
-            costs = (size(row["size_bytes"]), f"{row['latency_p50_ms']:.2f}", f"{row['throughput_per_s']:,.0f}")
+            costs = (size(row["size_bytes"]), latency(row), f"{row['throughput_per_s']:,.0f}")
         scores = (f"{row['validation'][primary]:.4f}", f"{row['test'][primary]:.4f}", f"{low:.4f}-{high:.4f}")
         rows.append((_NAMES[name], *scores, *costs))
     return rows

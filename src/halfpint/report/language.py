@@ -11,6 +11,7 @@ from typing import Any
 from halfpint import __version__
 from halfpint.bundle import Bundle, Kind
 from halfpint.counts import INTERVAL
+from halfpint.data.corpus import BOTH
 from halfpint.energy import energy_spent
 from halfpint.lookup import tasks
 from halfpint.machine import describe
@@ -159,34 +160,53 @@ def verdict(report: Mapping[str, Any]) -> str:
     if bits is None:
         return "Not evaluated: no validation text was kept."
     ends = units.pair(found.get("bits_per_byte_interval"))
-    said = f"{bits:.3f} bits per byte on {units.count(found.get('documents'))} validation documents"
+    on = f"on {units.count(found.get('documents'))} validation documents"
+    if units.mapping(report.get("data")).get("choosing") == BOTH:
+        on += ", by which its weights were chosen too"
+    said = f"{bits:.3f} bits per byte {on}"
     said += f" ({INTERVAL} {ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
     counted = units.mapping(report.get("baseline"))
     perplexity = f"Perplexity {_shown(found, 'per_token')} per token, {_shown(found, 'per_word')} per word."
     if report.get("objective") == "masked":
-        said = f"{_nats(found)} nats per hidden token on {units.count(found.get('documents'))} validation documents"
+        said = f"{_nats(found)} nats per hidden token {on}"
         rest = f"{_nats(counted)} by the token's frequency alone. " if counted else ""
         if counted and (units.number(found.get("nats_per_token")) or 0) > (
             units.number(counted.get("nats_per_token")) or 0
         ):
-            rest += "It is worse than guessing by frequency: train it for longer, or on more text. "
+            rest += "On this text that is no less: train it for longer, or on more text. "
         return (
             f"{said}{f', against {rest}' if rest else '. '}It sees both sides of a gap: compare it with masked models."
         )
     beside = units.number(counted.get("bits_per_byte"))
     if beside is None:
         return f"{said}. {perplexity}"
-    less = beside - bits
-    how = f"{abs(less):.3f} {'better' if less >= 0 else 'worse'} than the n-gram baseline ({beside:.3f}"
-    return f"{said}: {how}, {counted.get('order')}-grams of the same tokens). {perplexity}"
+    baseline = f"the n-gram baseline ({beside:.3f}, {counted.get('order')}-grams of the same tokens"
+    gap = against_counting(report)
+    if gap is None:
+        return f"{said}, {baseline.removeprefix('the ').replace(' (', ' ', 1)}. {perplexity}"
+    value, low, high = gap
+    how = f"{abs(value):.3f} {'worse' if low > 0 else 'better'} than" if low > 0 or high < 0 else "not told apart from"
+    over = f"; {INTERVAL} of the difference {low:+.3f} to {high:+.3f}"
+    return f"{said}: {how} {baseline}{over}). {perplexity}"
+
+
+def against_counting(report: Mapping[str, Any]) -> tuple[float, float, float] | None:
+    """Bits per byte of the model less those of the n-gram baseline on the same documents, and the ends of the interval;
+    None where they were not compared document by document."""
+    told = units.mapping(report.get("baseline")).get("difference")
+    found = [units.number(one) for one in told] if isinstance(told, list | tuple) and len(told) == 3 else [None]
+    if any(one is None for one in found):
+        return None
+    value, low, high = (float(one) for one in found if one is not None)
+    return value, low, high
 
 
 def _taught_words(found: Mapping[str, Any]) -> str:
     after, before = found[_ANSWERS], found[f"{_ANSWERS}_before"]
-    change = f"{abs(before - after):.3f} {'better' if after <= before else 'worse'} than before ({before:.3f})"
     ppl = found["perplexity_per_assistant_token"], found["perplexity_per_assistant_token_before"]
     return (
-        f"{after:.3f} nats per token of the assistant's on the validation conversations: {change}. Perplexity per "
+        f"{after:.3f} nats per token of the assistant's on the validation conversations, by which its weights were "
+        f"chosen (before: {before:.3f}). Perplexity per "
         f"token of the assistant's {ppl[0]:.4g}, before {ppl[1]:.4g}."
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 from halfpint.report import details, units
 from halfpint.report.curve import shown_tokens
 from halfpint.report.details import counted, facts_shown, said
-from halfpint.report.language import answers_messages, figure
+from halfpint.report.language import against_counting, answers_messages, figure
 from halfpint.report.learning import learning
 from halfpint.report.sections import Part, section, steps_shown, tile
 from halfpint.report.tables import cell, table
@@ -28,11 +28,13 @@ def headline(report: dict[str, Any]) -> str:
     counted = units.number(units.mapping(report.get("baseline")).get("perplexity_per_token"))
     if answers:
         return _choosing("Writes an answer", answers.get("perplexity_per_assistant_token"), "before",
-                         answers.get("perplexity_per_assistant_token_before"), "Worse than before: ")  # fmt: skip
+                         answers.get("perplexity_per_assistant_token_before"), "Higher than before: ")  # fmt: skip
     after = found.get("perplexity_per_token")
     if report.get("objective") == "masked":
-        return _choosing("Fills a gap", after, "by frequency alone", counted, "Worse than frequency: ")
-    return _choosing("Predicts the next token", after, "n-gram counts", counted, "Worse than counting: ")
+        return _choosing("Fills a gap", after, "by frequency alone", counted, "Higher than by frequency: ")
+    ends = against_counting(report)
+    worse = "" if ends is None or ends[1] <= 0 else "Worse than counting: "
+    return _choosing("Predicts the next token", after, "n-gram counts", counted, worse)
 
 
 def _choosing(what: str, perplexity: object, beside: str, other: object, worse: str) -> str:
@@ -44,7 +46,7 @@ def _choosing(what: str, perplexity: object, beside: str, other: object, worse: 
     if before is None:
         return said
     said = f"{said} ({beside}: {figure(before)})"
-    return worse + said[0].lower() + said[1:] if after > before else said
+    return worse + said[0].lower() + said[1:] if worse and after > before else said
 
 
 def _trained(report: dict[str, Any]) -> dict[str, Any]:

@@ -87,11 +87,21 @@ def right(report: dict[str, Any]) -> str:
     if report.get("chosen") is None or found is None:
         return ""
     said = f"Right for {100 * found:.0f} of 100 texts it had never seen"
+    if leaked(report):
+        said = f"Right for {100 * found:.0f} of 100 test texts, some of which are nearly the same as training texts"
     guess = units.number(units.mapping(test_of(report, _GUESS).get("metrics")).get("accuracy"))
     counts = {label: units.number(count) or 0 for label, count in units.mapping(_labels(report)).items()}
     if guess is None or not counts or report["chosen"] == _GUESS:
         return said
     return f"{said} (always guessing “{max(counts, key=lambda label: counts[label])}”: {100 * guess:.0f})"
+
+
+def leaked(report: dict[str, Any]) -> int:
+    """How many rows that give a test text away were kept to learn from or to choose by."""
+    data = units.mapping(report.get("data"))
+    gone = {units.mapping(row).get("kind") for row in units.rows(data.get("dropped"))}
+    left = [row for row in map(units.mapping, units.rows(data.get("findings"))) if row.get("kind") not in gone]
+    return sum(int(units.number(row.get("count")) or 1) for row in left if str(row.get("kind")).startswith("leakage"))
 
 
 def _labels(report: dict[str, Any]) -> object:
@@ -154,6 +164,7 @@ def _tiles(report: dict[str, Any]) -> str:
             "Latency, p50",
             units.milliseconds(row.get("latency_p50_ms")),
             units.trim(_named(asked, "max_latency_ms", units.milliseconds, "limit {}")),
+            units.latency_passes(row),
             _named(row, "latency_p95_ms", units.milliseconds, "p95 {}"),
         ),
         tile(
@@ -274,7 +285,13 @@ def candidates(report: dict[str, Any]) -> Part:
             ),
             cell(units.quality(second, metrics.get(second)), metrics.get(second), figure=True),
             *(
-                cell(shown(row.get(key)) + _small(_named(row, also, also_shown, words)), row.get(key), figure=True)
+                cell(
+                    shown(row.get(key))
+                    + (_small(units.latency_passes(row)) if key == "latency_p50_ms" else "")
+                    + _small(_named(row, also, also_shown, words)),
+                    row.get(key),
+                    figure=True,
+                )
                 for _, key, shown, also, also_shown, words in kept
             ),
         ]
@@ -322,8 +339,18 @@ def results(report: dict[str, Any]) -> Part:
             line.append(cell(strong + _small(ends), figure=True))
         lines.append(line)
     for title, key, units_of in _COSTS:
-        lines.append([title, *(cell(units_of(rows.get(name, {}).get(key)), figure=True) for name in names)])
+        cells = []
+        for name in names:
+            row = rows.get(name, {})
+            source = row.get("energy_source") if key.startswith("energy") else None
+            cells.append(cell(units_of(row.get(key)) + _small(units.text(source) if source else ""), figure=True))
+        lines.append([title, *cells])
     body = table("Test results side by side", head, lines, style="side")
     n = units.number(units.mapping(report.get("data")).get("test"))
     lead = f"{units.count(n)} rows that no candidate saw before." if n else "Rows that no candidate saw before."
+    if alike := leaked(report):
+        lead = (
+            f"{units.count(n)} rows. {alike:,} rows that are nearly the same as one of them, or part of one, were "
+            "trained on: these figures are too good by what that gave away."
+        )
     return section("test", "On the test rows", body, lead, "Test")

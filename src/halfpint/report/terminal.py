@@ -12,7 +12,7 @@ from halfpint.counts import INTERVAL
 from halfpint.report.language import KIND, answers_messages, taught
 from halfpint.report.language_page import commands_of
 from halfpint.report.sections import right
-from halfpint.report.units import gram_names, grams, size, watt_hours
+from halfpint.report.units import gram_names, grams, latency, size, watt_hours
 
 _SHOWN_ERRORS, _SHOWN_TEXT = 5, 100
 
@@ -22,7 +22,7 @@ def summary(report: Mapping[str, Any]) -> str:
     if report.get("kind") == KIND:
         return _language_summary(report)
     primary = report["primary_metric"]
-    rows = [("", "candidate", primary, INTERVAL, "size", "p50 ms", "texts/s", "Wh/1000", "train s", "")]
+    rows = [("", "candidate", primary, INTERVAL, "size", "p50 ms", "texts/s", _energy_head(report), "train s", "")]
     for one in report["candidates"]:
         if one["status"] != "measured":
             rows.append(("", one["name"], "", "", "", "", "", "", "", f"{one['status']}: {one['why']}"[:70]))
@@ -32,7 +32,7 @@ def summary(report: Mapping[str, Any]) -> str:
         rows.append(
             (
                 mark, one["name"], f"{one['metrics'][primary]:.4f}", f"{low:.3f}-{high:.3f}", size(one["size_bytes"]),
-                f"{one['latency_p50_ms']:.2f}", f"{one['throughput_per_s']:,.0f}", f"{one['energy_wh_per_1000']:.4f}",
+                latency(one), f"{one['throughput_per_s']:,.0f}", _energy_of(one, report),
                 f"{one['train_s']:.0f}", "" if one["feasible"] else one["why"],
             )
         )  # fmt: skip
@@ -48,6 +48,21 @@ def summary(report: Mapping[str, Any]) -> str:
     else:
         lines += ["", f"Everything tried is kept in {out}; see {out}/report.html."]
     return "\n".join(lines)
+
+
+def _sources(report: Mapping[str, Any]) -> list[str]:
+    """Whether the energy of candidates was measured or modelled: each word once."""
+    return sorted({str(one["energy_source"]) for one in report["candidates"] if one.get("energy_source")})
+
+
+def _energy_head(report: Mapping[str, Any]) -> str:
+    sources = _sources(report)
+    return f"Wh/1000 {sources[0]}" if len(sources) == 1 else "Wh/1000"
+
+
+def _energy_of(one: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    shown = f"{one['energy_wh_per_1000']:.4f}"
+    return shown if len(_sources(report)) < 2 else f"{shown} {one.get('energy_source') or ''}".rstrip()
 
 
 def _language_summary(report: Mapping[str, Any]) -> str:
@@ -74,7 +89,7 @@ def evaluation(result: Mapping[str, Any]) -> str:
         ),
         *([("calibration error", f"{result['calibration_error']:.4f}", "")] if "calibration_error" in result else []),
         ("size", size(result["size_bytes"]), ""),
-        ("latency", f"{result['latency_p50_ms']:.2f} ms", f"p95 {result['latency_p95_ms']:.2f} ms"),
+        ("latency", f"{latency(result)} ms", f"p95 {result['latency_p95_ms']:.2f} ms"),
         ("throughput", f"{result['texts_per_s']:,.0f} texts/s", ""),
         ("cold start", f"{result['cold_start_ms']:.0f} ms", ""),
         ("peak memory", size(result["peak_memory_bytes"]), ""),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 MISSING = "–"
@@ -104,6 +105,21 @@ def milliseconds(value: object) -> str:
     """A time given in milliseconds: 4.20 ms, 0.31 ms, from one second on 1.24 s, under 0.01 ms 4.00 µs."""
     got = number(value)
     return _scaled(got, [(1e3, "s"), (1, "ms")] if got is None or not 0 < got < 0.01 else [(1e-3, "µs")])
+
+
+def latency(row: Mapping[str, Any]) -> str:
+    """The p50 of one text in milliseconds, and between which values it lay in repeated passes: 2.80 (2.71-3.05)."""
+    found = f"{row['latency_p50_ms']:.2f}"
+    low, high = number(row.get("latency_p50_low_ms")), number(row.get("latency_p50_high_ms"))
+    if low is None or high is None or f"{low:.2f}" == f"{high:.2f}":
+        return found
+    return f"{found} ({low:.2f}-{high:.2f})"
+
+
+def latency_passes(row: Mapping[str, Any]) -> str:
+    """Between which values the p50 lay in repeated passes, in words; empty where it was measured once."""
+    low, high = number(row.get("latency_p50_low_ms")), number(row.get("latency_p50_high_ms"))
+    return "" if low is None or high is None else f"{milliseconds(low)} to {milliseconds(high)} when repeated"
 
 
 def seconds(value: object) -> str:

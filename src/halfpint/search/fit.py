@@ -148,7 +148,7 @@ def _prove(request: Request, tries: Tries, choice: Choice, split: Split[Any], st
         again = trained_on_all(tries, tries.made[chosen], tries.deadline)
         if again is not None:
             bundles[chosen] = again.bundle
-            choice.chosen["trained_on"] = len(split.train) + len(split.validation)
+            choice.chosen["trained_on"] = len(split.together().train)
             choice.chosen["size_bytes"] = again.bundle.size_bytes
     tests = {}
     for name, bundle in bundles.items():

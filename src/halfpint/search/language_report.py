@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from halfpint.bundle import Bundle
 from halfpint.data.messages import ASSISTANT, Conversation
+from halfpint.engines import ScoredText
 from halfpint.evaluate.counted_baseline import counted_baseline
 from halfpint.evaluate.samples import samples
 from halfpint.progress import Log
@@ -27,6 +28,8 @@ def write_language_report(
     recipe: str = "",
     command: str = "",
     seconds: float = 0.0,
+    judged: Sequence[str] | None = None,
+    scores: Sequence[ScoredText] = (),
     log: Log,
 ) -> dict[str, Any]:
     """Measure what the report needs besides, write report.json and report.html, and give the report.
@@ -43,15 +46,17 @@ def write_language_report(
         recipe: a recipe (TOML) that does it again.
         command: what to type to do it again.
         seconds: how long it took so far.
+        judged: the documents of the figures; None: all of validation.
+        scores: of the model, of each of these.
     """
     baseline, written, asked = None, list[dict[str, Any]](), ""
     if learned.train and isinstance(learned.train[0], Conversation):
         asked = _question(learned)
-    elif len(learned.validation):
+    elif len(held := learned.validation if judged is None else judged):
         masked = any(entry.get("objective") == "masked" for entry in bundle.card["stages"])
         if bundle.card.get("engine") != "ngram":
-            baseline = counted_baseline(bundle, learned.train, learned.validation, log, masked=masked)
-        written = samples(bundle, learned.validation)
+            baseline = counted_baseline(bundle, learned.train, held, log, masked=masked, beside=scores)
+        written = samples(bundle, held)
     report = language_report(
         bundle, place=out if into else bundle.path, out=out, figures=figures, data=learned.summary(),
         baseline=baseline, samples=written, asked=asked, events=events, recipe=recipe, command=command, seconds=seconds,
