@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,16 +12,29 @@ import numpy.typing as npt
 
 from halfpint.bundle import Bundle, Kind, write_json
 from halfpint.errors import HalfpintError, need
-from halfpint.models.tfidf import Features, terms
+from halfpint.models.terms import Shape
+from halfpint.models.tfidf import Features
 from halfpint.stage import Stage, Work
 from halfpint.train import encoders
+from halfpint.train._candidates import candidates
 
 _STRENGTHS = (0.1, 0.3, 1.0, 3.0)
+_WORSE = 0.02  # than the best: stronger still is not tried
+_TRIED = 4  # times the features that are kept take part in the first fit
+_FEW_TEXTS = 200  # below them a term counts that one text has
+_LONG_WORDS = 100  # words of a text, on average, from which texts are long
+_LOOKED_AT = 10_000  # texts
+MOST_FITTED = 200_000
+"""Texts that weights are fitted on: of more, so many are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TfidfLinear(Stage):
     """Words, pairs of words and character n-grams into a linear support vector machine with calibrated softmax.
+
+    Texts of 100 words or more on average have three-word n-grams in place of character n-grams. Scripts without spaces
+    between words (Chinese, Japanese, Thai) have character n-grams from one character on. Of more than 200,000 texts all
+    are counted, and 200,000 drawn for the fit.
 
     Args:
         features: most features kept; those whose weights matter most in a first fit stay.
@@ -57,31 +69,39 @@ class TfidfLinear(Stage):
         started = time.monotonic()
         need("sklearn", "training a TF-IDF classifier")
         save_file = need("safetensors.numpy", "training a TF-IDF classifier").save_file
-        task, judge = work.labelled, encoders.Judge.of(work)
+        task, judge, labels = work.labelled, encoders.Judge.of(work), len(work.labels)
         targets, held_targets = (task.targets(examples, work.labels) for examples in (work.train, work.validation))
         texts, held_texts = task.texts(work.train), task.texts(work.validation)
-        vocabulary = self._vocabulary(texts)
+        with work.log.bar("Counting words", 1.0) as bar:
+            chosen = candidates(
+                texts, targets, labels, self._shape(texts), done=bar.advance, most=_TRIED * self.features,
+                minimum=self.min_documents if len(texts) >= _FEW_TEXTS else 1,
+            )  # fmt: skip
+        fitted = len(texts)
+        if fitted > MOST_FITTED:  # the others were counted; of weights so many texts say what more would say
+            drawn = np.sort(np.random.default_rng(self.seed).permutation(fitted)[:MOST_FITTED])
+            texts, targets, fitted = [texts[at] for at in drawn.tolist()], targets[drawn], MOST_FITTED
+        vocabulary = Features(chosen.names, chosen.weights, self._shape(texts))
         matrix, held = _matrix(vocabulary, texts), _matrix(vocabulary, held_texts)
         tried = {}
         best: Any = None
         for strength in (self.strength,) if self.strength else _STRENGTHS:
             model = _fit(matrix, targets, strength, self.seed)
-            tried[strength] = judge(_scores(model, held, len(work.labels)))
+            tried[strength] = judge(_scores(model, held, labels))
             if best is None or tried[strength] > tried[best[0]]:
                 best = (strength, model)
-            elif tried[strength] < max(tried.values()) - 0.02:
+            elif tried[strength] < max(tried.values()) - _WORSE:
                 break
         strength, model = best
         if len(vocabulary.names) > self.features:
-            weight, _ = _weights(model, len(work.labels))
+            weight, _ = _weights(model, labels)
             keep = np.sort(np.argsort(-np.linalg.norm(weight, axis=1), kind="stable")[: self.features])
-            vocabulary = Features(
-                [vocabulary.names[index] for index in keep], vocabulary.idf[keep], vocabulary.characters
-            )
-            matrix, held = _matrix(vocabulary, texts), _matrix(vocabulary, held_texts)
+            names = [vocabulary.names[index] for index in keep]
+            vocabulary = Features(names, vocabulary.idf[keep], vocabulary.shape)
+            matrix, held = _unit(matrix[:, keep]), _unit(held[:, keep])
             model = _fit(matrix, targets, strength, self.seed)
-        weight, bias = _weights(model, len(work.labels))
-        scale = _temperature(_scores(model, held, len(work.labels)), held_targets)
+        weight, bias = _weights(model, labels)
+        scale = _temperature(_scores(model, held, labels), held_targets)
         with self.new_bundle(work) as (folder, card):
             config = {
                 "model_type": "tfidf_linear",
@@ -96,30 +116,29 @@ class TfidfLinear(Stage):
             }
             save_file(tensors, folder / "model.safetensors")
             card.update(task=task.name, engine="linear")
-            card["stages"].append(self.entry(started, strength=strength, features=len(vocabulary.names)))
+            about = {"strength": strength, "features": len(vocabulary.names), "texts_fitted": fitted}
+            card["stages"].append(self.entry(started, **about))
         return Bundle(work.target)
 
-    def _vocabulary(self, texts: Sequence[str]) -> Features:
-        """Features by document frequency; at most four times as many as will be kept, the most frequent ones."""
-        span = (3, self.characters) if self.characters else (0, 0)
-        seen: Counter[str] = Counter()
-        for text in texts:
-            seen.update(list(dict.fromkeys(terms(text, span))))  # a set has another order in every process
-        minimum = self.min_documents if len(texts) >= 200 else 1
-        names = [name for name, count in seen.most_common(4 * self.features) if count >= minimum]
-        names = sorted(names) or sorted(seen) or ["w:"]
-        idf = np.log((1 + len(texts)) / (1 + np.array([seen[name] for name in names]))) + 1
-        # Exports keep it in half precision: rounded before the fit, it is the same number everywhere.
-        return Features(names, idf.astype(np.float16).astype(np.float32), span)
+    def _shape(self, texts: Sequence[str]) -> Shape:
+        """Character n-grams for short texts, n-grams of three words for long ones: they have enough words."""
+        words = sum(len(text.split()) for text in texts[:_LOOKED_AT]) / max(1, len(texts[:_LOOKED_AT]))
+        long = words >= _LONG_WORDS
+        characters = (3, self.characters) if self.characters and not long else (0, 0)
+        return Shape(characters, words=3 if long else 2)
 
 
 def _matrix(vocabulary: Features, texts: Sequence[str]) -> Any:
     sparse = need("scipy.sparse", "training a TF-IDF classifier")
-    rows = [vocabulary.row(text) for text in texts]
-    starts = np.cumsum([0, *(len(numbers) for numbers, _ in rows)])
-    indices = np.concatenate([numbers for numbers, _ in rows])
-    values = np.concatenate([weights for _, weights in rows])
-    return sparse.csr_matrix((values, indices, starts), shape=(len(texts), len(vocabulary.names)))
+    rows = vocabulary.rows(texts)
+    return sparse.csr_matrix((rows.weights, rows.numbers, rows.starts), shape=(len(texts), len(vocabulary.names)))
+
+
+def _unit(matrix: Any) -> Any:
+    """Rows of unit length again, after columns were left out."""
+    lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+    matrix.data /= np.repeat(np.maximum(lengths, 1e-12), np.diff(matrix.indptr))
+    return matrix
 
 
 def _fit(matrix: Any, targets: npt.NDArray[np.int64], strength: float, seed: int) -> Any:
