@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfpint.bundle import Bundle
+from halfpint.data.terms import Shape, terms
 from halfpint.models import tfidf
-from halfpint.models.terms import Shape, terms
 from halfpint.models.tfidf import Features, read_features
 
 # Text as `read_table` gives it: anything but halves of surrogate pairs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from halfpint.models.terms import Shape
+from halfpint.data.terms import Shape
 from halfpint.train._candidates import candidates
 
 WORDS = Shape((0, 0), 1)

@@ -1,6 +1,6 @@
 """TF-IDF features of texts, in numpy; the same code makes them in training and in use.
 
-Features are words, n-grams of words, and character n-grams within words (`models/terms`). Weights: sublinear term
+Features are words, n-grams of words, and character n-grams within words (`data/terms`). Weights: sublinear term
 frequency times a weight of the feature, rows of unit length (Salton & Buckley 1988).
 """
 
@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle
+from halfpint.data.terms import Index, Shape, chunked, count_rows, hashed, hashes_of, terms
 from halfpint.errors import HalfpintError
 from halfpint.machine import cores
-from halfpint.models.terms import Index, Shape, chunked, hashed, hashes_of, terms
 
 FEATURES_FILE = "features.txt"
 _FEW_CHARS, _FEW_CHARS_OF_WORDS = 250, 1000  # of texts that plain Python is faster with; the latter without n-grams
@@ -94,16 +94,12 @@ class Features:
         assert self._index is not None
         found = hashed(texts, self.shape)
         at, numbers = self._index.find(found.hashes)
-        # Owner and feature in one number: sorted, equal ones stand side by side.
-        keys = np.sort(found.owners(at).astype(np.int64) * len(self.names) + numbers)
-        first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else np.zeros(0, np.int64)
-        counts = np.diff(np.append(first, len(keys)))
-        owners, numbers64 = np.divmod(keys[first], max(1, len(self.names)))
-        weights = (1.0 + np.log(counts)).astype(np.float32) * self.idf[numbers64]
-        starts = np.searchsorted(owners, np.arange(len(texts) + 1)).astype(np.int64)
+        starts, features, counts = count_rows(found.owners(at), numbers, len(texts), len(self.names))
+        weights = (1.0 + np.log(counts)).astype(np.float32) * self.idf[features]
+        owners = np.repeat(np.arange(len(texts)), np.diff(starts))
         norms = np.sqrt(np.bincount(owners, weights.astype(np.float64) ** 2, minlength=len(texts)))
         weights /= norms.astype(np.float32)[owners]
-        return Rows(starts, numbers64.astype(np.int32), weights)
+        return Rows(starts, features, weights)
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the vocabulary into `folder`; gives what config.json has to hold besides."""

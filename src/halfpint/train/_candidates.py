@@ -10,8 +10,8 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
+from halfpint.data.terms import Index, Shape, chunked, hashed
 from halfpint.machine import cores
-from halfpint.models.terms import Index, Shape, chunked, hashed
 
 _SHORT = np.uint64(20)  # bits of a hash that are left out while terms are counted, and hold a label or a text instead
 _LOW = np.uint64((1 << 20) - 1)
@@ -29,7 +29,7 @@ class Candidates:
     """Terms that may become features.
 
     Attributes:
-        names: as `models.terms` writes them, sorted.
+        names: as `data.terms` writes them, sorted.
         weights: of the terms as features: float32 (names,).
     """
 
@@ -155,9 +155,11 @@ def _weights(
         of_label = np.zeros(len(kept))
         of_label[rows[those]] = counts[those]
         usual = _SMOOTHING * size / texts
-        here = (of_label + usual) / (size + usual) if size else np.ones(len(kept))
+        if not 0 < size < texts:
+            continue  # no text, or all: nothing can be told apart
+        here = (of_label + usual) / (size + usual)
         rest = _SMOOTHING - usual
-        there = (total - of_label + rest) / (texts - size + rest) if size else np.ones(len(kept))
+        there = (total - of_label + rest) / (texts - size + rest)
         np.maximum(found, np.abs(np.log(here / there)), out=found)
     # Exports keep it in half precision: rounded before the fit, it is the same number everywhere.
     return np.maximum(found, 1e-3).astype(np.float16).astype(np.float32)

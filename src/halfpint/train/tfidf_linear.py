@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle, Kind, write_json
+from halfpint.data.terms import Shape
 from halfpint.errors import HalfpintError, need
-from halfpint.models.terms import Shape
 from halfpint.models.tfidf import Features
 from halfpint.stage import Stage, Work
 from halfpint.train import encoders

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from halfpint.models.terms import Index, Shape, chunked, hash_of, hashed, hashes_of, terms
+from halfpint.data.terms import Index, Shape, chunked, hash_of, hashed, hashes_of, terms
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 mixed = st.text(st.sampled_from("aB _1-' \n\u00e9\u0130\u0301退款不了タワーのการจัดที่हिन्दीعَرَب\u200d한국"), max_size=60)

@@ -32,6 +32,8 @@ _RUNS = (
     (0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0xFF66, 0xFF9F),
     (0x20000, 0x3134F),
 )  # fmt: skip
+RUN_CHARACTER = re.compile("[" + "".join(f"{chr(low)}-{chr(high)}" for low, high in _RUNS) + "]")
+"""One character of a script without spaces: about a third of a word."""
 _JOINERS = "\u200c\u200d"  # stand within words of Persian and of Indian scripts
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, as are the factors: each has an inverse modulo 2^64
 _WORDS_FACTOR, _CHARACTERS_FACTOR = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -92,7 +94,7 @@ def _words(text: str, shape: Shape) -> list[str]:
 
 
 def _kind(char: str, scripts: bool) -> int:
-    if scripts and any(low <= ord(char) <= high for low, high in _RUNS):
+    if scripts and RUN_CHARACTER.match(char):
         return _RUN
     if char.isalnum() or char == "_":
         return _WORD
@@ -272,6 +274,18 @@ def hashed(texts: Sequence[str], shape: Shape) -> Hashed:
     none = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int32))
     begin, length = (np.concatenate([none[column], *(part[column] for part in found)]) for column in range(2))
     return Hashed(buffer, owner_at, of_words, begin, length)
+
+
+def count_rows(
+    owners: npt.NDArray[Any], numbers: npt.NDArray[Any], texts: int, columns: int
+) -> tuple[Places, Owners, Places]:
+    """How often each number is in each text: where each text's begin (texts + 1,), numbers below `columns`, counts."""
+    # Text and number in one: sorted, equal ones stand side by side.
+    keys = np.sort(owners.astype(np.int64) * columns + numbers)
+    first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else np.zeros(0, np.int64)
+    of_text, found = np.divmod(keys[first], max(1, columns))
+    starts = np.searchsorted(of_text, np.arange(texts + 1)).astype(np.int64)
+    return starts, found.astype(np.int32), np.diff(np.append(first, len(keys)))
 
 
 def _windows(where: npt.NDArray[np.bool_], width: int) -> tuple[Places, Owners]:
