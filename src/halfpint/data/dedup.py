@@ -188,7 +188,14 @@ def _shingle_keys(texts: Sequence[str]) -> _Uints:
         ordered = np.sort((owner[whole] << np.uint64(_HASH_BITS)) | (hashes[whole] >> shifted))
         parts.append(ordered[np.append(True, ordered[1:] != ordered[:-1])])
         start = stop
-    return np.concatenate(parts)
+    # Parts go as they are copied: for a million texts there is no room for both.
+    keys = np.empty(sum(map(len, parts)), dtype=np.uint64)
+    end = len(keys)
+    while parts:
+        last = parts.pop()
+        keys[end - len(last) : end] = last
+        end -= len(last)
+    return keys
 
 
 def _stretched(text: str) -> str:

@@ -103,7 +103,7 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
         unlabelled = [replace(one, drop=True) for one in find_missing(examples) if one.kind == "missing_label"]
         examples, _ = clean(examples, unlabelled)
     test = read_test(settings, columns) if settings.test else []
-    findings = check(examples, test=test, probe_labels=probe_labels)
+    findings = check(examples, test=test or None, probe_labels=probe_labels)
     raise_if_unusable(findings, settings.source)
     kept, dropped = clean(examples, findings)
     findings, dropped = [*unlabelled, *findings], [*unlabelled, *dropped]

@@ -20,10 +20,12 @@ from halfpint.train._candidates import candidates
 
 _STRENGTHS = (0.1, 0.3, 1.0, 3.0)
 _WORSE = 0.02  # than the best: stronger still is not tried
+_TOLERANCE = 1e-2  # of the solver: with a hundredth of it no score changed, and hard data took many times as long
 _TRIED = 4  # times the features that are kept take part in the first fit
 _FEW_TEXTS = 200  # below them a term counts that one text has
 _LONG_WORDS = 100  # words of a text, on average, from which texts are long
 _LOOKED_AT = 10_000  # texts
+_MOST_TRIED = 100_000  # texts that strengths are tried on
 MOST_FITTED = 200_000
 """Texts that weights are fitted on: of more, so many are drawn."""
 
@@ -85,14 +87,17 @@ class TfidfLinear(Stage):
         matrix, held = _matrix(vocabulary, texts), _matrix(vocabulary, held_texts)
         tried = {}
         best: Any = None
+        some = slice(None) if fitted <= _MOST_TRIED or self.strength else slice(0, fitted, fitted // _MOST_TRIED + 1)
         for strength in (self.strength,) if self.strength else _STRENGTHS:
-            model = _fit(matrix, targets, strength, self.seed)
+            model = _fit(matrix[some], targets[some], strength, self.seed)
             tried[strength] = judge(_scores(model, held, labels))
             if best is None or tried[strength] > tried[best[0]]:
                 best = (strength, model)
             elif tried[strength] < max(tried.values()) - _WORSE:
                 break
         strength, model = best
+        if some != slice(None):
+            model = _fit(matrix, targets, strength, self.seed)
         if len(vocabulary.names) > self.features:
             weight, _ = _weights(model, labels)
             keep = np.sort(np.argsort(-np.linalg.norm(weight, axis=1), kind="stable")[: self.features])
@@ -144,7 +149,7 @@ def _unit(matrix: Any) -> Any:
 def _fit(matrix: Any, targets: npt.NDArray[np.int64], strength: float, seed: int) -> Any:
     from sklearn.svm import LinearSVC
 
-    return LinearSVC(C=strength, random_state=seed, max_iter=2000).fit(matrix, targets)
+    return LinearSVC(C=strength, random_state=seed, max_iter=2000, tol=_TOLERANCE).fit(matrix, targets)
 
 
 def _weights(model: Any, labels: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
