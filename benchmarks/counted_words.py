@@ -173,7 +173,8 @@ def fast_text(work: Path, seconds: int) -> dict[str, Any]:
         passes.append(since(begun, "answering"))
     return {
         "accuracy": judged([one.removeprefix("__label__") for one in best], labels), **trained,
-        **least(passes, len(texts)), "size_bytes": file.stat().st_size, "settings": settings,
+        **least(passes, len(texts)), "size_bytes": file.stat().st_size,
+        "settings": {name: value for name, value in settings.items() if name != "autotuneValidationFile"},
     }  # fmt: skip
 
 
