@@ -30,11 +30,13 @@ class Candidates:
 
     Attributes:
         names: as `data.terms` writes them, sorted.
-        weights: of the terms as features: float32 (names,).
+        ratios, idf: weights of the terms as features, their log-count ratios or inverse document frequencies: float32
+            (names,).
     """
 
     names: list[str]
-    weights: npt.NDArray[np.float32]
+    ratios: npt.NDArray[np.float32]
+    idf: npt.NDArray[np.float32]
 
 
 def candidates(
@@ -50,7 +52,7 @@ def candidates(
 ) -> Candidates:
     """The `most` terms that follow the labels closest, by chi-squared over the texts that they are in.
 
-    A term's weight is the largest absolute logarithm, over the labels, of how much more often texts of it have the term
+    A term's ratio is the largest absolute logarithm, over the labels, of how much more often texts of it have the term
     than others have (Wang & Manning 2012, "Baselines and Bigrams", section 2.1), smoothed by two texts of the mix.
 
     Args:
@@ -65,7 +67,7 @@ def candidates(
     label = (keys & _LOW).astype(np.int64)
     first = np.flatnonzero(np.append(True, terms[1:] != terms[:-1])) if len(terms) else np.zeros(0, np.int64)
     if not len(first):
-        return Candidates(["w:"], np.ones(1, np.float32))
+        return Candidates(["w:"], np.ones(1, np.float32), np.ones(1, np.float32))
     texts_with = np.add.reduceat(counts, first)
     of_term = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(terms))))
     share = np.bincount(targets, minlength=labels) / len(targets)
@@ -76,10 +78,13 @@ def candidates(
     if not len(enough):
         enough = np.arange(len(first))
     kept = np.sort(enough[np.argsort(-follows[enough], kind="stable")[:most]])
-    weights = _weights(kept, of_term, label, counts, texts_with, len(targets) * share)
+    ratios = _ratios(kept, of_term, label, counts, texts_with, len(targets) * share)
+    idf = np.log((1 + len(targets)) / (1 + texts_with[kept])) + 1
     names = _names(texts, shape, terms[first][kept], lambda share: done(share / 2))
     order = sorted(range(len(names)), key=names.__getitem__)
-    return Candidates([names[at] for at in order], weights[order])
+    # Exports keep weights in half precision: rounded before the fit, they are the same numbers everywhere.
+    rounded = [some[order].astype(np.float16).astype(np.float32) for some in (ratios, idf)]
+    return Candidates([names[at] for at in order], *rounded)
 
 
 def _in_parts(texts: Sequence[str]) -> Iterator[list[tuple[int, int]]]:
@@ -139,9 +144,9 @@ def _without_rare(keys: Keys, counts: Counts) -> tuple[Keys, Counts]:
     return keys[~alone], counts[~alone]
 
 
-def _weights(
+def _ratios(
     kept: Counts, of_term: Counts, label: Counts, counts: Counts, texts_with: Counts, per_label: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float32]:
+) -> npt.NDArray[np.float64]:
     place = np.full(len(texts_with), -1, dtype=np.int64)
     place[kept] = np.arange(len(kept))
     inside = place[of_term] >= 0
@@ -161,8 +166,7 @@ def _weights(
         rest = _SMOOTHING - usual
         there = (total - of_label + rest) / (texts - size + rest)
         np.maximum(found, np.abs(np.log(here / there)), out=found)
-    # Exports keep it in half precision: rounded before the fit, it is the same number everywhere.
-    return np.maximum(found, 1e-3).astype(np.float16).astype(np.float32)
+    return np.maximum(found, 1e-3)
 
 
 def _names(texts: Sequence[str], shape: Shape, wanted: Keys, done: Done) -> list[str]:

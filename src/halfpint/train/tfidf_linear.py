@@ -83,19 +83,24 @@ class TfidfLinear(Stage):
         if fitted > MOST_FITTED:  # the others were counted; of weights so many texts say what more would say
             drawn = np.sort(np.random.default_rng(self.seed).permutation(fitted)[:MOST_FITTED])
             texts, targets, fitted = [texts[at] for at in drawn.tolist()], targets[drawn], MOST_FITTED
-        vocabulary = Features(chosen.names, chosen.weights, self._shape(texts))
+        vocabulary = Features(chosen.names, chosen.ratios, self._shape(texts))
         matrix, held = _matrix(vocabulary, texts), _matrix(vocabulary, held_texts)
-        tried = {}
-        best: Any = None
         some = slice(None) if fitted <= _MOST_TRIED or self.strength else slice(0, fitted, fitted // _MOST_TRIED + 1)
-        for strength in (self.strength,) if self.strength else _STRENGTHS:
-            model = _fit(matrix[some], targets[some], strength, self.seed)
-            tried[strength] = judge(_scores(model, held, labels))
-            if best is None or tried[strength] > tried[best[0]]:
-                best = (strength, model)
-            elif tried[strength] < max(tried.values()) - _WORSE:
-                break
-        strength, model = best
+        best: Any = None
+        for weighting in (chosen.ratios, chosen.idf):  # which is better the data say: short phrases want the latter
+            part, held_part = (_weighted(one, weighting / chosen.ratios) for one in (matrix[some], held))
+            top = -np.inf
+            for strength in (self.strength,) if self.strength else _STRENGTHS:
+                model = _fit(part, targets[some], strength, self.seed)
+                score = judge(_scores(model, held_part, labels))
+                top = max(top, score)
+                if best is None or score > best[0]:
+                    best = (score, strength, weighting, model)
+                elif score < top - _WORSE:
+                    break
+        _, strength, weighting, model = best
+        matrix, held = (_weighted(one, weighting / chosen.ratios) for one in (matrix, held))
+        vocabulary = Features(chosen.names, weighting, vocabulary.shape)
         if some != slice(None):
             model = _fit(matrix, targets, strength, self.seed)
         if len(vocabulary.names) > self.features:
@@ -103,7 +108,7 @@ class TfidfLinear(Stage):
             keep = np.sort(np.argsort(-np.linalg.norm(weight, axis=1), kind="stable")[: self.features])
             names = [vocabulary.names[index] for index in keep]
             vocabulary = Features(names, vocabulary.idf[keep], vocabulary.shape)
-            matrix, held = _unit(matrix[:, keep]), _unit(held[:, keep])
+            matrix, held = (_weighted(one[:, keep], np.ones(len(keep), np.float32)) for one in (matrix, held))
             model = _fit(matrix, targets, strength, self.seed)
         weight, bias = _weights(model, labels)
         scale = _temperature(_scores(model, held, labels), held_targets)
@@ -121,7 +126,13 @@ class TfidfLinear(Stage):
             }
             save_file(tensors, folder / "model.safetensors")
             card.update(task=task.name, engine="linear")
-            about = {"strength": strength, "features": len(vocabulary.names), "texts_fitted": fitted}
+            weights = "log-count ratio" if weighting is chosen.ratios else "inverse document frequency"
+            about = {
+                "strength": strength,
+                "weights": weights,
+                "features": len(vocabulary.names),
+                "texts_fitted": fitted,
+            }
             card["stages"].append(self.entry(started, **about))
         return Bundle(work.target)
 
@@ -139,10 +150,12 @@ def _matrix(vocabulary: Features, texts: Sequence[str]) -> Any:
     return sparse.csr_matrix((rows.weights, rows.numbers, rows.starts), shape=(len(texts), len(vocabulary.names)))
 
 
-def _unit(matrix: Any) -> Any:
-    """Rows of unit length again, after columns were left out."""
+def _weighted(matrix: Any, factors: npt.NDArray[np.float32]) -> Any:
+    """The columns times factors, rows of unit length again."""
+    matrix = matrix.copy()
+    matrix.data *= factors[matrix.indices]
     lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
-    matrix.data /= np.repeat(np.maximum(lengths, 1e-12), np.diff(matrix.indptr))
+    matrix.data /= np.repeat(np.maximum(lengths, 1e-12), np.diff(matrix.indptr)).astype(np.float32)
     return matrix
 
 
