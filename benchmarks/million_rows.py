@@ -41,8 +41,7 @@ def main() -> None:
             "fit": timed(["fit", str(table), *columns, "--base", "none", "--out", str(out)], given.limit),
         }
         size = table.stat().st_size
-    load = round(os.getloadavg()[0], 1)
-    harness.write("million_rows", {"rows": given.rows, "bytes": size, "load_at_the_end": load, "commands": found})
+    harness.write("million_rows", {"rows": given.rows, "bytes": size, "commands": found})
 
 
 def write_rows(table: Path, count: int) -> None:
@@ -68,7 +67,7 @@ def write_rows(table: Path, count: int) -> None:
 
 def timed(command: list[str], limit: int) -> dict[str, Any]:
     """Seconds and peak memory of a command, its children's included, and the last lines that it said."""
-    begun = time.monotonic()
+    begun, load = time.monotonic(), round(os.getloadavg()[0], 1)
     process = subprocess.Popen(
         [sys.executable, "-m", "halfpint", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -77,11 +76,12 @@ def timed(command: list[str], limit: int) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         process.kill()
         said = process.communicate()[0] + "\n(ended: over the limit)"
+    loads = [load, round(os.getloadavg()[0], 1)]
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = {
         "exit_code": process.returncode, "seconds": round(time.monotonic() - begun),
         "processor_s_so_far": round(used.ru_utime + used.ru_stime), "peak_gb_so_far": round(used.ru_maxrss / 1e6, 2),
-        "said": said.strip().splitlines()[-25:],
+        "load_before_and_after": loads, "said": said.strip().replace(tempfile.gettempdir(), "").splitlines()[-25:],
     }  # fmt: skip
     print(result, flush=True)
     return result

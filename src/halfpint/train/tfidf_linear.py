@@ -25,7 +25,7 @@ _TRIED = 4  # times the features that are kept take part in the first fit
 _FEW_TEXTS = 200  # below them a term counts that one text has
 _LONG_WORDS = 100  # words of a text, on average, from which texts are long
 _LOOKED_AT = 10_000  # texts
-_MOST_TRIED = 100_000  # texts that strengths are tried on
+_MOST_TRIED = 50_000  # texts that strengths are tried on
 MOST_FITTED = 200_000
 """Texts that weights are fitted on: of more, so many are drawn."""
 
