@@ -81,7 +81,8 @@ def timed(command: list[str], limit: int) -> dict[str, Any]:
     result = {
         "exit_code": process.returncode, "seconds": round(time.monotonic() - begun),
         "processor_s_so_far": round(used.ru_utime + used.ru_stime), "peak_gb_so_far": round(used.ru_maxrss / 1e6, 2),
-        "load_before_and_after": loads, "said": said.strip().replace(tempfile.gettempdir(), "").splitlines()[-25:],
+        "load_before_and_after": loads,
+        "said": said.strip().replace(f"{Path(command[1]).parent}/", "").splitlines()[-25:],
     }  # fmt: skip
     print(result, flush=True)
     return result
