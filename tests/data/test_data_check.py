@@ -6,14 +6,17 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from halfpint.data.check import check, clean, raise_if_unusable
 from halfpint.data.dedup import normalise
 from halfpint.data.examples import Example
+from halfpint.data.prepare import Data, prepare
 from halfpint.data.wrong_labels import probable_wrong_labels
 from halfpint.errors import HalfpintError
+from halfpint.progress import SILENT
 from halfpint.task import Finding
 
 PLACES = ["river", "mountain", "forest", "beach", "island", "desert", "valley", "harbour"]
@@ -200,3 +203,10 @@ def test_where_labels_cannot_be_probed_a_note_says_so() -> None:
     finding = only(check(noise), "probable_wrong_label")
     assert (finding.severity, finding.rows) == ("note", ())
     assert "a simple model can guess" in finding.message
+
+
+def test_without_a_test_file_nothing_is_said_of_its_labels(tmp_path: Path) -> None:
+    rows = "".join(f"{one} {other},{one in FOODS}\n" for one in (*PLACES, *FOODS) for other in PLACES)
+    (tmp_path / "rows.csv").write_text("text,label\n" + rows, encoding="utf-8")
+    data = prepare(Data(source=str(tmp_path / "rows.csv")), SILENT, probe_labels=False)
+    assert "untested_label" not in {finding["kind"] for finding in data.facts["findings"]}

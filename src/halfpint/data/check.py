@@ -12,6 +12,7 @@ from halfpint.data.labels import label_findings
 from halfpint.data.leakage import EXACT, KEPT, NEAR, PART, THRESHOLD, leaks
 from halfpint.data.personal import find_personal, mask
 from halfpint.data.table import shown
+from halfpint.data.terms import RUN_CHARACTER
 from halfpint.data.wrong_labels import MOST_ROWS, probable_wrong_labels
 from halfpint.errors import HalfpintError
 from halfpint.task import Finding
@@ -45,7 +46,7 @@ def check(
         examples: what to train on; their row numbers must differ.
         test: what will be tested on; rows of `examples` that give one of its texts away are found.
         max_tokens: longer texts are noted.
-        count_tokens: texts -> their numbers of tokens; without it 1.3 a word.
+        count_tokens: texts -> numbers of tokens; without it 1.3 a word, or one a character where there are no spaces.
         probe_labels: whether to look for probably wrong labels (needs scikit-learn and cleanlab).
     """
     findings = find_missing(examples)
@@ -201,7 +202,7 @@ def _lengths(
     kept: Sequence[Example], max_tokens: int, count_tokens: Callable[[Sequence[str]], list[int]] | None
 ) -> list[Finding]:
     if count_tokens is None:
-        counts = [round(_TOKENS_A_WORD * len(example.text.split())) for example in kept]
+        counts = [_about_tokens(example.text) for example in kept]
     else:
         counts = count_tokens([example.text for example in kept])
     long = [example.row for example, count in zip(kept, counts, strict=True) if count > max_tokens]
@@ -209,6 +210,13 @@ def _lengths(
     read = "encoders cut them there" if count_tokens is None else "they are cut there"
     what = f"texts above {how}{max_tokens} tokens: {read} (the longest has {how}{max(counts, default=0):,})"
     return _finding("long_text", "note", what, long)
+
+
+def _about_tokens(text: str) -> int:
+    if text.isascii():
+        return round(_TOKENS_A_WORD * len(text.split()))
+    alone = len(RUN_CHARACTER.findall(text))  # of scripts without spaces a token is about a character
+    return round(_TOKENS_A_WORD * len(RUN_CHARACTER.sub(" ", text).split())) + alone
 
 
 def _damaged_and_personal(kept: Sequence[Example]) -> list[Finding]:

@@ -176,7 +176,7 @@ def _checked(
 
 def whole_characters(text: str) -> str:
     """The text with U+FFFD for halves of surrogate pairs: JSON can hold them, UTF-8 and tokenizers cannot."""
-    return _HALF.sub("\ufffd", text)
+    return text if text.isascii() else _HALF.sub("\ufffd", text)
 
 
 def _refuse_binary(file: BinaryIO, place: str) -> None:

@@ -105,7 +105,7 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
         examples, _ = clean(examples, unlabelled)
     test = read_test(settings, columns) if settings.test else []
     test = grouped(test, alike([example.text for example in test]))
-    findings = check(examples, test=test, probe_labels=probe_labels)
+    findings = check(examples, test=test or None, probe_labels=probe_labels)
     raise_if_unusable(findings, settings.source)
     kept, dropped = clean(examples, findings)
     doubtful = _doubtful(examples, dropped)

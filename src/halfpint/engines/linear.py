@@ -15,8 +15,8 @@ from halfpint.models.tfidf import read_features
 class LinearEngine:
     """Feature weights times a matrix (float, or int8 codes with one scale a feature), plus a bias."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.labels = bundle.labels
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        self.labels, self._threads = bundle.labels, threads
         tensors = need("safetensors.numpy", "reading a TF-IDF bundle").load_file(bundle.path / "model.safetensors")
         self._weight = tensors["codes"] if "codes" in tensors else tensors["weight"]
         self._scale, self._bias = tensors.get("scale"), tensors["bias"]
@@ -26,15 +26,16 @@ class LinearEngine:
 
     def probabilities(self, texts: Sequence[str]) -> Probabilities:
         """Class probabilities of `texts`."""
-        logits = np.empty((len(texts), len(self.labels)), dtype=np.float32)
-        for row, text in enumerate(texts):
-            numbers, values = self._features.row(text)
-            if self._scale is not None:
-                values = values * self._scale[numbers]
-            logits[row] = values @ self._weight[numbers] + self._bias
+        rows = self._features.rows(texts, self._threads)
+        values = rows.weights if self._scale is None else rows.weights * self._scale[rows.numbers]
+        logits = np.tile(self._bias.astype(np.float32), (len(texts), 1))
+        full = np.flatnonzero(np.diff(rows.starts))
+        for label in range(len(self.labels) if len(full) else 0):
+            products = values * self._weight[rows.numbers, label]
+            logits[full, label] += np.add.reduceat(products, rows.starts[full])
         return softmax(logits)
 
 
 def load(bundle: Bundle, threads: int | None = None) -> LinearEngine:
     """Load a TF-IDF classifier."""
-    return LinearEngine(bundle)
+    return LinearEngine(bundle, threads)

@@ -1,4 +1,4 @@
-"""The engine of exported TF-IDF classifiers: features in Python, the linear part in ONNX Runtime."""
+"""The engine of exported TF-IDF classifiers: features in numpy, the linear part in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ class OnnxLinearEngine:
     """Indices and weights of features in, logits out."""
 
     def __init__(self, bundle: Bundle, threads: int | None) -> None:
-        self.labels = bundle.labels
+        self.labels, self._threads = bundle.labels, threads
         self._features = read_features(bundle, np.load(bundle.path / "idf.npy", allow_pickle=False).astype(np.float32))
         self._session = open_session(bundle.path / "model.onnx", threads)
 
     def probabilities(self, texts: Sequence[str]) -> Probabilities:
         """Class probabilities of `texts`."""
-        parts = []
+        rows = self._features.rows(texts, self._threads)
+        logits = np.zeros((len(texts), len(self.labels)), np.float32)
+        order = np.argsort(np.diff(rows.starts), kind="stable")  # texts of a batch are filled up to its longest
         for start in range(0, len(texts), _TEXTS_A_BATCH):
-            indices, values = self._features.padded(texts[start : start + _TEXTS_A_BATCH])
-            parts.append(self._session.run(None, {"indices": indices, "values": values})[0])
-        logits = np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), np.float32)
+            some = order[start : start + _TEXTS_A_BATCH]
+            indices, values = rows.of(some).padded()
+            logits[some] = self._session.run(None, {"indices": indices, "values": values})[0]
         return softmax(logits)
 
 

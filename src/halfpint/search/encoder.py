@@ -11,6 +11,7 @@ from typing import Any
 from halfpint.bundle import read_json, write_json
 from halfpint.errors import DamagedError
 from halfpint.models.pull import Pull
+from halfpint.models.readable import unreadable_note, unreadable_share
 from halfpint.search.space import (
     FIRST,
     Encoder,
@@ -62,6 +63,8 @@ def try_encoder(tries: Tries, base: str, plan_file: Path, seed: int) -> None:
     """
     task, train = tries.task, tries.pipeline.split.train
     bundle = tries.pipeline.make([Pull(base=base)]).bundle
+    if note := unreadable_note(base, unreadable_share(bundle, task.texts(train))):
+        tries.log.say(f"  warning: {note}", kind="finding")
     held: dict[str, Any] = {}
     with suppress(DamagedError):
         held = read_json(plan_file) if plan_file.is_file() else {}

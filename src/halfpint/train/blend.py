@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from halfpint.engines.blend import OTHER, blended
 from halfpint.errors import HalfpintError, RefusedError, need
 from halfpint.models.tfidf import FEATURES_FILE
 from halfpint.outputs import joined
+from halfpint.settings import LATER
 from halfpint.stage import Stage, Work, stage_class
 from halfpint.train import encoders
 from halfpint.train.tfidf_linear import TfidfLinear
@@ -32,6 +33,7 @@ class Blend(Stage):
         other: the stage that trains the other model, such as train/crf; empty takes the TF-IDF classifier.
         features: of the TF-IDF classifier.
         share: of the other model in the average; 0 chooses it on the validation texts.
+        strength, weights, factor: of the TF-IDF classifier; 0 and empty choose on the validation texts.
 
     Source: logarithmic opinion pools, Heskes 1998, "Selecting weighting factors in logarithmic opinion pools".
     """
@@ -42,6 +44,9 @@ class Blend(Stage):
     other: str = ""
     features: int = 6000
     share: float = 0.0
+    strength: float = field(default=0.0, metadata=LATER)
+    weights: str = field(default="", metadata=LATER)
+    factor: float = field(default=0.0, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self._taught().gives != (Kind.READY if self.other else Kind.LINEAR):
@@ -50,14 +55,15 @@ class Blend(Stage):
             raise HalfpintError(f"{self.use}: share", wanted="a share from 0, below 1", got=str(self.share))
 
     def settled(self, entry: Mapping[str, Any], growth: float) -> Blend:
-        """With the share that it chose."""
-        return replace(self, share=float(entry["chosen_share"]))
+        """With the share that it chose, and what its TF-IDF classifier chose."""
+        counted = {name: entry[name] for name in ("strength", "weights", "factor") if name in entry}
+        return replace(self, share=float(entry["chosen_share"]), **counted)
 
     def _taught(self) -> Stage:
         """The stage that trains the other model; it refuses settings out of range."""
         if self.other:
             return stage_class(self.other, f"{self.use}: other")()
-        return TfidfLinear(features=self.features)
+        return TfidfLinear(features=self.features, strength=self.strength, weights=self.weights, factor=self.factor)
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Train the other model (or take it from the cache), choose the share, write both into one bundle."""
@@ -92,7 +98,11 @@ class Blend(Stage):
                 write_json(folder / OTHER / "config.json", other.config)
                 self._write_codes(other, folder / OTHER)
             card["engine"] = "blend"
-            card["stages"].append(self.entry(started, chosen_share=share, score=scores[share], score_alone=alone))
+            chose = {} if self.other else other.card["stages"][-1]
+            about = {name: chose[name] for name in ("strength", "weights", "factor") if name in chose}
+            card["stages"].append(
+                self.entry(started, chosen_share=share, score=scores[share], score_alone=alone, **about)
+            )
         shutil.rmtree(work.scratch, ignore_errors=True)
         return Bundle(work.target)
 

@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle, Kind, write_json
+from halfpint.data.terms import Shape
 from halfpint.errors import HalfpintError, need
-from halfpint.models.tfidf import Features, terms
+from halfpint.models.tfidf import Features
+from halfpint.settings import LATER
 from halfpint.stage import Stage, Work
 from halfpint.train import encoders
+from halfpint.train._candidates import candidates
 
+RATIO, FREQUENCY = "log-count ratio", "inverse document frequency"
 _STRENGTHS = (0.1, 0.3, 1.0, 3.0)
+_WORSE = 0.02  # than the best: stronger still is not tried
+_TOLERANCE = 1e-2  # of the solver: with a hundredth of it no score changed, and hard data took many times as long
+_TRIED = 4  # times the features that are kept take part in the first fit
+_FEW_TEXTS = 200  # below them a term counts that one text has
+_LONG_WORDS = 100  # words of a text, on average, from which texts are long
+_LOOKED_AT = 10_000  # texts
+_MOST_TRIED = 50_000  # texts that strengths are tried on
+MOST_FITTED = 200_000
+"""Texts that weights are fitted on: of more, so many are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TfidfLinear(Stage):
     """Words, pairs of words and character n-grams into a linear support vector machine with calibrated softmax.
 
+    Texts of 100 words or more on average have three-word n-grams in place of character n-grams. Scripts without spaces
+    between words (Chinese, Japanese, Thai) have character n-grams from one character on. Of more than 200,000 texts all
+    are counted, and 200,000 drawn for the fit.
+
     Args:
         features: most features kept; those whose weights matter most in a first fit stay.
         min_documents: a feature must occur in so many training texts.
         characters: longest character n-gram within a word (from 3); 0 for words alone.
         strength: the machine's C; 0 chooses it on the validation texts.
+        weights: of terms, "log-count ratio" or "inverse document frequency"; empty chooses on the validation texts.
+        factor: of scores before the softmax; 0 fits it to the validation texts.
         seed: of the solver.
     """
 
@@ -39,6 +57,8 @@ class TfidfLinear(Stage):
     min_documents: int = 2
     characters: int = 5
     strength: float = 0.0
+    weights: str = field(default="", metadata=LATER)
+    factor: float = field(default=0.0, metadata=LATER)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -47,41 +67,67 @@ class TfidfLinear(Stage):
             ("min_documents", self.min_documents >= 1, "1 or more"),
             ("characters", self.characters == 0 or self.characters >= 3, "3 or more, or 0 for words alone"),
             ("strength", self.strength >= 0, "0 or more"),
+            ("weights", self.weights in ("", RATIO, FREQUENCY), f"{RATIO}, {FREQUENCY}, or empty"),
+            ("factor", self.factor >= 0, "0 or more"),
             ("seed", self.seed >= 0, "0 or more"),
         ):
             if not fits:
                 raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+
+    def settled(self, entry: Mapping[str, Any], growth: float) -> TfidfLinear:
+        """With the strength, the weights and the factor that it chose."""
+        return replace(self, **{name: entry[name] for name in ("strength", "weights", "factor") if name in entry})
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Choose features, fit, calibrate."""
         started = time.monotonic()
         need("sklearn", "training a TF-IDF classifier")
         save_file = need("safetensors.numpy", "training a TF-IDF classifier").save_file
-        task, judge = work.labelled, encoders.Judge.of(work)
+        task, judge, labels = work.labelled, encoders.Judge.of(work), len(work.labels)
         targets, held_targets = (task.targets(examples, work.labels) for examples in (work.train, work.validation))
         texts, held_texts = task.texts(work.train), task.texts(work.validation)
-        vocabulary = self._vocabulary(texts)
+        with work.log.bar("Counting words", 1.0) as bar:
+            chosen = candidates(
+                texts, targets, labels, self._shape(texts), done=bar.advance, most=_TRIED * self.features,
+                minimum=self.min_documents if len(texts) >= _FEW_TEXTS else 1,
+            )  # fmt: skip
+        fitted = len(texts)
+        if fitted > MOST_FITTED:  # the others were counted; of weights so many texts say what more would say
+            drawn = np.sort(np.random.default_rng(self.seed).permutation(fitted)[:MOST_FITTED])
+            texts, targets, fitted = [texts[at] for at in drawn.tolist()], targets[drawn], MOST_FITTED
+        vocabulary = Features(chosen.names, chosen.ratios, self._shape(texts))
         matrix, held = _matrix(vocabulary, texts), _matrix(vocabulary, held_texts)
-        tried = {}
+        settled = self.strength and self.weights
+        some = slice(None) if fitted <= _MOST_TRIED or settled else slice(0, fitted, fitted // _MOST_TRIED + 1)
         best: Any = None
-        for strength in (self.strength,) if self.strength else _STRENGTHS:
+        # Which is better the data say: short phrases want inverse document frequency.
+        for weighting in {RATIO: (chosen.ratios,), FREQUENCY: (chosen.idf,)}.get(
+            self.weights, (chosen.ratios, chosen.idf)
+        ):
+            part, held_part = (_weighted(one, weighting / chosen.ratios) for one in (matrix[some], held))
+            top = -np.inf
+            for strength in (self.strength,) if self.strength else _STRENGTHS:
+                model = _fit(part, targets[some], strength, self.seed)
+                score = judge(_scores(model, held_part, labels))
+                top = max(top, score)
+                if best is None or score > best[0]:
+                    best = (score, strength, weighting, model)
+                elif score < top - _WORSE:
+                    break
+        _, strength, weighting, model = best
+        matrix, held = (_weighted(one, weighting / chosen.ratios) for one in (matrix, held))
+        vocabulary = Features(chosen.names, weighting, vocabulary.shape)
+        if some != slice(None):
             model = _fit(matrix, targets, strength, self.seed)
-            tried[strength] = judge(_scores(model, held, len(work.labels)))
-            if best is None or tried[strength] > tried[best[0]]:
-                best = (strength, model)
-            elif tried[strength] < max(tried.values()) - 0.02:
-                break
-        strength, model = best
         if len(vocabulary.names) > self.features:
-            weight, _ = _weights(model, len(work.labels))
+            weight, _ = _weights(model, labels)
             keep = np.sort(np.argsort(-np.linalg.norm(weight, axis=1), kind="stable")[: self.features])
-            vocabulary = Features(
-                [vocabulary.names[index] for index in keep], vocabulary.idf[keep], vocabulary.characters
-            )
-            matrix, held = _matrix(vocabulary, texts), _matrix(vocabulary, held_texts)
+            names = [vocabulary.names[index] for index in keep]
+            vocabulary = Features(names, vocabulary.idf[keep], vocabulary.shape)
+            matrix, held = (_weighted(one[:, keep], np.ones(len(keep), np.float32)) for one in (matrix, held))
             model = _fit(matrix, targets, strength, self.seed)
-        weight, bias = _weights(model, len(work.labels))
-        scale = _temperature(_scores(model, held, len(work.labels)), held_targets)
+        weight, bias = _weights(model, labels)
+        scale = self.factor or _temperature(_scores(model, held, labels), held_targets)
         with self.new_bundle(work) as (folder, card):
             config = {
                 "model_type": "tfidf_linear",
@@ -96,36 +142,43 @@ class TfidfLinear(Stage):
             }
             save_file(tensors, folder / "model.safetensors")
             card.update(task=task.name, engine="linear")
-            card["stages"].append(self.entry(started, strength=strength, features=len(vocabulary.names)))
+            about = {
+                "strength": strength,
+                "weights": RATIO if weighting is chosen.ratios else FREQUENCY,
+                "factor": scale,
+                "features": len(vocabulary.names),
+                "texts_fitted": fitted,
+            }
+            card["stages"].append(self.entry(started, **about))
         return Bundle(work.target)
 
-    def _vocabulary(self, texts: Sequence[str]) -> Features:
-        """Features by document frequency; at most four times as many as will be kept, the most frequent ones."""
-        span = (3, self.characters) if self.characters else (0, 0)
-        seen: Counter[str] = Counter()
-        for text in texts:
-            seen.update(list(dict.fromkeys(terms(text, span))))  # a set has another order in every process
-        minimum = self.min_documents if len(texts) >= 200 else 1
-        names = [name for name, count in seen.most_common(4 * self.features) if count >= minimum]
-        names = sorted(names) or sorted(seen) or ["w:"]
-        idf = np.log((1 + len(texts)) / (1 + np.array([seen[name] for name in names]))) + 1
-        # Exports keep it in half precision: rounded before the fit, it is the same number everywhere.
-        return Features(names, idf.astype(np.float16).astype(np.float32), span)
+    def _shape(self, texts: Sequence[str]) -> Shape:
+        """Character n-grams for short texts, n-grams of three words for long ones: they have enough words."""
+        words = sum(len(text.split()) for text in texts[:_LOOKED_AT]) / max(1, len(texts[:_LOOKED_AT]))
+        long = words >= _LONG_WORDS
+        characters = (3, self.characters) if self.characters and not long else (0, 0)
+        return Shape(characters, words=3 if long else 2)
 
 
 def _matrix(vocabulary: Features, texts: Sequence[str]) -> Any:
     sparse = need("scipy.sparse", "training a TF-IDF classifier")
-    rows = [vocabulary.row(text) for text in texts]
-    starts = np.cumsum([0, *(len(numbers) for numbers, _ in rows)])
-    indices = np.concatenate([numbers for numbers, _ in rows])
-    values = np.concatenate([weights for _, weights in rows])
-    return sparse.csr_matrix((values, indices, starts), shape=(len(texts), len(vocabulary.names)))
+    rows = vocabulary.rows(texts)
+    return sparse.csr_matrix((rows.weights, rows.numbers, rows.starts), shape=(len(texts), len(vocabulary.names)))
+
+
+def _weighted(matrix: Any, factors: npt.NDArray[np.float32]) -> Any:
+    """The columns times factors, rows of unit length again."""
+    matrix = matrix.copy()
+    matrix.data *= factors[matrix.indices]
+    lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+    matrix.data /= np.repeat(np.maximum(lengths, 1e-12), np.diff(matrix.indptr)).astype(np.float32)
+    return matrix
 
 
 def _fit(matrix: Any, targets: npt.NDArray[np.int64], strength: float, seed: int) -> Any:
     from sklearn.svm import LinearSVC
 
-    return LinearSVC(C=strength, random_state=seed, max_iter=2000).fit(matrix, targets)
+    return LinearSVC(C=strength, random_state=seed, max_iter=2000, tol=_TOLERANCE).fit(matrix, targets)
 
 
 def _weights(model: Any, labels: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
