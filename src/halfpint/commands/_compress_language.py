@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from halfpint.commands._compress_bits import BITS, PROBED_TOKENS, best_way, fewest_bits, row_of
 from halfpint.commands._compress_refusals import refuse_early
 from halfpint.commands._compress_steps import steps_of
+from halfpint.commands._compress_time import need_minutes, tried_costs
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
 from halfpint.distil.heal import Heal
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _SURELY = 0.95  # of the bytes that fewer bits should come to: what is more than allowed by then is not made
 _NOT_SO_SMALL = "Rounding alone cannot reach this size"
 _ERRORS = 1.96  # standard errors that a 95 % interval goes to
-_AS_LONG = 2  # as measuring takes: making a model with fewer bits alone, and measuring it
+_LONGER, _PACKED_LONGER = 3, 12  # times a short rounding: a full one, and packing, which is tried several times
 _CONTROLS = 3  # that are made, until one takes no more bytes
 
 
@@ -34,6 +35,11 @@ def compress_language(run: Compression) -> tuple[Made, dict[str, Any]]:
     """Make the steps of a language model, one row of figures after each."""
     stages = steps_of(run.asked, str(run.start.path))
     refuse_early(run, stages)
+    run.costs = tried_costs(run.start)
+    need_minutes(
+        run.costs, [one for one in stages if not isinstance(one, Heal)] or [Quantize(packed=not run.asked.plain)],
+        time.monotonic() - run.started, run.asked.minutes, searches=bool(run.asked.target_bytes or run.asked.keep),
+    )  # fmt: skip
     if run.asked.target_bytes:
         stages = best_way(run)
     elif run.asked.keep:
@@ -64,7 +70,8 @@ def compress_language(run: Compression) -> tuple[Made, dict[str, Any]]:
         run.log.say(said, kind="step", **row)
     control, why = None, _NOT_SO_SMALL
     try:
-        if time.monotonic() + _AS_LONG * took > run.until(1.0):
+        packed = isinstance(stages[-1], Lossless)
+        if not run.has_time(took + run.costs.exported + run.costs.rounding * (_PACKED_LONGER if packed else _LONGER)):
             raise HalfpintError("--minutes", wanted="time to make it, too", got="too little", todo="Give more.")
         control = _control(run, rows[-1]["file_bytes"], stages, rows[-1]["windows"] * rows[-1]["window"])
     except HalfpintError as error:  # what was made is there, whatever the comparison says
@@ -105,7 +112,7 @@ def _control(run: Compression, most_bytes: int, stages: Sequence[Stage], tokens:
         if known and known * bits * _SURELY > most_bytes:
             continue
         try:
-            bundle = run.make(plain).bundle
+            bundle = run.make(plain, in_time=False).bundle  # it is compared with: not in a quicker way
         except RefusedError as error:
             run.log.say(f"  control, {name}: {error}", kind="refused")
             continue
@@ -125,7 +132,7 @@ def _packed_control(run: Compression, most_bytes: int, tokens: int) -> dict[str,
     wanted = most_bytes
     for _ in range(_CONTROLS):
         as_many = Quantize(target_bytes=wanted, method="round", packed=True, seed=run.asked.seed)
-        bundle = run.make([as_many, Gguf(type=CODES), Lossless()]).bundle
+        bundle = run.make([as_many, Gguf(type=CODES), Lossless()], in_time=False).bundle
         if (size := (bundle.path / PACKED_FILE).stat().st_size) <= most_bytes * 1.005:
             return row_of(run, "as many bytes, rounded and packed", bundle, tokens=tokens)
         wanted = int(0.995 * wanted * most_bytes / size)  # bytes are planned with estimates
@@ -152,6 +159,9 @@ def verdict(
         f"ln(PPL/PPL0) {row['ln_ppl_ratio']:.4f} "
         f"± {row['ln_ppl_ratio_error']:.4f}, mean KL {row['kl']:.4f}, the same top token in {row['same_top1']:.1%}"
     )
+    read, wanted = row["windows"] * row["window"], min(row["asked_tokens"], row["text_tokens"])
+    if read + row["window"] <= wanted:
+        said += f", judged by {read:,} tokens instead of {wanted:,}, as no time was left for more"
     if "loaded_bytes" in row:
         said += f"; {row['loaded_bytes'] / 1e6:.1f} MB once it is loaded"
     if target and not is_met(row, target, keep):

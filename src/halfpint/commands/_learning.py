@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from halfpint.stage import Stage
 from halfpint.train import ranks
 from halfpint.train.pretrain import Pretrain
 from halfpint.workspace import open_workspace
+
+_RESERVE_S, _RESERVE_SHARE = 45.0, 0.2  # of the minutes, for judging and the report, the less of the two
 
 
 def pretrain(
@@ -59,6 +63,12 @@ def finetune(
     return _learn(base, data, [stage], out, log, force=force, command=command)
 
 
+def _minutes(stages: Sequence[Stage]) -> float:
+    """The minutes that the command is to take; 0 where steps, passes or tokens are counted."""
+    found = (getattr(stage, "minutes", 0.0) for stage in stages if not getattr(stage, "tokens", 0))
+    return float(next((minutes for minutes in found if minutes), 0.0))
+
+
 def _learn(
     base: str, data: Any, stages: Sequence[Stage], out: Path, log: Log, *, force: bool, command: str
 ) -> dict[str, Any]:
@@ -69,6 +79,8 @@ def _learn(
     if alone:
         raise HalfpintError(alone, wanted="one process", got=f"{processes}", todo="Run it without torchrun.")
     started = time.monotonic()
+    end = started + (60 * _minutes(stages) or math.inf)
+    reserve = min(_RESERVE_S, _RESERVE_SHARE * (end - started))
     figures: dict[str, Any] = {}
     with open_workspace(out, log, force=force, keep=("corpus.json",), lock=ranks.is_first()) as space:
         with ranks.after_first():
@@ -79,17 +91,23 @@ def _learn(
         space.begin()
         log.events = space.events if ranks.is_first() else None
         with metered(log):
-            made = Pipeline(split, space.folder, task, task.primary(split.train), log).make(stages, start=start).bundle
+            pipeline = Pipeline(split, space.folder, task, task.primary(split.train), log)
+            deadline = end - reserve if math.isfinite(end) else None
+            made = pipeline.make(stages, start=start, deadline=deadline).bundle
         ranks.wait()  # until all have opened it: it is moved now
         with ranks.after_first() as first:
             if first:
                 held = split.validation if task.of_text else ()
-                figures = judge(made, held, log) if len(held) else {}
+                figures = judge(made, held, log, end - reserve / 2) if len(held) else {}
                 told = {"validation": figures, "data": split.summary(), "machine": describe()["cpu"]}
                 write_json(made.path / CARD, {**made.card, "figures": told})
                 again = Recipe(data, task, "", (PullLanguage(base=base), *stages) if base else tuple(stages))
+                shown = split
+                if task.of_text and time.monotonic() > end - reserve / 4:
+                    shown = replace(split, validation=())
+                    log.say("  the report has no baseline and no samples: no time was left for them", kind="skipped")
                 write_language_report(
-                    made, split, figures, out=out, into=made.path, events=space.events, recipe=again.toml(),
+                    made, shown, figures, out=out, into=made.path, events=space.events, recipe=again.toml(),
                     command=command, seconds=time.monotonic() - started, log=log,
                 )  # fmt: skip
                 log.events = None  # the folder goes

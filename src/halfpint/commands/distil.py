@@ -56,7 +56,7 @@ class Distil(Command):
             hidden,logits, or logits where the teacher has no layers). Language models: hidden, logits, sequence,
             on_policy, uld (default: logits).
         epochs: Passes over the data per method; 0 takes the method's default.
-        minutes: Time limit per method, for language models.
+        minutes: Time limit, for language models: the student and the control share what the comparison leaves.
         tokens: Number of tokens per method, such as 2M, instead of --minutes, for language models.
         temperature: Temperature of the softmax; 0 takes 2 for classifiers, 1 for language models.
         divergence: forward, reverse or js (default: forward; js for on_policy).
@@ -87,7 +87,7 @@ class Distil(Command):
     out: Path | None = option(None, metavar="FOLDER")
     method: str = ""
     epochs: int = option(0, least=0)
-    minutes: float = option(10.0, least=0)
+    minutes: float = option(25.0, least=0)
     tokens: str = option("", metavar="NUMBER")
     temperature: float = 0.0
     divergence: str = ""

@@ -198,7 +198,8 @@ class Quantize(Stage):
         torch.manual_seed(self.seed)
         figures: dict[str, Any] = {}
         if self.method == "round":
-            made = rounded(matrices, kinds, importance_of(self.importance, model, matrices), work.log, pace)
+            known = importance_of(self.importance, model, matrices)
+            made = rounded(matrices, kinds, known, work.log, pace, time.monotonic() + work.seconds_left())
         else:
             made, figures = self._calibrated(bundle, model, matrices, kinds, pace, work, adapts=adapts)
         return self._write(bundle, model, matrices, made, figures, started, work)
@@ -354,11 +355,9 @@ class Quantize(Stage):
             figures["tuning"] = distiller.run(latents, *self._budget(work, share))
             made.coded = {latent.matrix.name: latent.coded() for latent in latents}
             tuning = figures["tuning"]
-            work.log.say(
-                f"divergence from the unquantised model on rows not learned from: {tuning['kl_before']:.4f} nats "
-                f"before tuning, {tuning['kl_after']:.4f} after" + ("" if tuning["kept"] else ": it is taken back"),
-                kind="result",
-            )
+            told = f"divergence from the unquantised model on rows not learned from: {tuning['kl_before']:.4f} nats "
+            told += f"before tuning, {tuning['kl_after']:.4f} after" + ("" if tuning["kept"] else ": it is taken back")
+            work.log.say(told if tuning["steps"] else "  not tuned: no time was left for a step of it", kind="result")
         return made, figures
 
     def _budget(self, work: Work, share: float) -> tuple[float, int]:

@@ -85,7 +85,7 @@ class Request:
             one.name for one in fields(self.data) if one.metadata.get("later") and not getattr(self.data, one.name)
         }
         data = {name: value for name, value in asdict(self.data).items() if name not in later}
-        parts = {"data": data, "limits": asdict(self.limits), "base": self.base}
+        parts = {"task": self.task.name, "data": data, "limits": asdict(self.limits), "base": self.base}
         return {**parts, "metric": self.metric, "seed": self.seed, "halfpint": __version__}
 
 
