@@ -97,7 +97,13 @@ def opened(asked: Compress, work: Path, log: Log) -> Compression:
                 todo=f"The same run trained an encoder: {other}" if other else "Use it as it is.",
             )  # fmt: skip
         settings = settings_of(
-            task, source=asked.data, test=asked.test, text=asked.text, label=asked.label, seed=asked.seed
+            task,
+            source=asked.data,
+            test=asked.test,
+            text=asked.text,
+            label=asked.label,
+            seed=asked.seed,
+            **asked.written,
         )
         split = task.reread(settings, work / "data", log)
         _tell_of_split(given, split.key, log)
@@ -113,6 +119,7 @@ def opened(asked: Compress, work: Path, log: Log) -> Compression:
             got=f"one of the kind '{start.kind}'",
             todo="Compress the model that it was made from.",
         )  # fmt: skip
+    asked.refuse_form("a language model")
     for name, value in (("--static", asked.static), ("--test", asked.test)):
         if value:
             raise HalfpintError(name, wanted="a classifier for it", got="a language model", todo="Leave it out.")

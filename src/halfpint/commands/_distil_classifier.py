@@ -61,7 +61,13 @@ class Classifiers:
         """
         asked = self.asked
         data = settings_of(
-            self.task, source=asked.data, test=asked.test, text=asked.text, label=asked.label, seed=asked.seed
+            self.task,
+            source=asked.data,
+            test=asked.test,
+            text=asked.text,
+            label=asked.label,
+            seed=asked.seed,
+            **asked.written,
         )
         split: Split[Any] = self.task.reread(data, work / "data", self.log)
         labels = set(self.task.labels(split.train))

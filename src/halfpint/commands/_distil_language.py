@@ -74,6 +74,7 @@ class Languages:
                 wanted=f"relations for a student of another shape (--student {asked.student})",
                 got=asked.match,
             )
+        asked.refuse_form("a language model")
         need_student(asked, catalogue(Kind.LANGUAGE))
         for stage in (*self._first, *self._taught):
             stage.check()

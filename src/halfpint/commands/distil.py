@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from halfpint.command import Command, Group, Result, named_after, option, positional
+from halfpint.command import Group, Result, named_after, option, positional
+from halfpint.commands._table import ReadsTable
 from halfpint.errors import HalfpintError, need_installed
 from halfpint.progress import Log, plain
 
@@ -43,7 +44,7 @@ class Distilled(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distil(Command):
+class Distil(ReadsTable):
     """Train a smaller model to imitate a larger one, and compare it with the same model trained without a teacher.
 
     Args:
