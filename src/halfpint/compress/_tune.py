@@ -211,7 +211,7 @@ class Distiller:
         with self.log.bar("distilling", 1.0) as bar, quick_passes(self.model):
             while not steps or count < steps:
                 spent = time.monotonic() - started
-                share = count / steps if steps else spent / (60 * minutes)
+                share = count / steps if steps else spent / max(60 * minutes, 1e-9)
                 a_step = (spent - judging) / count if count else judging
                 if not steps and spent + a_step + judging > 60 * minutes:
                     break

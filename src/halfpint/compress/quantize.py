@@ -49,7 +49,6 @@ METHODS = ("round", "gptq", "tuned")
 _BATCH_TOKENS = 2048
 _SENSITIVITY_ROWS, _BALANCE_ROWS = 16, 4
 _COUNTED = 2_000_000  # tokens that embeddings are told by
-_FEWEST_MINUTES = 0.1
 _HELD = 8  # one row in so many is kept apart from tuning
 _PACKED_SHARE = 0.995  # of the bytes that are planned with: entropies are estimates
 _FEWEST_BITS = 1.0  # a weight of embeddings in a packed file
@@ -362,7 +361,7 @@ class Quantize(Stage):
 
     def _budget(self, work: Work, share: float) -> tuple[float, int]:
         """Minutes and tokens of a share of the tuning."""
-        minutes = min(self.minutes * share, max(work.seconds_left() / 60, _FEWEST_MINUTES))
+        minutes = min(self.minutes * share, max(work.seconds_left() / 60, 0.0))
         return minutes, max(1, int(self.tuning_tokens * share)) if self.tuning_tokens else 0
 
     def _write(
