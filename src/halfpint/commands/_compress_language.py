@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from halfpint.commands._compress_bits import BITS, PROBED_TOKENS, best_way, fewest_bits, row_of
 from halfpint.commands._compress_refusals import refuse_early
 from halfpint.commands._compress_steps import steps_of
-from halfpint.commands._compress_time import need_minutes, tried_costs
+from halfpint.commands._compress_time import Costs, need_minutes
+from halfpint.compress.costs import seconds_of
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
 from halfpint.distil.heal import Heal
 from halfpint.errors import HalfpintError, RefusedError
-from halfpint.evaluate.kept import weight_bytes
+from halfpint.evaluate.kept import WINDOW, weight_bytes
 from halfpint.export.gguf import CODES, Gguf
 from halfpint.models.packed_gguf import PACKED_FILE
 from halfpint.pipeline import Made
@@ -35,7 +36,7 @@ def compress_language(run: Compression) -> tuple[Made, dict[str, Any]]:
     """Make the steps of a language model, one row of figures after each."""
     stages = steps_of(run.asked, str(run.start.path))
     refuse_early(run, stages)
-    run.costs = tried_costs(run.start)
+    run.costs = Costs(*seconds_of(run.start, WINDOW))
     need_minutes(
         run.costs, [one for one in stages if not isinstance(one, Heal)] or [Quantize(packed=not run.asked.plain)],
         time.monotonic() - run.started, run.asked.minutes, searches=bool(run.asked.target_bytes or run.asked.keep),

@@ -6,18 +6,12 @@ It is told by trying a little on the machine as it is now: other programs want i
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from halfpint.bundle import Bundle
-from halfpint.compress._in_time import Rounding, seconds_a_token
-from halfpint.compress._matrices import fitting, matrices_of
 from halfpint.compress.quantize import Quantize
-from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError
-from halfpint.evaluate.kept import FEWEST_WINDOWS, WINDOW
-from halfpint.models.sizes import CAUSAL
+from halfpint.evaluate.kept import FEWEST_WINDOWS
 from halfpint.stage import Stage
 
 _ALWAYS_S = 30.0  # what takes no longer is never refused
@@ -77,19 +71,6 @@ class Costs:
 
 NOTHING = Costs(0.0, 0.0, 0.0)
 """Where nobody looks at the clock."""
-
-
-def tried_costs(bundle: Bundle) -> Costs:
-    """The costs for a language model, by loading it, reading a few tokens and rounding a matrix."""
-    began = time.monotonic()
-    model = load_model(bundle.path, CAUSAL)
-    loading = time.monotonic() - began
-    context = int(getattr(model.config, "max_position_embeddings", None) or WINDOW)
-    window = min(WINDOW, context)
-    matrices = matrices_of(model)
-    kinds = {one.name: fitting(one.columns)[-1] for one in matrices if fitting(one.columns)}
-    rounding = Rounding(matrices, kinds, time.monotonic())
-    return Costs(loading, window * seconds_a_token(model, min(window, 64)), rounding.seconds())
 
 
 def need_minutes(costs: Costs, stages: Sequence[Stage], spent: float, minutes: float, *, searches: bool) -> None:
