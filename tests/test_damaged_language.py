@@ -20,7 +20,8 @@ from halfpint.tokenizers.load import open_tokenizer
 
 Typed = Callable[..., tuple[int, str, str]]
 FILES = (
-    ("gguf", GGUF_FILE), ("packed", PACKED_FILE), ("ngram", "config.json"), ("ngram", "model.safetensors"), ("ngram", "vocabulary.txt"),
+    ("gguf", GGUF_FILE), ("packed", PACKED_FILE), ("ngram", "config.json"), ("ngram", "model.safetensors"),
+    ("ngram", "vocabulary.txt"),
     ("language", "model.safetensors"), ("language", "tokenizer.json"),
 )  # fmt: skip
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
