@@ -6,7 +6,8 @@ import errno
 import json
 import multiprocessing
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from halfpint.bundle import new_bundle
 from halfpint.errors import HalfpintError
+from halfpint.files import locked
 from halfpint.progress import SILENT
 from halfpint.workspace import OURS, check_output, copy_bundle, disk_errors, open_output, open_workspace
 
@@ -204,3 +206,51 @@ def test_errors_of_the_disk_say_what_to_do(number: int, words: str, tmp_path: Pa
         raise OSError(number, os.strerror(number), str(tmp_path / "gone" / "file"))
     with pytest.raises(HalfpintError, match=words), disk_errors(tmp_path / "gone" / "out"):
         raise RuntimeError(f"I/O error: it says so (os error {number})")
+
+
+def _locking(place: Path, ready: Any, end: Any) -> None:
+    with locked(place):
+        ready.set()
+        end.wait(60)
+
+
+def test_no_command_writes_where_another_run_works(tmp_path: Path, typed: Callable[..., tuple[int, str, str]]) -> None:
+    """Each says so before it looks at anything else, and leaves what is there."""
+    context = multiprocessing.get_context("fork")
+    ready, end, out = context.Event(), context.Event(), tmp_path / "out.csv"
+    first = context.Process(target=_locking, args=(out, ready, end))
+    first.start()
+    assert ready.wait(60)
+    file = tmp_path / "in.csv"
+    for words in (
+        ("tokenizer", file, "--out", out), ("import", file, "--out", out),
+        ("export", tmp_path, "--to", "arpa", "--out", out),
+        ("distil", tmp_path, file, "--student", "layers=1", "--out", tmp_path / "other", "--work", out),
+        ("predict", tmp_path, "--file", file, "--out", out), ("init", file, "--out", out),
+        ("pretrain", file, "--out", out), ("compress", tmp_path, "--data", file, "--out", out),
+    ):  # fmt: skip
+        code, _, errors = typed(*words)
+        assert code == 2 and f"{out}: expected an output that no other run works on" in errors, errors
+        assert f"process {first.pid} works on" in errors
+    assert not out.exists()
+    end.set()
+    first.join(60)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_part_of_a_command_may_ask_for_what_the_command_has(tmp_path: Path) -> None:
+    with locked(tmp_path / "out"):
+        with locked(tmp_path / "out"):
+            pass
+        assert list(tmp_path.glob(".halfpint-*.lock")), "the inner one does not let go"
+        with ThreadPoolExecutor() as pool, pytest.raises(HalfpintError, match=f"process {os.getpid()} works on"):
+            pool.submit(_locking, tmp_path / "out", None, None).result()
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_that_did_not_keep_the_name_of_their_task_go_on(tmp_path: Path) -> None:
+    open_output(tmp_path, REQUEST, force=False)
+    assert check_output(tmp_path, {**REQUEST, "task": "one"}, force=False) is True
+    open_output(tmp_path, {**REQUEST, "task": "one"}, force=False)
+    with pytest.raises(HalfpintError, match=r"another request \(other: task\)"):
+        check_output(tmp_path, {**REQUEST, "task": "two"}, force=False)

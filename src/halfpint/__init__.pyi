@@ -127,6 +127,10 @@ def compress(
     test: _Path = "",
     seed: int = 0,
     force: bool = False,
+    header: bool | None = None,
+    delimiter: str = "",
+    encoding: str = "",
+    sheet: str = "",
     quiet: bool = False,
 ) -> Compressed:
     """Make a model smaller by pruning, low rank and quantization, and report the quality that it kept.
@@ -159,6 +163,11 @@ def compress(
         test: Test file that was given to fit, so that the same texts are kept apart (classifiers).
         seed: Random seed.
         force: Replace an earlier model in the output folder.
+        header: The first row of the file names the columns (default: guessed, and said).
+        delimiter: Character between the cells of the file: comma, semicolon, tab, pipe or another
+            (default: guessed).
+        encoding: Encoding of the file, such as cp1252 or gb18030 (default: guessed).
+        sheet: Sheet of a workbook (default: the first).
         quiet: Hide progress.
 
     Raises:
@@ -173,7 +182,7 @@ def distil(
     out: _Path | None = None,
     method: str = "",
     epochs: int = 0,
-    minutes: float = 10.0,
+    minutes: float = 25.0,
     tokens: str = "",
     temperature: float = 0.0,
     divergence: str = "",
@@ -191,6 +200,10 @@ def distil(
     work: _Path | None = None,
     seed: int = 0,
     force: bool = False,
+    header: bool | None = None,
+    delimiter: str = "",
+    encoding: str = "",
+    sheet: str = "",
     quiet: bool = False,
 ) -> Distilled:
     """Train a smaller model to imitate a larger one, and compare it with the same model trained without a teacher.
@@ -205,7 +218,8 @@ def distil(
             hidden,logits, or logits where the teacher has no layers). Language models: hidden, logits,
             sequence, on_policy, uld (default: logits).
         epochs: Passes over the data per method; 0 takes the method's default.
-        minutes: Time limit per method, for language models.
+        minutes: Time limit, for language models: the student and the control share what the comparison
+            leaves.
         tokens: Number of tokens per method, such as 2M, instead of minutes, for language models.
         temperature: Temperature of the softmax; 0 takes 2 for classifiers, 1 for language models.
         divergence: forward, reverse or js (default: forward; js for on_policy).
@@ -223,6 +237,11 @@ def distil(
         work: Folder for intermediate results, such as the teacher's answers; it is kept.
         seed: Random seed of the split and the training.
         force: Replace an earlier model in the output folder.
+        header: The first row of the file names the columns (default: guessed, and said).
+        delimiter: Character between the cells of the file: comma, semicolon, tab, pipe or another
+            (default: guessed).
+        encoding: Encoding of the file, such as cp1252 or gb18030 (default: guessed).
+        sheet: Sheet of a workbook (default: the first).
         quiet: Hide progress.
 
     Raises:
@@ -336,7 +355,7 @@ def finetune(
         task: chat (default) for conversations, predict for the text of a domain.
         lora: Train low-rank adapters (LoRA) instead of all weights.
         merge: Merge the adapters into the weights; without it they are also kept in adapter/.
-        minutes: Time limit of the training; 0 goes by epochs.
+        minutes: Time limit: training gets what judging and the report leave; 0 goes by epochs.
         epochs: Passes over the data; 0 takes 3 for conversations, 1 for text.
         context: Context length in tokens; 0 takes it from the data.
         template: Chat template for models without one: chatml.
@@ -575,7 +594,7 @@ def pretrain(
         arch: Architecture: llama, qwen3, gemma3, gpt2, bert and others, or ngram.
         objective: causal or masked (default: as the architecture).
         size: Number of parameters, such as 10M; depth, width and learning rate follow from it.
-        minutes: Time limit of the training.
+        minutes: Time limit: training gets what judging and the report leave.
         tokens: Number of tokens to train on, such as 50M, instead of minutes.
         vocab: Vocabulary size; 0 takes it from the size.
         tokenizer: bpe, unigram, wordpiece, word or char (default: bpe; wordpiece for masked models).

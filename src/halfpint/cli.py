@@ -152,7 +152,7 @@ def _parameter(one: Setting) -> Parameter:
 def _show(command: Command) -> None:
     """Run a command and print its result."""
     printed = _Printed()
-    result = command.run(Log(quiet=command.is_quiet, pieces=printed))
+    result = command.execute(Log(quiet=command.is_quiet, pieces=printed))
     if not result.is_shown:
         if getattr(command, "json", False) or result.is_styled:
             print(result.as_json() if getattr(command, "json", False) else result)

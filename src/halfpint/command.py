@@ -10,11 +10,12 @@ import html
 import inspect
 import json
 import math
+import os
 import re
 import shlex
 import textwrap
 import typing
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from functools import cache
@@ -27,6 +28,7 @@ from halfpint.errors import HalfpintError
 from halfpint.progress import Log
 
 ROOM = "commands"
+_PLACES = ("out", "work")  # fields that say where a command writes
 LARGEST_SEED = 2**32 - 1
 """What every package that draws numbers takes; the least is 0."""
 _METAVARS = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH"}
@@ -128,6 +130,24 @@ class Command:
             HalfpintError: a fault that the caller can act on.
         """
         raise TypeError(f"{type(self).__name__} does not say how it runs")
+
+    def writes(self) -> tuple[Path, ...]:
+        """The files and folders that it leaves where the caller said so: no other run may work on them meanwhile."""
+        places = (getattr(self, name, None) for name in _PLACES)
+        return tuple(place for place in places if isinstance(place, Path) and str(place) != "-")
+
+    def execute(self, log: Log) -> Result:
+        """`run`, while no other process runs a command that writes to the same places.
+
+        Raises:
+            HalfpintError: as `run`; or another process does.
+        """
+        from halfpint.files import locked
+
+        with ExitStack() as stack:
+            for place in self.writes() if os.environ.get("RANK", "0") == "0" else ():  # of torchrun's the first writes
+                stack.enter_context(locked(place))
+            return self.run(log)
 
     @classmethod
     def word(cls) -> str:

@@ -14,6 +14,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import IO
@@ -32,6 +33,8 @@ _NAME = 40  # characters of the name that a temporary one is for: names have 255
 _STREAMS = re.compile(r"/dev/std(out|err)|/(dev|proc/self)/fd/\d+")
 _SWAP, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_held: ContextVar[frozenset[Path]] = ContextVar("_held", default=frozenset())
+"""What is locked around here: a part of a command may ask again for what the command has, another thread may not."""
 
 
 def is_temporary(path: Path) -> bool:
@@ -144,13 +147,18 @@ def locked(target: Path) -> Iterator[None]:
         HalfpintError: another one does; the message has its number.
     """
     place = Path(os.path.realpath(target))
+    if place in _held.get() or _is_stream(place):
+        yield
+        return
     made = [folder for folder in (place.parent, *place.parent.parents) if not folder.exists()]
     file = place.with_name(f"{_PREFIX}{place.name[:_NAME]}.lock")
-    handle = None
+    handle, before = None, _held.get()
     try:
         handle = _lock(place, file)
+        _held.set(before | {place})
         yield
     finally:
+        _held.set(before)
         if handle is not None:
             _removed(file)  # before it is let go: who waits for it then makes a new one
             os.close(handle)
@@ -178,7 +186,7 @@ def _lock(place: Path, file: Path) -> int | None:
                 return None
             who = f"process {holder}" if holder.isdigit() else "another process"
             raise HalfpintError(
-                f"--out {place}", wanted="a folder that no other run works on", got=f"one that {who} works on",
+                str(place), wanted="an output that no other run works on", got=f"one that {who} works on",
                 todo="Wait for it, stop it, or give another --out.",
             ) from None  # fmt: skip
         if stat.S_ISDIR(os.fstat(handle).st_mode):

@@ -71,7 +71,7 @@ def function(name: str) -> Callable[..., Result]:
         for one in settings:
             if one.env and one.name not in values and os.environ.get(one.env):
                 values[one.name] = os.environ[one.env]
-        return kind(given=frozenset(values), **values).run(log)
+        return kind(given=frozenset(values), **values).execute(log)
 
     call.__name__ = call.__qualname__ = name
     call.__module__ = "halfpint"

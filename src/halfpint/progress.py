@@ -65,8 +65,9 @@ class Bar:
             self.told = now
             share = min(self.done / self.total, 1.0)
             begun = min(self.before / self.total, 1.0)
-            left = (now - self.started) * (1 - share) / max(share - begun, 1e-6)
-            self.log.write(f"{self.what}: {share:.0%}, {left:.0f} s left {self.note}".rstrip())
+            left = (now - self.started) * (1 - share) / (share - begun) if share > begun else None
+            told = "" if left is None else f", {left:.0f} s left"
+            self.log.write(f"{self.what}: {share:.0%}{told} {self.note}".rstrip())
 
     def resume(self, amount: float) -> None:
         """So much of it was done before: it tells nothing of the time that the rest takes."""

@@ -200,6 +200,10 @@ class LabelTask(Task[Ex]):
 
     # What goes in
 
+    def reread(self, settings: Any, folder: Path, log: Log) -> Split[Ex]:
+        """As `read`, of data that a model learned from before: what takes long and only tells of it is left out."""
+        return self.read(settings, folder, log)
+
     @abstractmethod
     def text(self, example: Ex) -> str:
         """The text of an example."""

@@ -128,6 +128,8 @@ def check_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_
     resume = False
     if folder.is_dir() and any(folder.iterdir()) and not force:
         there = _request_in(folder)
+        if there is not None and "task" in request:
+            there = {"task": request["task"], **there}  # runs that did not keep its name yet go on
         resume = bool(there == _plain(request) and not (folder / REPORT).exists())
         if not resume:
             got = "a finished run" if (folder / REPORT).exists() else "files of something else"

@@ -1,4 +1,5 @@
-"""Accidents on purpose: tiny runs that are killed, limited, robbed of their folder and doubled, and then typed again.
+"""Accidents on purpose: tiny runs that are killed, limited, robbed of their folder or of room on the disk, and doubled,
+and then typed again.
 
 Whatever happens, a command ends with a clear error or not at all, loses nothing, and finishes when the same line is
 typed again, with the same model. `make faults` runs all of it; a short form is part of the tests.
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TICKETS = ROOT / "examples" / "tickets.csv"
 PATIENCE_S = 600
+DEVICE = "240m"  # of memory: a command begins where 200 MB are free
 CLEAR = (0, 2)  # exit codes of a run that met an accident: it did without what was missing, or said what was
 LIMITS: Mapping[str, tuple[int, int]] = {
     "file size": (resource.RLIMIT_FSIZE, 6_000), "open files": (resource.RLIMIT_NOFILE, 14),
@@ -119,10 +122,7 @@ def robbed(life: Life, after_s: float) -> None:
 
 def doubled(life: Life) -> None:
     """Type it twice: the second is refused with the number of the first, which finishes."""
-    first, end = life.start(), time.monotonic() + PATIENCE_S
-    while not any(lock.stat().st_size for lock in life.folder.glob(".halfpint-*.lock")):
-        assert first.poll() is None and time.monotonic() < end, first.communicate()[1]
-        time.sleep(0.005)
+    first = _begun(life, lambda: any(lock.stat().st_size for lock in life.folder.glob(".halfpint-*.lock")))
     os.kill(first.pid, signal.SIGSTOP)  # it is quick: it must not end before the second one looks
     second = life.start()
     told = ended(second, "doubled")
@@ -130,6 +130,50 @@ def doubled(life: Life) -> None:
     assert second.returncode == 2 and f"process {first.pid} works on" in told, told
     ended(first, "the first of two")
     assert first.returncode == 0
+
+
+def disk_full(name: str, life: Life, reference: Mapping[str, str]) -> str:
+    """Fill its device while it runs, then make room; gives what came of it, or why it could not be tried.
+
+    The device is one of its own in memory, which root may mount, and others in a name space of their own.
+    """
+    inside = ["unshare", "-rm", sys.executable, __file__, name, "--only-full", json.dumps(dict(reference))]
+    for words in (["mount", "-t", "tmpfs", "-o", f"size={DEVICE}", "tmpfs", str(life.folder)], inside):
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+        except FileNotFoundError as error:
+            done = subprocess.CompletedProcess(words, 127, "", str(error))
+        if done.returncode == 0:
+            return _filled(life, reference) if words is not inside else done.stdout.strip()
+        assert "AssertionError" not in done.stderr, done.stderr
+    return f"no full disk was tried: {(done.stderr.strip() or 'no device of its own').splitlines()[-1]}"
+
+
+def _filled(life: Life, reference: Mapping[str, str]) -> str:
+    ballast = life.folder / "ballast"
+    try:
+        running = _begun(life, lambda: life.out.exists() or life.out.with_name("out.unfinished").exists())
+        os.kill(running.pid, signal.SIGSTOP)
+        with suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while file.write(bytes(1 << 16)):
+                pass
+        os.kill(running.pid, signal.SIGCONT)
+        told = ended(running, "disk full")
+        assert running.returncode == 2 and "room on the device, got none left" in told, told
+        ballast.unlink()
+        life.finish(reference, "disk full")
+    finally:
+        subprocess.run(["umount", "-l", str(life.folder)], check=False)
+    return "disk full, and finished"
+
+
+def _begun(life: Life, has_begun: Callable[[], bool]) -> subprocess.Popen[str]:
+    """The command as a process that has begun."""
+    first, end = life.start(), time.monotonic() + PATIENCE_S
+    while not has_begun():
+        assert first.poll() is None and time.monotonic() < end, first.communicate()[1]
+        time.sleep(0.005)
+    return first
 
 
 def lives(folder: Path, names: Sequence[str]) -> dict[str, Callable[[], Life]]:
@@ -161,7 +205,9 @@ def lives(folder: Path, names: Sequence[str]) -> dict[str, Callable[[], Life]]:
     return {name: known[name] for name in names}
 
 
-def try_all(life: Life, moments: int, seed: int, limits: Sequence[str], say: Callable[[str], None]) -> None:
+def try_all(
+    name: str, life: Life, moments: int, seed: int, limits: Sequence[str], say: Callable[[str], None]
+) -> None:  # fmt: skip
     """Everything that may happen to one command."""
     started = time.monotonic()
     reference = life.finish(None, "undisturbed")
@@ -178,14 +224,16 @@ def try_all(life: Life, moments: int, seed: int, limits: Sequence[str], say: Cal
         robbed(life, moment)
         life.finish(reference if life.out.is_dir() else None, f"robbed after {moment:.2f} s")
         say(f"robbed after {moment:.2f} s and finished")
-    for name in limits:
+    for limit in limits:
         life.clear()
-        if name == "memory":  # numerical libraries end the process themselves: all that matters is what is left
-            assert "Traceback" not in life.start(LIMITS[name]).communicate(timeout=PATIENCE_S)[1]
+        if limit == "memory":  # numerical libraries end the process themselves: all that matters is what is left
+            assert "Traceback" not in life.start(LIMITS[limit]).communicate(timeout=PATIENCE_S)[1]
         else:
-            ended(life.start(LIMITS[name]), f"little {name}")
-        life.finish(reference, f"little {name}")
-        say(f"little {name}, and finished")
+            ended(life.start(LIMITS[limit]), f"little {limit}")
+        life.finish(reference, f"little {limit}")
+        say(f"little {limit}, and finished")
+    life.clear()
+    say(disk_full(name, life, reference))
     life.clear()
     doubled(life)
     life.finish(reference, "doubled")
@@ -198,11 +246,15 @@ def main() -> None:
     parser.add_argument("lives", nargs="*", default=["ngram", "fit", "pretrain", "distil", "compress"])
     parser.add_argument("--moments", type=int, default=20, help="kills per command")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only-full", metavar="JSON", help="fill the disk alone; the files that come of an end")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="halfpint-faults-") as folder:
         for name, make in lives(Path(folder), asked.lives).items():
             life = make()
-            try_all(life, asked.moments, asked.seed, tuple(LIMITS), partial(print, f"{name}:", flush=True))
+            if asked.only_full:
+                print(disk_full(name, life, json.loads(asked.only_full)))
+                return
+            try_all(name, life, asked.moments, asked.seed, tuple(LIMITS), partial(print, f"{name}:", flush=True))
             shutil.rmtree(life.folder)
 
 

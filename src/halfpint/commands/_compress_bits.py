@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 KEPT_TOKENS = 16_384
 """Tokens of text that nothing was fitted on, to tell what was kept by."""
-JUDGED_BY = 0.8
-"""Of the minutes: what is not read by then is left out."""
 PROBED_TOKENS = 4096
 """Tokens that a point is judged by before it is worth more."""
 PROBE_SAMPLES = 4
@@ -68,10 +66,11 @@ def row_of(
     """What a bundle kept on text that nothing was chosen by, and how fast it writes; `to_choose`: what it kept on the
     text to choose by."""
     found = kept(
-        run.start, bundle, run.held if to_choose else run.judged, tokens=tokens, until=run.until(JUDGED_BY), log=run.log
+        run.start, bundle, run.held if to_choose else run.judged, tokens=tokens, until=run.judged_by(), log=run.log
     )
     reference_bytes = (run.start.path / "model.safetensors").stat().st_size
-    row = {"name": name, **found, "reference_bytes": reference_bytes, **({} if to_choose else writing(bundle))}
+    speed = {} if to_choose or not run.has_time(run.costs.written) else writing(bundle)
+    row = {"name": name, **found, "reference_bytes": reference_bytes, "asked_tokens": tokens, **speed}
     entry = bundle.card["stages"][-1]
     return row | ({"loaded_bytes": entry["bytes_before"]} if "bytes_before" in entry else {})
 

@@ -33,7 +33,7 @@ def compress_classifier(run: Compression) -> tuple[Made, dict[str, Any]]:
         stages = [stage for stage in stages if not isinstance(stage, Onnx)]
     whole = run.start if run.start.kind == Kind.ONNX else run.make([Onnx()]).bundle
     rows = {}
-    made = run.make(stages)
+    made = run.make(stages, in_time=not run.asked.heal)  # healing goes by passes
     ways = {"before": Made(whole, "before", ()), "after": made}
     if run.start.kind == Kind.CLASSIFIER:
         ways["8 bits alone"] = run.make([Onnx(), OnnxInt8()])

@@ -6,7 +6,6 @@ be taken for better cuts. Where there is no time for that, the comparison is wit
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ ROUND = "round"
 NOT_SO_SMALL = "Rounding alone cannot reach this size"
 NOTHING_ELSE = "Nothing but rounding was done, so there is nothing to compare it with"
 _SURELY = 0.95  # of the bytes that fewer bits should come to: what is more than allowed by then is not made
-_AS_LONG = 2  # as measuring takes: making a model with fewer bits alone, and measuring it
+_LONGER, _PACKED_LONGER = 3, 12  # times a short rounding: a full one, and packing, which is tried several times
 _CONTROLS = 3  # that are made, until one takes no more bytes
 _ROOM = 1.005  # of the bytes: files of one size differ by what stands beside the weights
 
@@ -55,11 +54,11 @@ def control_of(run: Compression, made: Made, row: Mapping[str, Any], stages: Seq
         row: what `made` kept; took_s: how long it took to measure that.
     """
     try:
-        if time.monotonic() + _AS_LONG * took_s > run.until(1.0):
+        packed = isinstance(stages[-1], Lossless)
+        if not run.has_time(took_s + run.costs.exported + run.costs.rounding * (_PACKED_LONGER if packed else _LONGER)):
             raise HalfpintError("--minutes", wanted="time to make it, too", got="too little", todo="Give more.")
         tokens = int(row["windows"] * row["window"])
         last = next((stage for stage in stages if isinstance(stage, Quantize)), None)
-        packed = isinstance(stages[-1], Lossless)
         if last is not None and last.method == ROUND and not cuts(stages):
             return Control(None, NOTHING_ELSE)
         rounded = (_packed if packed else _plain)(run, int(row["file_bytes"]))
@@ -90,13 +89,13 @@ def _by_the_same(
     """The whole model by the quantizer of the steps, with the bits that rounding came down with; else the rounded one,
     and why."""
     needed_s = sum(float(entry["seconds"]) for entry in made.bundle.card["stages"] if entry["use"] == last.use)
-    if time.monotonic() + needed_s + took_s > run.until(1.0):
+    if not run.has_time(needed_s + took_s):
         return rounded, f"there was no time to quantize the whole model by {last.method} too; give more --minutes"
     wanted = replace(rounded[0], method=last.method, minutes=last.minutes, samples=last.samples, seed=last.seed)
     try:
         bundle = run.pipeline.make(
             [wanted, Gguf(type=CODES), *([Lossless()] if wanted.packed else [])], start=run.start,
-            deadline=run.until(1.0) - took_s,
+            deadline=run.end - took_s,
         ).bundle  # fmt: skip
     except RefusedError as error:
         return rounded, f"the whole model cannot be quantized by {last.method}: {error}".removesuffix(".")
@@ -117,7 +116,9 @@ def _plain(run: Compression, most_bytes: int) -> _Found | None:
             continue
         stage = Quantize(bits=bits, method=ROUND)
         try:
-            bundle = run.make([stage, Gguf(type=CODES)]).bundle
+            bundle = run.make(
+                [stage, Gguf(type=CODES)], in_time=False
+            ).bundle  # it is compared with: not in a quicker way
         except RefusedError as error:
             run.log.say(f"  control, {bits:g} bits, rounded: {error}", kind="refused")
             continue
@@ -137,7 +138,7 @@ def _packed(run: Compression, most_bytes: int) -> _Found | None:
     wanted = most_bytes
     for _ in range(_CONTROLS):
         stage = Quantize(target_bytes=wanted, method=ROUND, packed=True, seed=run.asked.seed)
-        bundle = run.make([stage, Gguf(type=CODES), Lossless()]).bundle
+        bundle = run.make([stage, Gguf(type=CODES), Lossless()], in_time=False).bundle
         if (size := _bytes(bundle, packed=True)) <= most_bytes * _ROOM:
             return stage, bundle
         wanted = int(0.995 * wanted * most_bytes / size)  # bytes are planned with estimates

@@ -11,9 +11,12 @@ from halfpint.commands._compress_bits import PROBED_TOKENS, best_way, fewest_bit
 from halfpint.commands._compress_control import Control, compared, control_of
 from halfpint.commands._compress_refusals import refuse_early
 from halfpint.commands._compress_steps import steps_of
+from halfpint.commands._compress_time import Costs, need_minutes
+from halfpint.compress.costs import seconds_of
 from halfpint.compress.lossless import Lossless
 from halfpint.compress.quantize import Quantize
 from halfpint.distil.heal import Heal
+from halfpint.evaluate.kept import WINDOW
 from halfpint.pipeline import Made
 from halfpint.stage import Stage
 
@@ -27,6 +30,11 @@ def compress_language(run: Compression) -> tuple[Made, dict[str, Any]]:
     """Make the steps of a language model, one row of figures after each."""
     stages = steps_of(run.asked, str(run.start.path))
     refuse_early(run, stages)
+    run.costs = Costs(*seconds_of(run.start, WINDOW))
+    need_minutes(
+        run.costs, [one for one in stages if not isinstance(one, Heal)] or [Quantize(packed=not run.asked.plain)],
+        time.monotonic() - run.started, run.asked.minutes, searches=bool(run.asked.target_bytes or run.asked.keep),
+    )  # fmt: skip
     if run.asked.target_bytes:
         stages = best_way(run)
     elif run.asked.keep:
@@ -99,6 +107,9 @@ def verdict(
         f"± {row['ln_ppl_ratio_error']:.4f} (standard error), mean KL {row['kl']:.4f}, the same top token in "
         f"{row['same_top1']:.1%}"
     )
+    read, wanted = row["windows"] * row["window"], min(row["asked_tokens"], row["text_tokens"])
+    if read + row["window"] <= wanted:
+        said += f", judged by {read:,} tokens instead of {wanted:,}, as no time was left for more"
     if "loaded_bytes" in row:
         said += f"; {row['loaded_bytes'] / 1e6:.1f} MB once it is loaded"
     if target and not is_met(row, target, keep):

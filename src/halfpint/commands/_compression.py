@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from halfpint.bundle import CARD, Bundle, Kind, read_json
 from halfpint.commands._compress_refusals import refuse_test_split
+from halfpint.commands._compress_time import NOTHING, Costs
 from halfpint.commands._learned_texts import data_key
 from halfpint.data.corpus import CorpusData, choosing, prepare_corpus
-from halfpint.distil.heal import Heal
 from halfpint.distil.teachers import teacher_bundle
 from halfpint.errors import HalfpintError
 from halfpint.lookup import need_command, open_task, text_task
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _HELD_SHARE = 0.2  # of the text, to judge by
 _MADE_BY = 0.6  # of the minutes: what was made is judged and compared in the rest
+JUDGED_BY = 0.8
+"""Of the minutes: what is not read by then is left out."""
 _CHOOSING = 0.1  # of the rest, where something is chosen
 
 
@@ -36,7 +38,8 @@ class Compression:
 
     Attributes:
         held, judged: text that nothing is fitted on, to choose by, and to judge what was chosen by.
-        started: when, by the monotonic clock.
+        started: when, by the monotonic clock; healing a classifier, which goes by passes, moves it on.
+        costs: what parts of the work take here; of a classifier not known.
     """
 
     asked: Compress
@@ -47,15 +50,29 @@ class Compression:
     judged: Sequence[str] = ()
     points: list[dict[str, Any]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
+    costs: Costs = NOTHING
 
-    def make(self, stages: Sequence[Stage]) -> Made:
-        """What stages make of the model. Healing has minutes of its own; the others leave time to measure."""
-        heals = any(isinstance(stage, Heal) for stage in stages)
-        return self.pipeline.make(stages, start=self.start, deadline=None if heals else self.until(_MADE_BY))
+    @property
+    def end(self) -> float:
+        """When all should be done, by the monotonic clock."""
+        return self.until(1.0)
+
+    def make(self, stages: Sequence[Stage], *, in_time: bool = True) -> Made:
+        """What stages make of the model, in time for measuring it."""
+        deadline = min(self.until(_MADE_BY), self.end - self.costs.ending) if in_time else None
+        return self.pipeline.make(stages, start=self.start, deadline=deadline)
 
     def until(self, share: float) -> float:
         """When so much of `--minutes` is over, by the monotonic clock; those of `--heal` come before them."""
         return self.started + 60 * (self.asked.heal + share * self.asked.minutes)
+
+    def judged_by(self) -> float:
+        """When no more text is read to judge by."""
+        return min(self.until(JUDGED_BY), self.end - self.costs.written)
+
+    def has_time(self, seconds: float) -> bool:
+        """Whether something that takes so long fits in."""
+        return time.monotonic() + seconds < self.end
 
 
 def is_classifier(model: str) -> bool:
@@ -81,9 +98,15 @@ def opened(asked: Compress, work: Path, log: Log) -> Compression:
                 todo=f"The same run trained an encoder: {other}" if other else "Use it as it is.",
             )  # fmt: skip
         settings = settings_of(
-            task, source=asked.data, test=asked.test, text=asked.text, label=asked.label, seed=asked.seed
+            task,
+            source=asked.data,
+            test=asked.test,
+            text=asked.text,
+            label=asked.label,
+            seed=asked.seed,
+            **asked.written,
         )
-        split = task.read(settings, work / "data", log)
+        split = task.reread(settings, work / "data", log)
         _tell_of_split(given, split.key, log)
         for examples in (split.train, split.validation):
             task.need_labels(examples, start.labels)
@@ -97,6 +120,7 @@ def opened(asked: Compress, work: Path, log: Log) -> Compression:
             got=f"one of the kind '{start.kind}'",
             todo="Compress the model that it was made from.",
         )  # fmt: skip
+    asked.refuse_form("a language model")
     for name, value in (("--static", asked.static), ("--test", asked.test)):
         if value:
             raise HalfpintError(name, wanted="a classifier for it", got="a language model", todo="Leave it out.")

@@ -65,9 +65,15 @@ class Classifiers:
         """
         asked = self.asked
         data = settings_of(
-            self.task, source=asked.data, test=asked.test, text=asked.text, label=asked.label, seed=asked.seed
+            self.task,
+            source=asked.data,
+            test=asked.test,
+            text=asked.text,
+            label=asked.label,
+            seed=asked.seed,
+            **asked.written,
         )
-        split: Split[Any] = self.task.read(data, work / "data", self.log)
+        split: Split[Any] = self.task.reread(data, work / "data", self.log)
         labels = set(self.task.labels(split.train))
         for teacher in self.teachers:
             other = sorted(labels ^ set(teacher.labels))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from halfpint.distil.universal import Universal
 from halfpint.engines import open_language_engine
 from halfpint.errors import HalfpintError
 from halfpint.evaluate.perplexity import bits_difference, perplexity_of
+from halfpint.evaluate.text import in_time
 from halfpint.evaluate.writing import writing
 from halfpint.lookup import text_task
 from halfpint.models.pull_language import base_bundle
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
 METHODS = ("hidden", "logits", "sequence", "on_policy", "uld")
 _FRESH_RATE = 1e-3  # of a student that begins with new weights
+_RESERVE_S, _RESERVE_SHARE = 90.0, 0.25  # of the minutes, for the comparison, the less of the two
+_WRITING_S = 12.0  # that measuring how fast a model writes takes
 _CHOOSING = 0.05  # of the training text, to choose checkpoints by
 
 
@@ -47,6 +52,9 @@ class Languages:
 
     def __init__(self, asked: Distil, teachers: list[Bundle], log: Log) -> None:
         self.asked, self.teachers, self.log = asked, teachers, log
+        by_time = asked.minutes and not (asked.epochs or asked.token_count)
+        self.end = time.monotonic() + (60 * asked.minutes if by_time else math.inf)
+        self._reserve = min(_RESERVE_S, _RESERVE_SHARE * 60 * asked.minutes)
         self.methods = asked.methods or ("logits",)
         check_methods(self.methods, METHODS, METHODS[1:])
         for teacher in teachers:
@@ -63,6 +71,7 @@ class Languages:
                 wanted=f"relations for a student of another shape (--student {asked.student})",
                 got=asked.match,
             )
+        asked.refuse_form("a language model")
         need_student(asked, catalogue(Kind.LANGUAGE))
         for stage in (*self._first, *self._taught):
             stage.check()
@@ -146,13 +155,25 @@ class Languages:
         settings |= {name: settings[name] * count for name in ("minutes", "tokens", "epochs")}
         return TokenLogits(**settings)
 
-    def _made(self, *taught: Stage) -> Made:
-        return self.pipeline.make([*self._first, *taught], start=self._origin)
+    def _made(self, seconds: float, *taught: Stage) -> Made:
+        """What stages make of the student, each in its share of so many seconds."""
+        made = None
+        until = time.monotonic() + seconds
+        for count in range(1, len(taught) + 1):
+            left = (until - time.monotonic()) / (len(taught) - count + 1)
+            deadline = time.monotonic() + left if math.isfinite(left) else None
+            made = self.pipeline.make([*self._first, *taught[:count]], start=self._origin, deadline=deadline)
+        assert made is not None
+        return made
+
+    def _seconds_left(self) -> float:
+        """Seconds for training: the comparison takes the rest."""
+        return self.end - self._reserve - time.monotonic()
 
     @cached_property
     def student(self) -> Made:
         """The student, taught."""
-        return self._made(*self._taught)
+        return self._made(self._seconds_left() / (2 if self.asked.has_control else 1), *self._taught)
 
     def report(self) -> dict[str, Any]:
         """Make all and compare them."""
@@ -161,14 +182,21 @@ class Languages:
         made = {"teacher": self.teachers[0], **others, "student": self.student.bundle}
         if self.asked.has_control:
             self.log.say("the same student without a teacher:", kind="group")
-            made["control"] = self._made(self._alone).bundle
-        documents = self.judged
-        scored = {name: open_language_engine(bundle).score(documents) for name, bundle in made.items()}
+            learned = sum(entry["seconds"] for entry in made["student"].card["stages"][-len(self._taught) :])
+            left = self._seconds_left()
+            made["control"] = self._made(min(left, learned) if math.isfinite(left) else left, self._alone).bundle
+        engines = {name: open_language_engine(bundle) for name, bundle in made.items()}
+        documents = in_time(list(engines.values()), self.judged, self.end - self._reserve / 2, self.log)
+        scored = {}
+        with self.log.bar("evaluate", len(engines)) as bar:
+            for name, engine in engines.items():
+                scored[name] = engine.score(documents, bar.advance)
+        engines.clear()
         rows = {
             name: {
                 "test": perplexity_of(found).figures(),
                 "size_bytes": made[name].size_bytes,
-                **({} if name == "control" else writing(made[name])),
+                **({} if name == "control" or time.monotonic() + _WRITING_S > self.end else writing(made[name])),
             }
             for name, found in scored.items()
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from halfpint.workspace import open_workspace
 
 COUNTS = "train/ngram"
 """The stage that learns without choosing anything."""
+_RESERVE_S, _RESERVE_SHARE = 45.0, 0.2  # of the minutes, for judging and the report, the less of the two
 
 
 def pretrain(
@@ -74,6 +76,12 @@ def apart(task: Task[Any], split: Split[Any], stages: Sequence[Stage]) -> tuple[
     return judging(split) if any(stage.use != COUNTS for stage in stages) else (split, split.validation)
 
 
+def _minutes(stages: Sequence[Stage]) -> float:
+    """The minutes that the command is to take; 0 where steps, passes or tokens are counted."""
+    found = (getattr(stage, "minutes", 0.0) for stage in stages if not getattr(stage, "tokens", 0))
+    return float(next((minutes for minutes in found if minutes), 0.0))
+
+
 def _learn(
     base: str, data: Any, stages: Sequence[Stage], out: Path, log: Log, *, force: bool, command: str
 ) -> dict[str, Any]:
@@ -84,6 +92,8 @@ def _learn(
     if alone:
         raise HalfpintError(alone, wanted="one process", got=f"{processes}", todo="Run it without torchrun.")
     started = time.monotonic()
+    end = started + (60 * _minutes(stages) or math.inf)
+    reserve = min(_RESERVE_S, _RESERVE_SHARE * (end - started))
     figures: dict[str, Any] = {}
     with open_workspace(out, log, force=force, keep=("corpus.json",), lock=ranks.is_first()) as space:
         with ranks.after_first():
@@ -95,15 +105,20 @@ def _learn(
         space.begin()
         log.events = space.events if ranks.is_first() else None
         with metered(log):
-            made = Pipeline(split, space.folder, task, task.primary(split.train), log).make(stages, start=start).bundle
+            pipeline = Pipeline(split, space.folder, task, task.primary(split.train), log)
+            deadline = end - reserve if math.isfinite(end) else None
+            made = pipeline.make(stages, start=start, deadline=deadline).bundle
         ranks.wait()  # until all have opened it: it is moved now
         with ranks.after_first() as first:
             if first:
                 scores: list[ScoredText] = []
-                figures = judge(made, judged, log, scores) if len(judged) else {}
+                figures = judge(made, judged, log, scores, end - reserve / 2) if len(judged) else {}
                 told = {"validation": figures, "data": split.summary(), "machine": describe()["cpu"]}
                 write_json(made.path / CARD, {**made.card, "figures": told})
                 again = Recipe(data, task, "", (PullLanguage(base=base), *stages) if base else tuple(stages))
+                if task.of_text and time.monotonic() > end - reserve / 4:
+                    judged = ()
+                    log.say("  the report has no baseline and no samples: no time was left for them", kind="skipped")
                 write_language_report(
                     made, split, figures, out=out, into=made.path, events=space.events, recipe=again.toml(),
                     command=command, seconds=time.monotonic() - started, judged=judged, scores=scores, log=log,

@@ -23,6 +23,14 @@ class ReadsTable(Command):
     encoding: str = option("", metavar="NAME")
     sheet: str = option("", metavar="NAME")
 
+    def refuse_form(self, got: str) -> None:
+        """Refuse what is said of a table where none is read as one.
+
+        Raises:
+            HalfpintError: something is said.
+        """
+        self.refuse(*self.written, wanted="a classifier for it", got=got)
+
     @property
     def written(self) -> dict[str, str]:
         """What was said of how the file is written, as settings of [data]."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint.command import Command, Group, Result, named_after, option, positional
+from halfpint.command import Group, Result, named_after, option, positional
+from halfpint.commands._table import ReadsTable
 from halfpint.errors import EXIT_INFEASIBLE, HalfpintError
 from halfpint.progress import Log, plain
 
@@ -45,7 +46,7 @@ class Compressed(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compress(Command):
+class Compress(ReadsTable):
     """Make a model smaller by pruning, low rank and quantization, and report the quality that it kept.
 
     The result is compared with quantizing alone.

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from halfpint.command import Command, Group, Result, named_after, option, positional
+from halfpint.command import Group, Result, named_after, option, positional
+from halfpint.commands._table import ReadsTable
 from halfpint.errors import HalfpintError, need_installed
 from halfpint.progress import Log, plain
 
@@ -43,7 +44,7 @@ class Distilled(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distil(Command):
+class Distil(ReadsTable):
     """Train a smaller model to imitate a larger one, and compare it with the same model trained without a teacher.
 
     Args:
@@ -56,7 +57,7 @@ class Distil(Command):
             hidden,logits, or logits where the teacher has no layers). Language models: hidden, logits, sequence,
             on_policy, uld (default: logits).
         epochs: Passes over the data per method; 0 takes the method's default.
-        minutes: Time limit per method, for language models.
+        minutes: Time limit, for language models: the student and the control share what the comparison leaves.
         tokens: Number of tokens per method, such as 2M, instead of --minutes, for language models.
         temperature: Temperature of the softmax; 0 takes 2 for classifiers, 1 for language models.
         divergence: forward, reverse or js (default: forward; js for on_policy).
@@ -87,7 +88,7 @@ class Distil(Command):
     out: Path | None = option(None, metavar="FOLDER")
     method: str = ""
     epochs: int = option(0, least=0)
-    minutes: float = option(10.0, least=0)
+    minutes: float = option(25.0, least=0)
     tokens: str = option("", metavar="NUMBER")
     temperature: float = 0.0
     divergence: str = ""

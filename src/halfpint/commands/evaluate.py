@@ -117,8 +117,8 @@ class Evaluate(ReadsTable):
     def _on_text(self, bundle: Bundle, log: Log) -> Evaluated:
         from halfpint.data.corpus import CorpusData
 
-        of_labels = ("label", "metric", "header", "delimiter", "encoding", "sheet")
-        self.refuse(*of_labels, wanted="a classifier for it", got="a language model")
+        self.refuse("label", "metric", wanted="a classifier for it", got="a language model")
+        self.refuse_form("a language model")
         if not self.reference:
             self.refuse("tokens", wanted="--reference with it", got="none")
         source = CorpusData(sources=(self.data,), text=self.text)

@@ -49,7 +49,7 @@ class Finetune(Command):
         task: chat (default) for conversations, predict for the text of a domain.
         lora: Train low-rank adapters (LoRA) instead of all weights.
         merge: Merge the adapters into the weights; without it they are also kept in adapter/.
-        minutes: Time limit of the training; 0 goes by --epochs.
+        minutes: Time limit: training gets what judging and the report leave; 0 goes by --epochs.
         epochs: Passes over the data; 0 takes 3 for conversations, 1 for text.
         context: Context length in tokens; 0 takes it from the data.
         template: Chat template for models without one: chatml.

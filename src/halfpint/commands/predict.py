@@ -111,6 +111,12 @@ class Predict(ReadsTable):
     redact: bool = False
     json: bool = False
 
+    def writes(self) -> tuple[Path, ...]:
+        """Where the rows of a file go."""
+        from halfpint.serve.batch import beside
+
+        return (beside(self.file),) if self.file and self.out is None and str(self.file) != "-" else super().writes()
+
     def run(self, log: Log) -> Predicted | Labelled | Redacted:
         """Answer the texts, or write the file."""
         from halfpint.lookup import need_command

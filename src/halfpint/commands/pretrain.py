@@ -35,7 +35,7 @@ class Pretrain(Command):
         arch: Architecture: llama, qwen3, gemma3, gpt2, bert and others, or ngram.
         objective: causal or masked (default: as the architecture).
         size: Number of parameters, such as 10M; depth, width and learning rate follow from it.
-        minutes: Time limit of the training.
+        minutes: Time limit: training gets what judging and the report leave.
         tokens: Number of tokens to train on, such as 50M, instead of --minutes.
         vocab: Vocabulary size; 0 takes it from the size.
         tokenizer: bpe, unigram, wordpiece, word or char (default: bpe; wordpiece for masked models).

@@ -52,6 +52,10 @@ class Report(Command):
     out: Path = positional(metavar="OUT")
     json: bool = False
 
+    def writes(self) -> tuple[Path, ...]:
+        """What it reads is finished."""
+        return ()
+
     def run(self, log: Log) -> Reported:
         """Read report.json and write report.html."""
         from halfpint.bundle import read_json

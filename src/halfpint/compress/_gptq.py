@@ -11,6 +11,8 @@ are moved a part of the way: the solution answers noise with smaller weights, wh
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,12 @@ Find = Callable[["torch.Tensor"], Scales]
 TOWARDS = 0.5
 """The part of the way: of 0, 0.15, 0.25, 0.35, 0.5 and 1 the best on models of two layers, where 1 is worse than 0."""
 _COLUMNS = 128  # worked on at once
+_LOOKED_EVERY = 32  # columns: at the clock
 _MOST_WORTH = 4.0  # what a bit is worth in one column beside others
+
+
+class LateError(Exception):
+    """The time for it is over; what was begun is done in a quicker way."""
 
 
 class Moments:
@@ -101,7 +108,7 @@ def factor(square: torch.Tensor, damping: float, block: int = 1) -> tuple[Any, A
 
 def gptq(
     kind: BlockType, weight: torch.Tensor, square: torch.Tensor, damping: float, scales: Find | None = None,
-    *, dependent: bool = False,
+    *, dependent: bool = False, until: float = math.inf,
 ) -> tuple[Coded, torch.Tensor]:  # fmt: skip
     """The codes of a layer, and the weights that each was rounded from.
 
@@ -112,6 +119,10 @@ def gptq(
         scales: finds those of a block of each row, (outputs, the type's block), before anything is changed; None
             searches for those of least error when the block is reached, and works block after block.
         dependent: codes depend on those of the rows before (`_dependent`); with `scales` alone.
+        until: when to give it up, by the monotonic clock; it is looked at every 32 columns.
+
+    Raises:
+        LateError: it is that late.
     """
     torch = need("torch", "quantising")
     rows, columns = weight.shape
@@ -130,6 +141,8 @@ def gptq(
         part, errors = left[low:high], torch.empty(high - low, rows)
         inner = upper[low:high, low:high]
         for place, number in enumerate(order[low:high].tolist()):
+            if place % _LOOKED_EVERY == 0 and time.monotonic() > until:
+                raise LateError
             which, column = number // kind.block, part[place]
             if which not in found:
                 some = slice(place, place + kind.block)

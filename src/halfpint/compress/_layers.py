@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from halfpint.compress._adapt import Adaptation
 from halfpint.compress._calibration import Rows, Visit, Walk
-from halfpint.compress._codes import TYPES, BlockType, Coded, Scales, round_to
-from halfpint.compress._gptq import Moments, gptq, towards_reference
+from halfpint.compress._codes import TYPES, BlockType, Coded, Scales
+from halfpint.compress._gptq import LateError, Moments, gptq, towards_reference
+from halfpint.compress._in_time import Rounding
 from halfpint.compress._matrices import EMBEDDINGS, OUTPUT, Matrix
 from halfpint.compress._rates import Pace
 from halfpint.errors import need
@@ -55,23 +56,27 @@ class Made:
 
 def rounded(
     matrices: Sequence[Matrix], kinds: Mapping[str, BlockType], importance: Mapping[str, torch.Tensor], log: Log,
-    pace: Pace | None = None,
+    pace: Pace | None = None, deadline: float = math.inf,
 ) -> Made:  # fmt: skip
     """Every matrix rounded to its type, and the model's weights set to what is read back."""
-    made = Made()
+    made, rounding = Made(), Rounding(matrices, kinds, deadline, pace)
     with log.bar("rounding", sum(matrix.size for matrix in matrices)) as bar:
         for matrix in matrices:
             if matrix.name in kinds:
-                kind, values = kinds[matrix.name], matrix.read()
-                if pace is None:
-                    coded = round_to(kind, values, importance.get(matrix.name))
-                else:
-                    coded = pace.alone(matrix.name, values)
+                coded = rounding(matrix.name, matrix.read(), importance.get(matrix.name))
+                if pace is not None:
                     pace.used({matrix.name: coded})
                 made.coded[matrix.name] = coded
                 matrix.write(coded.values())
             bar.advance(matrix.size)
+    _tell(rounding, len(kinds), log)
     return made
+
+
+def _tell(rounding: Rounding, count: int, log: Log) -> None:
+    if rounding.short:
+        told = f"a short search of scales for {rounding.short} of {count} matrices: no time was left for a full one"
+        log.say(f"  {told}", kind="plan", short=rounding.short)
 
 
 @dataclass
@@ -90,7 +95,7 @@ class LayerByLayer:
         scratch: where finished blocks are kept.
         pace: the steps of all rows, where codes are packed; None goes by each block's peak.
         adapt: trains what is not quantised yet after each step.
-        deadline: what comes after it, by the monotonic clock, is rounded; codes that are packed take their time.
+        deadline: when all should be done, by the monotonic clock: what is left to be rounded by then is rounded.
     """
 
     model: Any
@@ -105,7 +110,10 @@ class LayerByLayer:
     pace: Pace | None = None
     adapt: Adaptation | None = None
     deadline: float = math.inf
-    late: int = 0
+    late: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._rounding = Rounding(self.matrices, self.kinds, self.deadline, self.pace)
 
     def run(self, final: Sequence[torch.Tensor]) -> Made:
         """Quantise everything.
@@ -120,16 +128,21 @@ class LayerByLayer:
         blocks = 1 + max((matrix.block or 0 for matrix in self.matrices), default=0)
         with self.log.bar("quantising", blocks + 1) as bar:
             outside = self.scratch / "outer.safetensors"
-            if not outside.is_file():
-                write_made(outside, self._outer(outer, final))
-            made.take(read_made(outside))
-            self._note(made)
+            if outside.is_file():
+                found = read_made(outside)
+            else:
+                found = self._outer(outer, final)
+                if not self.late:  # a run with more time does better
+                    write_made(outside, found)
+            self._take(found, made)
             self._set(outer, made)
             bar.advance()
-            if self.adapt is not None:
+            if self.adapt is not None and not self._rounding.is_late:
                 self.adapt(0)
             path = Walk(self.model, self.rows, self.batch, self.scratch)
             for visit in path:
+                if self._rounding.is_late:
+                    break  # without another look at the text
                 inside = [matrix for matrix in self.matrices if matrix.block == visit.index]
                 adapted = self.adapt is not None and self.adapt.is_on  # what it has become is what it should be now
                 original = None if adapted and not self.sequential else copy.deepcopy(visit.block)
@@ -143,33 +156,53 @@ class LayerByLayer:
                         _go_on(visit, reference)
                 else:
                     found = self._block(visit, original, inside, reference)
-                    write_made(path_of, found)
-                made.take(found)
-                self._note(found)
+                    if not self.late:
+                        write_made(path_of, found)
+                self._take(found, made)
                 self._set(inside, found)
                 bar.advance()
-                if self.adapt is not None:
+                if self.adapt is not None and not self._rounding.is_late:
                     self.adapt(visit.index + 1)
+            self._rest(made)
         if self.late:
             told = f"{self.late} of {len(self.kinds)} matrices are rounded, as no time was left for more"
             self.log.say(f"  {told}", kind="plan", rounded=self.late)
+        _tell(self._rounding, len(self.kinds), self.log)
         return made
 
-    def _note(self, made: Made) -> None:
+    def _take(self, found: Made, made: Made) -> None:
+        made.take(found)
+        self._rounding.done(found.coded)
         if self.pace is not None:
-            self.pace.used(made.coded)
+            self.pace.used(found.coded)
+
+    def _rest(self, made: Made) -> None:
+        """Round what has no codes when the walk ends early."""
+        for matrix in self.matrices:
+            if matrix.name in self.kinds and matrix.name not in made.coded:
+                found = Made()
+                self._round(matrix, matrix.read(), None, found)
+                self._take(found, made)
+                self._set([matrix], found)
+
+    def _round(self, matrix: Matrix, values: Any, importance: Any, made: Made) -> None:
+        self.late += 1
+        coded = self._rounding(matrix.name, values, importance)
+        made.coded[matrix.name], made.before[matrix.name] = coded, values.half()
 
     def _gptq(self, matrix: Matrix, values: Any, square: Any, made: Made) -> None:
         kind, pace = self.kinds[matrix.name], self.pace
-        if pace is None and time.monotonic() > self.deadline:
-            self.late += 1
-            coded = round_to(kind, values, square.diagonal().float())
-            made.coded[matrix.name], made.before[matrix.name] = coded, values.half()
+        try:
+            if self._rounding.is_late:
+                raise LateError
+            coded, before = gptq(
+                kind, values, square, self.damping, pace.scales_of(matrix.name) if pace else None,
+                dependent=bool(pace and pace.is_dependent(matrix.name)), until=self._rounding.until,
+            )  # fmt: skip
+        except LateError:
+            self._round(matrix, values, square.diagonal().float(), made)
             return
-        coded, before = gptq(
-            kind, values, square, self.damping, pace.scales_of(matrix.name) if pace else None,
-            dependent=bool(pace and pace.is_dependent(matrix.name)),
-        )  # fmt: skip
+        self._rounding.done([matrix.name])
         made.coded[matrix.name], made.before[matrix.name] = coded, before.half()
 
     def _set(self, matrices: Sequence[Matrix], made: Made) -> None:
@@ -191,8 +224,7 @@ class LayerByLayer:
             if matrix.name not in self.kinds:
                 continue
             if matrix.role == EMBEDDINGS and own_output:  # looked up alone: no column counts more than another
-                kind = self.kinds[matrix.name]
-                coded = self.pace.alone(matrix.name, values) if self.pace else round_to(kind, values)
+                coded = self._rounding(matrix.name, values)
                 made.coded[matrix.name], made.before[matrix.name] = coded, values.half()
                 continue
             share = EMBEDDING_SHARE if matrix.role == EMBEDDINGS else 0.0
@@ -206,7 +238,12 @@ class LayerByLayer:
         groups = _by_input(visit, inside)
         passes = [[group] for group in groups] if self.sequential else [groups]
         for some in passes:
-            moments = _collected(visit, original, reference, some, goes_on=some is passes[-1])
+            try:
+                moments = _collected(
+                    visit, original, reference, some, goes_on=some is passes[-1], until=self._rounding.until
+                )
+            except LateError:
+                return made  # the rest of it is rounded with that behind it
             for group, held in zip(some, moments, strict=True):
                 for matrix in group:
                     made.importance[matrix.name] = held.square.diagonal() / max(1, held.tokens)
@@ -242,11 +279,15 @@ def _by_input(visit: Visit, matrices: Sequence[Matrix]) -> list[list[Matrix]]:
 
 
 def _collected(
-    visit: Visit, original: Any, reference: Sequence[Any], groups: Sequence[Sequence[Matrix]], *, goes_on: bool
-) -> list[Moments]:
+    visit: Visit, original: Any, reference: Sequence[Any], groups: Sequence[Sequence[Matrix]], *, goes_on: bool,
+    until: float,
+) -> list[Moments]:  # fmt: skip
     """What comes into each group of matrices, over all batches, and what did in the unchanged model, if there is one.
 
     With `goes_on` the states of the unchanged model become the outputs of its block.
+
+    Raises:
+        LateError: it is later than `until`.
     """
     names = {id(module): name for name, module in visit.block.named_modules()}
     heads = [names[id(group[0].module)] for group in groups]
@@ -269,6 +310,8 @@ def _collected(
     try:
         with need("torch", "quantising").no_grad():
             for number, kept in enumerate(visit.kept):
+                if time.monotonic() > until:
+                    raise LateError
                 if original is not None:
                     visit.block = original
                     out = visit.forward(number, reference[number])

@@ -195,7 +195,9 @@ class Distiller:
         rows, _ = self.rows(random)
         first = [(latent.codes, latent.scales) for latent in latents]
         norms = {one: one.detach().clone() for one in self.model.parameters() if one.ndim == 1}
+        began = time.monotonic()
         before = self.divergence()
+        judging = time.monotonic() - began
         per_row = self.row_tokens
         at_once = max(1, round(self.step_tokens / per_row))
         steps = max(1, round(tokens / (at_once * per_row))) if tokens else 0
@@ -209,8 +211,9 @@ class Distiller:
         with self.log.bar("distilling", 1.0) as bar, quick_passes(self.model):
             while not steps or count < steps:
                 spent = time.monotonic() - started
-                share = count / steps if steps else spent / (60 * minutes)
-                if not steps and count and share + spent / count / (60 * minutes) > 1:
+                share = count / steps if steps else spent / max(60 * minutes, 1e-9)
+                a_step = (spent - judging) / count if count else judging
+                if not steps and spent + a_step + judging > 60 * minutes:
                     break
                 if len(order) < at_once:
                     order += random.permutation(len(rows)).tolist()
@@ -231,7 +234,7 @@ class Distiller:
                 bar.advance(0.0, f"divergence {losses[-1]:.4f}")
         for latent in latents:
             latent.settle()
-        after = self.divergence()
+        after = self.divergence() if count else before
         if not after < before:
             for latent, (codes, scales) in zip(latents, first, strict=True):
                 latent.put_back(codes, scales)

@@ -49,7 +49,6 @@ METHODS = ("round", "gptq", "tuned")
 _BATCH_TOKENS = 2048
 _SENSITIVITY_ROWS, _BALANCE_ROWS = 16, 4
 _COUNTED = 2_000_000  # tokens that embeddings are told by
-_FEWEST_MINUTES = 0.1
 _HELD = 8  # one row in so many is kept apart from tuning
 _PACKED_SHARE = 0.995  # of the bytes that are planned with: entropies are estimates
 _FEWEST_BITS = 1.0  # a weight of embeddings in a packed file
@@ -198,7 +197,8 @@ class Quantize(Stage):
         torch.manual_seed(self.seed)
         figures: dict[str, Any] = {}
         if self.method == "round":
-            made = rounded(matrices, kinds, importance_of(self.importance, model, matrices), work.log, pace)
+            known = importance_of(self.importance, model, matrices)
+            made = rounded(matrices, kinds, known, work.log, pace, time.monotonic() + work.seconds_left())
         else:
             made, figures = self._calibrated(bundle, model, matrices, kinds, pace, work, adapts=adapts)
         return self._write(bundle, model, matrices, made, figures, started, work)
@@ -354,16 +354,14 @@ class Quantize(Stage):
             figures["tuning"] = distiller.run(latents, *self._budget(work, share))
             made.coded = {latent.matrix.name: latent.coded() for latent in latents}
             tuning = figures["tuning"]
-            work.log.say(
-                f"divergence from the unquantised model on rows not learned from: {tuning['kl_before']:.4f} nats "
-                f"before tuning, {tuning['kl_after']:.4f} after" + ("" if tuning["kept"] else ": it is taken back"),
-                kind="result",
-            )
+            told = f"divergence from the unquantised model on rows not learned from: {tuning['kl_before']:.4f} nats "
+            told += f"before tuning, {tuning['kl_after']:.4f} after" + ("" if tuning["kept"] else ": it is taken back")
+            work.log.say(told if tuning["steps"] else "  not tuned: no time was left for a step of it", kind="result")
         return made, figures
 
     def _budget(self, work: Work, share: float) -> tuple[float, int]:
         """Minutes and tokens of a share of the tuning."""
-        minutes = min(self.minutes * share, max(work.seconds_left() / 60, _FEWEST_MINUTES))
+        minutes = min(self.minutes * share, max(work.seconds_left() / 60, 0.0))
         return minutes, max(1, int(self.tuning_tokens * share)) if self.tuning_tokens else 0
 
     def _write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ from halfpint.train.loop import check_settings, device
 from halfpint.train.rows import Batches, Part
 
 _PASSES = 0.75  # of the text: asking once is longer than asking at these steps where training sees less
+
+_TRIED, _ASKING = 128, 0.2  # tokens; share of the time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ class TokenLogits(Softened, TokenTaught):
         """The mixed loss; the text's own where no teacher is asked."""
         if teacher is None:
             return lambda arrays: learner.loss(arrays, "sum")
-        keeps = self._keeps(learner, learn, work)
+        keeps = self._keeps(learner, learn, work) and _fits(teacher, learn, work)
         draws = self._kept(bundle, teacher, learn, work) if keeps else None
         large = None if keeps else load_model(teacher.path, CAUSAL).to(device())
         return lambda arrays: self._loss(learner, large, draws, arrays)
@@ -125,6 +128,23 @@ class TokenLogits(Softened, TokenTaught):
         """The distance of the student's logits (labels, vocabulary) to what is kept for these places, summed."""
         ids, counts, sizes = draws.at(places)
         return sampled_loss(logits / self.temperature, ids, counts, sizes, draws.draws) * self.temperature**2
+
+
+def _fits(teacher: Bundle, learn: Any, work: Work) -> bool:
+    """Whether asking a teacher about all tokens leaves most of the time for training, told by asking about a few."""
+    if work.deadline is None:
+        return True
+    import torch
+
+    model = load_model(teacher.path, CAUSAL).to(device())
+    ids = torch.from_numpy(np.asarray(learn.tokens[:_TRIED]).astype(np.int64))[None].to(device())
+    seconds = 0.0
+    with torch.inference_mode():
+        for _ in range(2):  # in the first one memory is got
+            started = time.monotonic()
+            model(input_ids=ids).logits.float().softmax(-1)
+            seconds = time.monotonic() - started
+    return bool(ranks.decided(seconds / ids.shape[1] * len(learn.tokens) < _ASKING * work.seconds_left()))
 
 
 class _Same:

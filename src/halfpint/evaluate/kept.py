@@ -32,7 +32,6 @@ from halfpint.tokenizers.load import open_tokenizer
 WINDOW = 512
 """Tokens of a window."""
 FEWEST_WINDOWS = 2
-_WINDOWS_ANYWAY = 8  # whatever time they take
 _VALUES_AT_ONCE = 1 << 23
 _LONGEST_TOKEN = 64  # characters, on average over a thousand of them
 _RESAMPLES = 2000
@@ -59,7 +58,7 @@ def kept(
         window: tokens of a window, an even number; less where a model sees less.
         tokens: how many of the text are read, from the front; 0 reads all of it.
         threads: of the engines; None takes what they take by themselves.
-        until: when to stop, by the monotonic clock, after the first 8 windows.
+        until: when to stop, by the monotonic clock, after the first two windows.
 
     Returns:
         ln_ppl_ratio: ln(perplexity / the reference's), with ln_ppl_ratio_error, its standard error over windows;
@@ -113,7 +112,7 @@ def kept(
             divergences.append(divergence.astype(np.float32))
             rows.append((reference_nats.mean(), nats.mean(), divergence.mean(), same.mean()))
             bar.advance()
-            if time.monotonic() > until and len(rows) >= _WINDOWS_ANYWAY:
+            if time.monotonic() > until and len(rows) >= FEWEST_WINDOWS:
                 break
     count = len(rows)
     return {

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from typing import Any
 import halfpint
 from halfpint.bundle import Bundle, read_json
 from halfpint.errors import DeadlineError, HalfpintError
-from halfpint.evaluate.probe import RESULT, read_outputs
+from halfpint.evaluate.probe import PROGRESS, RESULT, read_outputs
 from halfpint.outputs import Outputs
-from halfpint.progress import SILENT, Log
+from halfpint.progress import SILENT, Bar, Log
 
+_LOOKED_EVERY_S = 1.0
 _LEAST_TIMEOUT_S, _TIMEOUT_A_TEXT_S = 900.0, 0.5
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
@@ -75,7 +78,8 @@ def measure(
         out = Path(name)
         (out / "texts.json").write_text(json.dumps(list(texts)), encoding="utf-8")
         limit_s = timeout_s or _LEAST_TIMEOUT_S + _TIMEOUT_A_TEXT_S * len(texts)
-        _run("halfpint.evaluate.probe", bundle, out, [str(out / "texts.json")], threads, limit_s)
+        with log.bar(f"measuring on {len(texts):,} texts", 1.0) as bar, _shown(out / PROGRESS, bar):
+            _run("halfpint.evaluate.probe", bundle, out, [str(out / "texts.json")], threads, limit_s)
         result = read_json(out / RESULT)
         outputs = read_outputs(out)
     told = {field.name: result[field.name] for field in fields(Measurement) if field.name in result}
@@ -87,6 +91,28 @@ def measure(
 def figures(measurement: Measurement) -> dict[str, Any]:
     """The measurement's numbers by name, without the outputs."""
     return {field.name: getattr(measurement, field.name) for field in fields(measurement) if field.name != "outputs"}
+
+
+@contextmanager
+def _shown(file: Path, bar: Bar) -> Iterator[None]:
+    """Move a bar to where the child writes that it is, now and then while the body waits for it."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOKED_EVERY_S):
+            share, note = bar.done, bar.note
+            with suppress(OSError, ValueError):  # it has not begun, or writes just now
+                words = file.read_text(encoding="utf-8").partition(" ")
+                share, note = float(words[0]), words[2]
+            bar.advance(share - bar.done, note)
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        looking.join()
 
 
 def in_fresh_process(module: str, bundle: Bundle, timeout_s: float) -> dict[str, Any]:

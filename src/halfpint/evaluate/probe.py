@@ -12,7 +12,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,7 +26,10 @@ from halfpint.errors import HalfpintError
 from halfpint.machine import end_with_parent, peak_memory_bytes
 from halfpint.outputs import Outputs, joined, per_text
 
-RESULT, PROBABILITIES, UNITS = "result.json", "probabilities.npy", "units.npy"
+RESULT, PROBABILITIES, UNITS, PROGRESS = "result.json", "probabilities.npy", "units.npy", "progress"
+
+Told = Callable[[float, str], None]
+"""Takes the share of the work that is done, and a note."""
 
 _WARM_UP = 10
 _LATENCY_PASSES = 3
@@ -36,8 +39,11 @@ _CHUNK = 1024
 _PASSES, _THROUGHPUT_S, _SHORTEST_S = 3, 2.0, 0.2
 
 
-def probe(bundle: Bundle, texts: Sequence[str], threads: int | None, started: float) -> tuple[dict[str, Any], Outputs]:
-    """The measurements of `bundle` by the names `Measurement` has, and what it says of all `texts`.
+def probe(
+    bundle: Bundle, texts: Sequence[str], threads: int | None, started: float, told: Told = lambda share, note: None
+) -> tuple[dict[str, Any], Outputs]:
+    """The measurements of `bundle` by the names `Measurement` has, and what it says of all `texts`; `told` is told the
+    share of the texts that are answered.
 
     Cold start: from `started` (a `time.monotonic()`) until the first text is answered, the check of the files' hashes
     and the loading of the engine included.
@@ -45,9 +51,10 @@ def probe(bundle: Bundle, texts: Sequence[str], threads: int | None, started: fl
     engine = open_engine(bundle, threads=threads, check=False)  # its answers are, below
     engine.probabilities(texts[:1])
     cold_start_s = time.monotonic() - started
+    told(0.0, "one text at a time")
     rounds_s = [latencies(engine, texts)]
     with EnergyMeter() as meter:
-        passes_s, outputs = throughput(engine, texts)
+        passes_s, outputs = throughput(engine, texts, told)
     # The other passes come after the texts in chunks: a machine that is busy for a second is not busy in all of them.
     rounds_s += [latencies(engine, texts) for _ in range(_LATENCY_PASSES - 1)]
     _check(bundle, outputs, len(texts))
@@ -105,7 +112,9 @@ def latencies(engine: Engine, texts: Sequence[str]) -> list[float]:
     return found
 
 
-def throughput(engine: Engine, texts: Sequence[str]) -> tuple[list[float], Outputs]:
+def throughput(
+    engine: Engine, texts: Sequence[str], told: Told = lambda share, note: None
+) -> tuple[list[float], Outputs]:
     """Seconds of each pass over all texts in chunks of 1,024, and what the engine says of them.
 
     Passes go on until 2 s are spent or three are done, but for 0.2 s at least: shorter is not measured but guessed.
@@ -115,7 +124,11 @@ def throughput(engine: Engine, texts: Sequence[str]) -> tuple[list[float], Outpu
     outputs: Outputs | None = None
     while spent < _THROUGHPUT_S and (len(found) < _PASSES or spent < _SHORTEST_S):
         before = time.perf_counter()
-        chunks = [engine.probabilities(texts[at : at + _CHUNK]) for at in range(0, len(texts), _CHUNK)]
+        chunks = []
+        for at in range(0, len(texts), _CHUNK):
+            if not found:  # the first pass may take long; others are there where it is quick
+                told(at / len(texts), "")
+            chunks.append(engine.probabilities(texts[at : at + _CHUNK]))
         found.append(time.perf_counter() - before)
         spent += found[-1]
         if outputs is None:
@@ -185,7 +198,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Reading the texts is the measuring's work, not the bundle's.
         started = given.started + time.monotonic() - before
         bundle = open_bundle(given.bundle)
-        result, outputs = probe(bundle, texts, given.threads, started)
+
+        def told(share: float, note: str) -> None:
+            (given.out / PROGRESS).write_text(f"{share} {note}", encoding="utf-8")
+
+        result, outputs = probe(bundle, texts, given.threads, started, told)
     except HalfpintError as error:
         return told_of(error, given.out)
     write_outputs(outputs, len(bundle.labels), given.out)

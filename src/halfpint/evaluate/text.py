@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,16 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle
-from halfpint.engines import ScoredText, open_language_engine
+from halfpint.engines import LanguageEngine, ScoredText, open_language_engine
 from halfpint.evaluate.perplexity import perplexity_of
 from halfpint.models.sizes import MASKED
 from halfpint.progress import Log
 
 _MASKED_CHARS, _EXCERPT_CHARS = 10_000, 400  # of text that masked models are judged on: half a minute
+_LONG_EXCERPT_CHARS = 4000  # of a model that sees what is before each token
+_TRIED_CHARS = 2000
+_SURELY = 0.7  # of the time: other programs may want the machine more than while it was tried
 
 
 def judge(
-    bundle: Bundle, documents: Sequence[str], log: Log, scores: list[ScoredText] | None = None
+    bundle: Bundle, documents: Sequence[str], log: Log, scores: list[ScoredText] | None = None, until: float = math.inf
 ) -> dict[str, Any]:  # fmt: skip
     """How well a language model predicts documents: perplexity (which, the names say), bits per byte, intervals, speed.
 
@@ -28,17 +32,19 @@ def judge(
 
     Args:
         scores: gets the score of each document, where all of it was read.
+        until: when it should be done, by the monotonic clock: excerpts stand for text that takes longer.
     """
-    engine = open_language_engine(bundle)
-    is_part = getattr(engine, "objective", "") == MASKED and sum(map(len, documents)) > _MASKED_CHARS
-    if is_part:
-        documents = _excerpts(documents)
+    engine, whole = open_language_engine(bundle), documents
+    if getattr(engine, "objective", "") == MASKED and sum(map(len, documents)) > _MASKED_CHARS:
+        documents = _excerpts(documents, _MASKED_CHARS, _EXCERPT_CHARS)
         chars = sum(map(len, documents))
         log.say(f"  a masked model runs once per token: {chars:,} characters stand for the text", kind="excerpts")
+    else:
+        documents = in_time([engine], documents, until, log)
     started = time.monotonic()
     with log.bar("evaluate", 1.0) as bar:
         scored = engine.score(documents, bar.advance)
-    if scores is not None and not is_part:
+    if scores is not None and documents is whole:
         scores += scored
     return _figures(bundle, scored, time.monotonic() - started, log)
 
@@ -78,9 +84,43 @@ def _figures(bundle: Bundle, scored: Sequence[ScoredText], seconds: float, log: 
     return figures
 
 
-def _excerpts(documents: Sequence[str]) -> list[str]:
-    """Pieces from evenly spread documents, each from one's middle."""
-    number = _MASKED_CHARS // _EXCERPT_CHARS
+def in_time(engines: Sequence[LanguageEngine], documents: Sequence[str], until: float, log: Log) -> Sequence[str]:
+    """The documents, or excerpts of them where the engines, one after the other, do not score all of them by then.
+
+    What little is scored whatever time it takes is a thousandth of a megabyte.
+
+    Args:
+        until: by the monotonic clock.
+    """
+    if not math.isfinite(until) or not len(documents):
+        return documents
+    whole = sum(map(len, documents))
+    tried = _excerpts(documents, min(whole, _TRIED_CHARS), _EXCERPT_CHARS)
+    seconds = 0.0
+    for engine in engines:
+        engine.score(tried[:1])  # in the first one memory is got
+        started = time.monotonic()
+        engine.score(tried)
+        seconds += (time.monotonic() - started) / sum(map(len, tried))
+    fitting = int(_SURELY * max(until - time.monotonic(), 0.0) / max(seconds, 1e-9))
+    if fitting >= whole:
+        return documents
+    found = _excerpts(documents, max(fitting, min(whole, _TRIED_CHARS)), _LONG_EXCERPT_CHARS)
+    chars = sum(map(len, found))
+    log.say(
+        f"  judged by {chars:,} of {whole:,} characters, as no time was left for more", kind="excerpts",
+        characters=chars, of=whole,
+    )  # fmt: skip
+    return found
+
+
+def _excerpts(documents: Sequence[str], most: int, each: int) -> list[str]:
+    """Pieces from evenly spread documents, each from one's middle.
+
+    Args:
+        most: characters of all of them, about; each: of one, about.
+    """
+    number = max(1, most // each)
     chosen = [documents[place * len(documents) // number] for place in range(min(number, len(documents)))]
-    size = _MASKED_CHARS // len(chosen)
+    size = max(1, most // len(chosen))
     return [text[max(0, len(text) // 2 - size // 2) :][:size] for text in chosen]

@@ -70,8 +70,11 @@ def kept_of(figures: Mapping[str, Any]) -> str:
 
 def _row(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     low, high = row["kl_interval"]
+    speed = ("", "")  # there may have been no time to measure it
+    if "written_tokens_per_s" in row:
+        speed = (f"{row['written_tokens_per_s']:,.0f}", f"{row['first_token_ms']:.1f}")
     return (
         name, size(row["file_bytes"]), f"{row['ln_ppl_ratio']:.4f} ± {row['ln_ppl_ratio_error']:.4f}",
         f"{row['kl']:.4f}", f"{low:.4f}-{high:.4f}", f"{row['same_top1']:.1%}", f"{row['tokens_per_s']:,.0f}",
-        f"{row['written_tokens_per_s']:,.0f}", f"{row['first_token_ms']:.1f}",
+        *speed,
     )  # fmt: skip

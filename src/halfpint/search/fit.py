@@ -68,8 +68,9 @@ class Request:
 
     def identity(self) -> dict[str, Any]:
         """What makes two requests the same run; settings that came later count where they are given."""
-        parts = {"data": identity(self.data), "limits": identity(self.limits), "base": self.base}
-        return {**parts, "metric": self.metric, "seed": self.seed, "halfpint": __version__}
+        parts = {"task": self.task.name, "data": identity(self.data), "limits": identity(self.limits)}
+        more = {"base": self.base, "metric": self.metric, "seed": self.seed, "halfpint": __version__}
+        return {**parts, **more}
 
 
 def fit(request: Request, log: Log) -> dict[str, Any]:

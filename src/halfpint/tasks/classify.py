@@ -54,6 +54,10 @@ class Classify(LabelTask[Example]):
         """Read, check, clean and split a table."""
         return prepare(settings, log)
 
+    def reread(self, settings: Any, folder: Path, log: Log) -> Split[Example]:
+        """Without the search for wrong labels."""
+        return prepare(settings, log, probe_labels=False)
+
     def labels(self, train: Sequence[Example]) -> tuple[str, ...]:
         """The label names in sorted order (numbers by value)."""
         names = {example.label for example in train}
