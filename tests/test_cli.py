@@ -154,6 +154,7 @@ def test_evaluate(best: Path, sixty: Path) -> None:
         assert isinstance(found[name], int | float) and found[name] > 0, name
     low, high = found["interval"]
     assert 0 < low <= found["accuracy"] <= high <= 1 and found["size_bytes"] == open_bundle(best).size_bytes
+    assert found["learned"]["rows"] + found["learned"]["others"]["rows"] == found["rows"]  # test texts are the others
 
 
 def test_check(tmp_path: Path) -> None:

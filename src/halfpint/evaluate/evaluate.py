@@ -8,6 +8,7 @@ from typing import Any
 
 from halfpint.bundle import Bundle
 from halfpint.counts import LEVEL, Counts, check_metric
+from halfpint.data.learned import learned_texts
 from halfpint.errors import HalfpintError
 from halfpint.evaluate.intervals import interval, intervals
 from halfpint.evaluate.measure import figures, measure
@@ -76,8 +77,8 @@ def evaluate(
     """The bundle on labelled examples, in one flat dict that JSON can hold.
 
     Every metric of its task and the figures of its probabilities; "primary" and its 95 % "interval"; "intervals" of
-    every metric, at "interval_level"; the figures of `Measurement` ("texts_per_s" is its throughput); "rows"; and what
-    the task says besides, such as "per_class".
+    every metric, at "interval_level"; the figures of `Measurement` ("texts_per_s" is its throughput); "rows"; what
+    the task says besides, such as "per_class"; and, where the bundle knows some of the texts, "learned" (`_learned`).
 
     Args:
         primary: a metric of the task; empty takes the one that it names first.
@@ -102,6 +103,33 @@ def evaluate(
         **costs,
         "rows": len(examples),
         **task.details(examples, found.outputs, found.answers, labels),
+        **_learned(bundle, task, examples, found.counts),
     }
     log.event("evaluated", bundle=bundle.path, rows=len(examples), primary=primary, value=result[primary])
     return result
+
+
+def _learned(bundle: Bundle, task: LabelTask[Any], examples: Sequence[Any], counts: Counts) -> dict[str, Any]:
+    """What is known of examples that the model learned from or was chosen by; empty where it knows none of them.
+
+    "learned" has "rows", how many of the "recognisable" ones it knows; "recognisable" is less than all rows where the
+    bundle keeps a sample, and then "share" estimates that of all. "others" has the figures on the recognisable rows
+    that it does not know, None where there is none: "rows", every metric, and their "intervals".
+    """
+    kept = learned_texts(bundle)
+    if kept is None:
+        return {}
+    recognisable, known = kept.known(task.texts(examples))
+    if not known.any():
+        return {}
+    unknown = recognisable & ~known
+    others: dict[str, Any] | None = None
+    if unknown.any():
+        some, metrics = counts.part(unknown), task.metrics
+        ends = intervals(some, list(metrics.values()))
+        others = {
+            "rows": len(some), **{name: metric(some) for name, metric in metrics.items()},
+            "intervals": {name: list(one) for name, one in zip(metrics, ends, strict=True)},
+        }  # fmt: skip
+    rows, of = int(known.sum()), int(recognisable.sum())
+    return {"learned": {"rows": rows, "recognisable": of, "share": rows / of, "others": others}}
