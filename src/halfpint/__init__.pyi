@@ -517,6 +517,9 @@ def predict(
 ) -> Predicted | Labelled | Redacted:
     """Label texts, or the rows of a file; a language model gives the most likely next words.
 
+    The columns that a file gets are named after the one that the model learned from: `topic_predicted`
+    and `topic_probability`.
+
     Args:
         bundle: Model folder, such as OUT/best.
         texts: Texts to label.

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from halfpint import __version__, registry
 from halfpint.bundle import Bundle, Kind, new_bundle
+from halfpint.data.headers import is_numbered
 from halfpint.data.learned import keep_learned_texts
 from halfpint.errors import HalfpintError, nearest
 from halfpint.progress import SILENT, Log
@@ -134,7 +135,8 @@ class Stage:
     def new_bundle(self, work: Work, parent: Bundle | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
         """The folder and the card of the bundle that it makes, as `bundle.new_bundle` gives them.
 
-        A bundle of a task with labels also keeps which texts it learned from, or was chosen by.
+        A bundle of a task with labels also keeps which texts it learned from, or was chosen by, and the name of the
+        column of their labels ("label_column").
         """
         # Sparse weights are still a language model or a classifier to who opens them: only in a chain of stages must
         # nothing follow that would fill their zeros.
@@ -142,6 +144,10 @@ class Stage:
             yield folder, card
             if isinstance(work.task, LabelTask):
                 learns = self.use.partition("/")[0] in _LEARNING_ROOMS
+                named = work.split.facts.get("columns", {}).get("label", "") if learns else ""
+                column = named or (parent.card.get("label_column") if parent else "")
+                if column and not is_numbered(column):
+                    card["label_column"] = column
                 texts = work.task.texts([*work.train, *work.validation]) if learns else []
                 keep_learned_texts(folder, texts, work.split.key, parent)
 

@@ -259,8 +259,12 @@ class LabelTask(Task[Ex]):
         return labels
 
     @abstractmethod
-    def columns(self, top: int, labels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-        """For files: names of the added columns, one tuple for each rank up to `top`."""
+    def columns(self, top: int, labels: Sequence[str], of: str = "") -> tuple[tuple[str, ...], ...]:
+        """For files: names of the added columns, one tuple for each rank up to `top`.
+
+        Args:
+            of: the column that the labels were learned from; empty where it is not known.
+        """
 
     @abstractmethod
     def cells(self, row: Mapping[str, Any] | None, ranks: int) -> list[tuple[Any, ...]]:

@@ -87,6 +87,9 @@ class Labelled(Result):
 class Predict(ReadsTable):
     """Label texts, or the rows of a file; a language model gives the most likely next words.
 
+    The columns that a file gets are named after the one that the model learned from: `topic_predicted` and
+    `topic_probability`.
+
     Args:
         bundle: Model folder, such as OUT/best.
         texts: Texts to label.
@@ -170,8 +173,9 @@ class Predict(ReadsTable):
         out = beside(file) if self.out is None else self.out
         form = Form(header=self.header, delimiter=self.delimiter, encoding=self.encoding, sheet=self.sheet)
         done = predict_file(
-            open_engine(bundle), task, file, out, text=column, top=self.top, redact=self.redact, form=form, log=log
-        )
+            open_engine(bundle), task, file, out, text=column, of=str(bundle.card.get("label_column") or ""),
+            top=self.top, redact=self.redact, form=form, log=log,
+        )  # fmt: skip
         result = Labelled(out, done.rows, done.labels)
         log.write(str(result))
         return result

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -54,6 +55,7 @@ def predict_file(
     out: Path,
     *,
     text: str | None = None,
+    of: str = "",
     top: int = 1,
     redact: bool = False,
     chunk: int = 2048,
@@ -62,9 +64,9 @@ def predict_file(
 ) -> Done:
     """Write the rows of `source` to `out` with the task's columns added.
 
-    With `top` above 1 there may be several sets of them. Where a name is taken, all begin with `predicted_`. A row
-    without a text gets no label; one without anything in it is left out. `out` is written as its ending says (.csv,
-    .tsv, .jsonl, .json, each also .gz), otherwise as `source` is, in its encoding; it appears once it is whole.
+    With `top` above 1 there may be several sets of them. Where a name is taken, all get others (`_added_columns`). A
+    row without a text gets no label; one without anything in it is left out. `out` is written as its ending says
+    (.csv, .tsv, .jsonl, .json, each also .gz), otherwise as `source` is, in its encoding; it appears once it is whole.
 
     Args:
         engine: a loaded model, which does `task`.
@@ -72,6 +74,7 @@ def predict_file(
             temporary file).
         out: where to write; `-` is standard output.
         text: the column of the texts; None guesses it.
+        of: the column that the model learned from, which names the added ones; empty where it is not known.
         top: labels per row.
         redact: replace what was found in the text by the name of its label, and add no column.
         chunk: rows in one call of the engine, at most.
@@ -95,7 +98,7 @@ def predict_file(
         file = stack.enter_context(_opened(source, place))
         size = os.fstat(file.fileno()).st_size
         with log.bar(f"Checking {place}", size) as bar:
-            rows, sample, names_in, count = _surveyed(file, place, ending_of(source.name), form or Form(), text, bar)
+            rows, sample, names_in, total = _surveyed(file, place, ending_of(source.name), form or Form(), text, bar)
         log.say(f"{place}: {'; '.join(rows.notes)}", kind="data")
         if rows.layout.encoding in ("cp1252", "latin-1"):
             log.say(f"{place} is not UTF-8: it is read as {rows.layout.encoding}.", kind="encoding")
@@ -106,7 +109,7 @@ def predict_file(
         if redact and others:
             log.say(f"Only {column!r} is redacted; other columns stay as they are: {', '.join(others)}.", kind="redact")
         # What was found would be in the added columns.
-        names = [] if redact else _added_columns(names_in, task.columns(top, engine.labels))
+        names = () if redact else _added_columns(task, engine.labels, top, of, names_in, place, log)
         added_names = [name for rank in names for name in rank]
         target = _rows.written_as(rows.layout, ending_of(out.name), str(out), [*engine.labels, *added_names])
         written = stack.enter_context(_written(out, target.encoding))
@@ -133,8 +136,8 @@ def predict_file(
                 writer.row({**row, **added})
         writer.close()
     if empty:
-        log.say(f"{empty:,} of {count:,} rows have no text and got no label.", kind="empty_texts", rows=empty)
-    return Done(count, dict(labels.most_common()))
+        log.say(f"{empty:,} of {total:,} rows have no text and got no label.", kind="empty_texts", rows=empty)
+    return Done(total, dict(labels.most_common()))
 
 
 def beside(source: Path) -> Path:
@@ -184,14 +187,24 @@ def _chunks(parts: Iterator[Part], column: str, chunk: int) -> Iterator[list[tup
         yield rows
 
 
-def _added_columns(columns: Sequence[str], wanted: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """The names `wanted`, one tuple for each rank, with a prefix where one of them is among `columns`."""
-    prefix = ""
-    while True:
-        names = [tuple(f"{prefix}{name}" for name in rank) for rank in wanted]
-        if not any(name in columns for rank in names for name in rank):
-            return names
-        prefix += "predicted_"
+def _added_columns(
+    task: LabelTask[Any], labels: Sequence[str], top: int, of: str, there: Sequence[str], place: str, log: Log
+) -> tuple[tuple[str, ...], ...]:
+    """The names of the task's columns, one tuple for each rank. Where the file has one of them all are others, which is
+    said: topic_2_predicted after topic_predicted, and predicted_label after label."""
+    bare, taken = task.columns(top, labels), ""
+    for number in count(1):
+        if task.columns(top, labels, of) != bare:
+            names = task.columns(top, labels, of if number == 1 else f"{of}_{number}")
+        else:
+            names = tuple(tuple("predicted_" * (number - 1) + name for name in rank) for rank in bare)
+        known = next((name for rank in names for name in rank if name in there), "")
+        if not known:
+            break
+        taken = taken or known
+    if taken:
+        log.say(f"{place} has a column {taken!r}: it stays, and the answers go to {names[0][0]!r}.", kind="column")
+    return names
 
 
 def _text_of(value: object, place: str, column: str) -> str:

@@ -139,10 +139,11 @@ class Classify(LabelTask[Example]):
         """Its labels with their probabilities."""
         return "  ".join(f"{one['label']} {one['probability']:.3f}" for one in row["scores"])
 
-    def columns(self, top: int, labels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-        """label and probability, then label_2, probability_2 and so on."""
+    def columns(self, top: int, labels: Sequence[str], of: str = "") -> tuple[tuple[str, ...], ...]:
+        """label and probability, or topic_predicted and topic_probability; then label_2, probability_2 and so on."""
+        names = (f"{of}_predicted", f"{of}_probability") if of else ("label", "probability")
         ends = ["", *(f"_{rank}" for rank in range(2, min(top, len(labels)) + 1))]
-        return tuple((f"label{end}", f"probability{end}") for end in ends)
+        return tuple((f"{names[0]}{end}", f"{names[1]}{end}") for end in ends)
 
     def cells(self, row: Mapping[str, Any] | None, ranks: int) -> list[tuple[Any, ...]]:
         """Label and probability of each rank; nothing for a row without a text."""
