@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -33,3 +34,16 @@ def test_predict_writes_beside_the_file_and_counts(tmp_path: Path) -> None:
     refused(predict("", folder=tmp_path), "got an empty one")
     refused(predict("--file", "in.csv", "--out", "in.csv", folder=tmp_path), "got the same")
     refused(predict("words", "--no-header", folder=tmp_path), "--file for it")
+
+
+def test_unsure_and_only(tmp_path: Path) -> None:
+    done = predict("I was charged twice", "--unsure", "1", "--json", folder=tmp_path)
+    answer = json.loads(done.stdout)
+    assert (answer["label"], answer["unsure"]) == ("unsure", True) and answer["scores"][0]["label"] != "unsure"
+    assert answer["probability"] == answer["scores"][0]["probability"] < 1
+    done = predict("I was charged twice", "--unsure", "0.01", "--json", folder=tmp_path)
+    assert json.loads(done.stdout)["unsure"] is False
+    assert predict("I was charged twice", "--unsure", "1", folder=tmp_path).stdout.startswith("unsure (")
+    refused(predict("words", "--unsure", "2", folder=tmp_path), "--unsure")
+    refused(predict("words", "--unsure", "0.5", "--top", "2", folder=tmp_path), "no --unsure with it")
+    refused(predict("words", "--only", "a=b", folder=tmp_path), "--file for it")

@@ -508,6 +508,8 @@ def predict(
     out: _Path | None = None,
     text: str = "",
     top: int = 1,
+    unsure: float = 0.0,
+    only: str = "",
     redact: bool = False,
     header: bool | None = None,
     delimiter: str = "",
@@ -529,6 +531,10 @@ def predict(
             .gz; - is standard output (default: FILE-labelled.csv next to FILE).
         text: Column with the texts (default: guessed).
         top: Labels per text, most likely first.
+        unsure: Least probability of a label; below it the answer is "unsure" (`evaluate` says what a
+            value leaves).
+        only: Label only the rows of file with this value, such as complaint_predicted=yes; the others
+            stay empty.
         redact: Replace what the model marks in a text by the name of its label (models that mark parts
             of texts).
         header: The first row of the file names the columns (default: guessed, and said).

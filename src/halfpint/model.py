@@ -94,17 +94,20 @@ class Model:
             self._engine = open_engine(bundle, threads=threads)
             self.labels = tuple(self._task.names(self._engine.labels))
 
-    def __call__(self, texts: str | Sequence[str], top: int = 1) -> list[Answer]:
+    def __call__(self, texts: str | Sequence[str], top: int = 1, unsure: float = 0.0) -> list[Answer]:
         """An answer for each text, in order; a masked language model gives one for each [MASK].
 
         Args:
             texts: one text, or several.
             top: how many labels or words `Answer.scores` has.
+            unsure: least probability of a label; below it the label is "unsure". 0 gives every label.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if self._task is None:
             return [answer for text in texts for answer in self._next(text, top)]
         rows = predict_texts(self._engine, self._task, texts, top)
+        if unsure:
+            rows = [self._task.unsure(row, unsure) for row in rows]
         return [self._answer(text, row, self._task.said(row)) for text, row in zip(texts, rows, strict=True)]
 
     def next_words(self, text: str, top: int = 5) -> list[Score]:

@@ -81,7 +81,8 @@ def evaluation(result: Mapping[str, Any]) -> str:
         ("energy", f"{result['energy_wh_per_1000']:.4f} Wh", f"per 1,000 texts, {result['energy_source']}"),
         ("CO2e", f"{result['co2e_g_per_1000']:.4f} g", f"per 1,000 texts, {result['energy_source']}"),
     ]
-    return "\n".join([table(rows, left=(0, 2)), *_learned(result), *_own_tables(result), *_worst(result)])
+    parts = (_learned(result), _coverage(result), _own_tables(result), _worst(result))
+    return "\n".join([table(rows, left=(0, 2)), *(line for part in parts for line in part)])
 
 
 def _learned(result: Mapping[str, Any]) -> list[str]:
@@ -102,6 +103,17 @@ def _learned(result: Mapping[str, Any]) -> list[str]:
     low, high = others["intervals"][primary]
     which = f"the {others['rows']:,} " + ("of these that it does not know" if sampled else "other rows")
     return [*lines, f"On {which}: {primary} {others[primary]:.4f}, {INTERVAL} {low:.4f} to {high:.4f}."]
+
+
+def _coverage(result: Mapping[str, Any]) -> list[str]:
+    """What a threshold below which the answer is "unsure" would leave."""
+    found = result.get("coverage")
+    if not found:
+        return []
+    rows = [("", "answered", "accuracy among them")]
+    rows += [(f"{one['threshold']:g}", f"{one['answered']:.1%}", f"{one['accuracy']:.4f}") for one in found]
+    others = " (rows that the model does not know)" if "learned" in result else ""
+    return ["", f"Answers with at least this probability, as predict --unsure gives them{others}", table(rows, left=())]
 
 
 def _own_tables(result: Mapping[str, Any]) -> list[str]:

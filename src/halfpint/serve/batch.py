@@ -10,13 +10,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from halfpint.data.columns import find_text_column
 from halfpint.data.encoding import whole_characters
+from halfpint.data.examples import label_text
 from halfpint.data.json_rows import MOST_COLUMNS
 from halfpint.data.rows import Rows, ending_of, opened
 from halfpint.data.table import Form, Part, Table
@@ -29,6 +30,7 @@ from halfpint.task import LabelTask
 
 _CHARS_A_CHUNK = 4_000_000
 _SAMPLE = 1000
+_SHOWN = 10  # values
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -57,6 +59,8 @@ def predict_file(
     text: str | None = None,
     of: str = "",
     top: int = 1,
+    unsure: float = 0.0,
+    only: str = "",
     redact: bool = False,
     chunk: int = 2048,
     form: Form | None = None,
@@ -76,6 +80,8 @@ def predict_file(
         text: the column of the texts; None guesses it.
         of: the column that the model learned from, which names the added ones; empty where it is not known.
         top: labels per row.
+        unsure: the least probability of an answer: one below it is given up (`LabelTask.unsure`).
+        only: COLUMN=VALUE: other rows get no label.
         redact: replace what was found in the text by the name of its label, and add no column.
         chunk: rows in one call of the engine, at most.
         form: what a person says of how `source` is written.
@@ -105,6 +111,7 @@ def predict_file(
         column = find_text_column(sample, text=text)
         if text is None:
             log.say(f"Texts are taken from the column {column!r} of {place}.", kind="column", column=column)
+        chosen = _Chosen.of(only, names_in, place)
         others = [name for name in names_in if name != column]
         if redact and others:
             log.say(f"Only {column!r} is redacted; other columns stay as they are: {', '.join(others)}.", kind="redact")
@@ -119,9 +126,12 @@ def predict_file(
         empty, labels = 0, Counter[str]()
         for numbered in _chunks(rows.parts(), column, chunk):
             texts = [_text_of(row.get(column), f"{place}, {rows.unit} {number}", column) for number, row in numbered]
-            given = [index for index, one in enumerate(texts) if one.strip()]
-            empty += len(texts) - len(given)
+            there = [index for index, one in enumerate(texts) if one.strip()]
+            empty += len(texts) - len(there)
+            given = [index for index in there if chosen(numbered[index][1])]
             some = predict_texts(engine, task, [texts[index] for index in given], top)
+            if unsure:
+                some = [task.unsure(one, unsure) for one in some]
             answers = dict(zip(given, some, strict=True))
             labels.update(str(one["label"]) for one in some if "label" in one)
             for index, (_, row) in enumerate(numbered):
@@ -137,7 +147,46 @@ def predict_file(
         writer.close()
     if empty:
         log.say(f"{empty:,} of {total:,} rows have no text and got no label.", kind="empty_texts", rows=empty)
+    if only:
+        log.say(f"{place}: {chosen.said(total)}", kind="only", rows=chosen.rows)
     return Done(total, dict(labels.most_common()))
+
+
+@dataclass
+class _Chosen:
+    """Which rows get a label: those with a value in a column, or all; `rows` of them have come."""
+
+    column: str = ""
+    value: str = ""
+    rows: int = 0
+    others: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, only: str, names: Sequence[str], place: str) -> _Chosen:
+        """What `COLUMN=VALUE` says of a file with columns of these names, which may have a = in them."""
+        ends = [at for at, char in enumerate(only) if char == "=" and only[:at].strip() in names]
+        if only and not ends:
+            raise HalfpintError(
+                "--only", wanted=f"COLUMN=VALUE with a column of {place}", got=repr(only),
+                todo=nearest(only.partition("=")[0].strip(), names),
+            )  # fmt: skip
+        return cls(only[: ends[0]].strip(), only[ends[0] + 1 :].strip()) if only else cls()
+
+    def __call__(self, row: _rows.Row) -> bool:
+        if not self.column:
+            return True
+        there = label_text(row.get(self.column))
+        if there != self.value and len(self.others) < _SHOWN:
+            self.others.add(there)
+        self.rows += there == self.value
+        return there == self.value
+
+    def said(self, total: int) -> str:
+        """How many rows were labelled; what else there is where none was."""
+        has = f"{self.column} = {self.value!r}"
+        if not self.rows:
+            return f"no row has {has}; there is: {', '.join(map(repr, sorted(self.others)))}."
+        return f"{self.rows:,} of {total:,} rows have {has}; the others got no label."
 
 
 def beside(source: Path) -> Path:

@@ -19,7 +19,7 @@ from halfpint.data.prepare import Data, prepare
 from halfpint.errors import HalfpintError
 from halfpint.outputs import NO_LABEL, Encoded, Ints, Outputs, joined
 from halfpint.progress import Log
-from halfpint.task import Candidate, Checked, LabelTask, Split
+from halfpint.task import UNSURE, Candidate, Checked, LabelTask, Split
 from halfpint.tasks import _label_figures as figures
 
 _IMBALANCED = 1.5
@@ -137,7 +137,8 @@ class Classify(LabelTask[Example]):
 
     def said(self, row: Mapping[str, Any]) -> str:
         """Its labels with their probabilities."""
-        return "  ".join(f"{one['label']} {one['probability']:.3f}" for one in row["scores"])
+        found = "  ".join(f"{one['label']} {one['probability']:.3f}" for one in row["scores"])
+        return f"{UNSURE} ({found})" if row.get("unsure") else found
 
     def columns(self, top: int, labels: Sequence[str], of: str = "") -> tuple[tuple[str, ...], ...]:
         """label and probability, or topic_predicted and topic_probability; then label_2, probability_2 and so on."""
@@ -149,7 +150,17 @@ class Classify(LabelTask[Example]):
         """Label and probability of each rank; nothing for a row without a text."""
         if row is None:
             return [(None, None)] * ranks
-        return [(score["label"], score["probability"]) for score in row["scores"]]
+        first = (row["label"], row["probability"])
+        return [first, *((score["label"], score["probability"]) for score in row["scores"][1:])]
+
+    def unsure(self, row: Mapping[str, Any], least: float) -> dict[str, Any]:
+        """The label "unsure" where its probability is below `least`; probability and scores stay."""
+        below = row["probability"] < least
+        return {**row, "label": UNSURE if below else row["label"], "unsure": below}
+
+    def coverage(self, examples: Sequence[Example], outputs: Outputs, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """Share of the texts that are answered at some thresholds, and accuracy among them."""
+        return figures.coverage(_indices(examples, labels), joined(outputs, len(labels)))
 
     def need_labels(self, examples: Sequence[Example], labels: Sequence[str]) -> None:
         """Refuse labels that are not among `labels`."""
