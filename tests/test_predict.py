@@ -8,6 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from halfpint import load
+from halfpint.command import command_class
+
 BUNDLE = Path(__file__).parent / "old" / "bundles" / "classifier-onnx"
 
 
@@ -47,3 +52,14 @@ def test_unsure_and_only(tmp_path: Path) -> None:
     refused(predict("words", "--unsure", "2", folder=tmp_path), "--unsure")
     refused(predict("words", "--unsure", "0.5", "--top", "2", folder=tmp_path), "no --unsure with it")
     refused(predict("words", "--only", "a=b", folder=tmp_path), "--file for it")
+
+
+def test_home_in_names_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell expands ~ in quotes, in --reference=~/model or in what Python is given."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "b").symlink_to(BUNDLE)
+    assert command_class("predict")(bundle="~/b", texts=("~/no path",)).line().endswith(f"{tmp_path}/b '~/no path'")
+    assert command_class("distil")(teacher="~/b,./c,~/d", data="x", student="~nobody-of-that-name/s").line() == (
+        f"halfpint distil {tmp_path}/b,./c,{tmp_path}/d x --student '~nobody-of-that-name/s'"
+    )
+    assert load("~/b").labels == load(BUNDLE).labels

@@ -34,6 +34,14 @@ _SWAP, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+def at_home(name: str) -> str:
+    """A path, or a name that may be one, with ~ at its beginning as the home folder."""
+    try:
+        return str(Path(name).expanduser()) if name.startswith("~") else name
+    except RuntimeError:  # no such user: a folder of that name
+        return name
+
+
 def is_temporary(path: Path) -> bool:
     """Whether it is a temporary file or folder of a writer: of one that still writes, or of one that was killed."""
     return path.name.startswith(_PREFIX)

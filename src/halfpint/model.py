@@ -11,6 +11,7 @@ from typing import Any
 from halfpint.bundle import Bundle
 from halfpint.engines import Generation, open_engine, open_language_engine, prompt_of
 from halfpint.errors import HalfpintError
+from halfpint.files import at_home
 from halfpint.lookup import task_of
 from halfpint.models.pull_language import find_bundle
 from halfpint.progress import Log
@@ -70,7 +71,8 @@ def load(bundle: str | os.PathLike[str], *, threads: int | None = None, quiet: b
     Raises:
         HalfpintError: there is no such model, it is damaged, or a package that runs it is missing.
     """
-    return Model(find_bundle(bundle if isinstance(bundle, Path) else os.fspath(bundle), Log(quiet=quiet)), threads)
+    name = at_home(os.fspath(bundle))
+    return Model(find_bundle(Path(name) if isinstance(bundle, Path) else name, Log(quiet=quiet)), threads)
 
 
 class Model:
