@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from halfpint import load
+from halfpint.command import command_class
 
 BUNDLE = Path(__file__).parent / "old" / "bundles" / "classifier-onnx"
 
@@ -33,3 +39,27 @@ def test_predict_writes_beside_the_file_and_counts(tmp_path: Path) -> None:
     refused(predict("", folder=tmp_path), "got an empty one")
     refused(predict("--file", "in.csv", "--out", "in.csv", folder=tmp_path), "got the same")
     refused(predict("words", "--no-header", folder=tmp_path), "--file for it")
+
+
+def test_unsure_and_only(tmp_path: Path) -> None:
+    done = predict("I was charged twice", "--unsure", "1", "--json", folder=tmp_path)
+    answer = json.loads(done.stdout)
+    assert (answer["label"], answer["unsure"]) == ("unsure", True) and answer["scores"][0]["label"] != "unsure"
+    assert answer["probability"] == answer["scores"][0]["probability"] < 1
+    done = predict("I was charged twice", "--unsure", "0.01", "--json", folder=tmp_path)
+    assert json.loads(done.stdout)["unsure"] is False
+    assert predict("I was charged twice", "--unsure", "1", folder=tmp_path).stdout.startswith("unsure (")
+    refused(predict("words", "--unsure", "2", folder=tmp_path), "--unsure")
+    refused(predict("words", "--unsure", "0.5", "--top", "2", folder=tmp_path), "no --unsure with it")
+    refused(predict("words", "--only", "a=b", folder=tmp_path), "--file for it")
+
+
+def test_home_in_names_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell expands ~ in quotes, in --reference=~/model or in what Python is given."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "b").symlink_to(BUNDLE)
+    assert command_class("predict")(bundle="~/b", texts=("~/no path",)).line().endswith(f"{tmp_path}/b '~/no path'")
+    assert command_class("distil")(teacher="~/b,./c,~/d", data="x", student="~nobody-of-that-name/s").line() == (
+        f"halfpint distil {tmp_path}/b,./c,{tmp_path}/d x --student '~nobody-of-that-name/s'"
+    )
+    assert load("~/b").labels == load(BUNDLE).labels

@@ -530,6 +530,8 @@ def predict(
     out: _Path | None = None,
     text: str = "",
     top: int = 1,
+    unsure: float = 0.0,
+    only: str = "",
     redact: bool = False,
     header: bool | None = None,
     delimiter: str = "",
@@ -538,6 +540,9 @@ def predict(
     quiet: bool = False,
 ) -> Predicted | Labelled | Redacted:
     """Label texts, or the rows of a file; a language model gives the most likely next words.
+
+    The columns that a file gets are named after the one that the model learned from: `topic_predicted`
+    and `topic_probability`.
 
     Args:
         bundle: Model folder, such as OUT/best.
@@ -548,6 +553,10 @@ def predict(
             .gz; - is standard output (default: FILE-labelled.csv next to FILE).
         text: Column with the texts (default: guessed).
         top: Labels per text, most likely first.
+        unsure: Least probability of a label; below it the answer is "unsure" (`evaluate` says what a
+            value leaves).
+        only: Label only the rows of file with this value, such as complaint_predicted=yes; the others
+            stay empty.
         redact: Replace what the model marks in a text by the name of its label (models that mark parts
             of texts).
         header: The first row of the file names the columns (default: guessed, and said).

@@ -26,6 +26,8 @@ _USED = (".json", ".jinja", ".safetensors", ".onnx", ".gguf", ".npy", ".bin", ".
 _LONGEST_HEADER = 100_000_000  # bytes: the limit of the package safetensors
 REPORTS = ("report.json", "report.html")
 """The report of the run that made a bundle may lie in its folder: it is no part of the bundle."""
+LEARNED = "learned_texts.hashes"
+"""Hashes of the texts that the model learned from (`data.learned`): part of the bundle, but it may be deleted."""
 
 
 class Kind(StrEnum):
@@ -211,6 +213,8 @@ def _check_files(bundle: Bundle) -> None:
         if name in REPORTS:  # listed by bundles of version 0.1.0: it may be deleted, or written again
             continue
         if not file.is_file():
+            if name == LEARNED:
+                continue
             raise DamagedError(
                 str(folder), wanted=f"the file {name}", got="no such file", todo="Make or copy it again."
             )
@@ -311,7 +315,7 @@ def copy_files(bundle: Bundle, folder: Path, *without: str, nested: bool = False
     """
     for name in bundle.card["files"]:
         file = bundle.path / name
-        own = name in (CARD, "README.md", *REPORTS) or ("/" in name and not nested)
+        own = name in (CARD, "README.md", LEARNED, *REPORTS) or ("/" in name and not nested)
         if own or any(fnmatch(part, one) for part in name.split("/") for one in without):
             continue
         if not file.is_symlink():

@@ -15,7 +15,7 @@ import re
 import shlex
 import textwrap
 import typing
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from functools import cache
@@ -25,13 +25,16 @@ from typing import Any, ClassVar
 
 from halfpint import registry
 from halfpint.errors import HalfpintError
+from halfpint.files import at_home
 from halfpint.progress import Log
 
 ROOM = "commands"
-_PLACES = ("out", "work")  # fields that say where a command writes
+_WRITTEN = ("out", "work")  # fields that say where a command writes
 LARGEST_SEED = 2**32 - 1
 """What every package that draws numbers takes; the least is 0."""
 _METAVARS = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH"}
+_PLACES = ("BUNDLE", "MODEL", "BASE", "TEACHER", "STUDENT", "DATA", "FILE")
+"""How fields are called that take a path or a name."""
 
 
 class Group(StrEnum):
@@ -110,7 +113,7 @@ class Command:
     given: frozenset[str] | None = field(default=None, repr=False, compare=False, metadata={"hidden": True})
 
     def __post_init__(self) -> None:
-        """Take ~ in paths for the home folder, also where no shell did.
+        """Take ~ in paths and names of models for the home folder, also where no shell did.
 
         Raises:
             HalfpintError: a number that is infinite, or none.
@@ -120,8 +123,10 @@ class Command:
             if isinstance(value, float) and not math.isfinite(value):
                 raise HalfpintError(f"--{item.name.replace('_', '-')}", wanted="a finite number", got=str(value))
             if isinstance(value, Path):
-                with suppress(RuntimeError):  # no such user: a folder of that name
-                    object.__setattr__(self, item.name, value.expanduser())
+                object.__setattr__(self, item.name, Path(at_home(str(value))))
+            elif isinstance(value, str) and item.metadata.get("metavar") in _PLACES and "~" in value:
+                parts = [at_home(part) for part in value.split(",")]  # several teachers
+                object.__setattr__(self, item.name, ",".join(parts))
 
     def run(self, log: Log) -> Result:
         """Do it; progress goes to `log`.
@@ -133,7 +138,7 @@ class Command:
 
     def writes(self) -> tuple[Path, ...]:
         """The files and folders that it leaves where the caller said so: no other run may work on them meanwhile."""
-        places = (getattr(self, name, None) for name in _PLACES)
+        places = (getattr(self, name, None) for name in _WRITTEN)
         return tuple(place for place in places if isinstance(place, Path) and str(place) != "-")
 
     def execute(self, log: Log) -> Result:

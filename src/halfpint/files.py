@@ -37,6 +37,14 @@ _held: ContextVar[frozenset[Path]] = ContextVar("_held", default=frozenset())
 """What is locked around here: a part of a command may ask again for what the command has, another thread may not."""
 
 
+def at_home(name: str) -> str:
+    """A path, or a name that may be one, with ~ at its beginning as the home folder."""
+    try:
+        return str(Path(name).expanduser()) if name.startswith("~") else name
+    except RuntimeError:  # no such user: a folder of that name
+        return name
+
+
 def is_temporary(path: Path) -> bool:
     """Whether it is a temporary file or folder of a writer: of one that still writes, or of one that was killed."""
     return path.name.startswith(_PREFIX)

@@ -11,6 +11,7 @@ from typing import Any
 from halfpint.bundle import Bundle
 from halfpint.engines import Generation, open_engine, open_language_engine, prompt_of
 from halfpint.errors import HalfpintError
+from halfpint.files import at_home
 from halfpint.lookup import task_of
 from halfpint.models.pull_language import find_bundle
 from halfpint.progress import Log
@@ -70,7 +71,8 @@ def load(bundle: str | os.PathLike[str], *, threads: int | None = None, quiet: b
     Raises:
         HalfpintError: there is no such model, it is damaged, or a package that runs it is missing.
     """
-    return Model(find_bundle(bundle if isinstance(bundle, Path) else os.fspath(bundle), Log(quiet=quiet)), threads)
+    name = at_home(os.fspath(bundle))
+    return Model(find_bundle(Path(name) if isinstance(bundle, Path) else name, Log(quiet=quiet)), threads)
 
 
 class Model:
@@ -94,17 +96,20 @@ class Model:
             self._engine = open_engine(bundle, threads=threads)
             self.labels = tuple(self._task.names(self._engine.labels))
 
-    def __call__(self, texts: str | Sequence[str], top: int = 1) -> list[Answer]:
+    def __call__(self, texts: str | Sequence[str], top: int = 1, unsure: float = 0.0) -> list[Answer]:
         """An answer for each text, in order; a masked language model gives one for each [MASK].
 
         Args:
             texts: one text, or several.
             top: how many labels or words `Answer.scores` has.
+            unsure: least probability of a label; below it the label is "unsure". 0 gives every label.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if self._task is None:
             return [answer for text in texts for answer in self._next(text, top)]
         rows = predict_texts(self._engine, self._task, texts, top)
+        if unsure:
+            rows = [self._task.unsure(row, unsure) for row in rows]
         return [self._answer(text, row, self._task.said(row)) for text, row in zip(texts, rows, strict=True)]
 
     def next_words(self, text: str, top: int = 5) -> list[Score]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from hashlib import sha256
@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 
 from halfpint import __version__, registry
 from halfpint.bundle import Bundle, Kind, new_bundle
+from halfpint.data.headers import is_numbered
+from halfpint.data.learned import keep_learned_texts
 from halfpint.errors import HalfpintError, nearest
 from halfpint.progress import SILENT, Log
 from halfpint.settings import identity
@@ -21,6 +23,7 @@ from halfpint.task import LabelTask, Split, Task, label_task
 
 STAGE_ROOMS = ("models", "train", "compress", "distil", "export")
 """The rooms that hold stages."""
+_LEARNING_ROOMS = ("train", "distil")
 
 
 @dataclass
@@ -137,13 +140,25 @@ class Stage:
         parts = [__version__, self.use, identity(self), parent, data if self.uses_data else ""]
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def new_bundle(
-        self, work: Work, parent: Bundle | None = None
-    ) -> AbstractContextManager[tuple[Path, dict[str, Any]]]:
-        """The folder and the card of the bundle that it makes, as `bundle.new_bundle` gives them."""
+    @contextmanager
+    def new_bundle(self, work: Work, parent: Bundle | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """The folder and the card of the bundle that it makes, as `bundle.new_bundle` gives them.
+
+        A bundle of a task with labels also keeps which texts it learned from, or was chosen by, and the name of the
+        column of their labels ("label_column").
+        """
         # Sparse weights are still a language model or a classifier to who opens them: only in a chain of stages must
         # nothing follow that would fill their zeros.
-        return new_bundle(work.target, parent, Kind.SAME if self.gives == Kind.SPARSE else self.gives)
+        with new_bundle(work.target, parent, Kind.SAME if self.gives == Kind.SPARSE else self.gives) as (folder, card):
+            yield folder, card
+            if isinstance(work.task, LabelTask):
+                learns = self.use.partition("/")[0] in _LEARNING_ROOMS
+                named = work.split.facts.get("columns", {}).get("label", "") if learns else ""
+                column = named or (parent.card.get("label_column") if parent else "")
+                if column and not is_numbered(column):
+                    card["label_column"] = column
+                texts = work.task.texts([*work.train, *work.validation]) if learns else []
+                keep_learned_texts(folder, texts, work.split.key, parent)
 
     def entry(self, started: float, **figures: Any) -> dict[str, Any]:
         """The card's entry of this stage; `started` is a `time.monotonic()`."""

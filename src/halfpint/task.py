@@ -18,6 +18,8 @@ from halfpint.outputs import Encoded, Ints, Outputs
 from halfpint.progress import Log
 
 Ex = TypeVar("Ex")
+UNSURE = "unsure"
+"""What stands in the place of a label that is given up (`LabelTask.unsure`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,12 +281,29 @@ class LabelTask(Task[Ex]):
         return labels
 
     @abstractmethod
-    def columns(self, top: int, labels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-        """For files: names of the added columns, one tuple for each rank up to `top`."""
+    def columns(self, top: int, labels: Sequence[str], of: str = "") -> tuple[tuple[str, ...], ...]:
+        """For files: names of the added columns, one tuple for each rank up to `top`.
+
+        Args:
+            of: the column that the labels were learned from; empty where it is not known.
+        """
 
     @abstractmethod
     def cells(self, row: Mapping[str, Any] | None, ranks: int) -> list[tuple[Any, ...]]:
         """What goes into those columns for one of `rows`; None is a row of the file without a text."""
+
+    def unsure(self, row: Mapping[str, Any], least: float) -> dict[str, Any]:
+        """One of `rows` where an answer below the probability `least` is given up: "unsure" says whether it was.
+
+        Raises:
+            HalfpintError: the task gives no single answer with a probability.
+        """
+        raise HalfpintError("--unsure", wanted="a model with one label per text", got=f"one that gives {self.about}")
+
+    def coverage(self, examples: Sequence[Ex], outputs: Outputs, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """What `unsure` would leave at some thresholds: "threshold", "answered" (share of the examples) and "accuracy"
+        among them; empty where there are too few to say."""
+        return []
 
     def redacted(self, text: str, row: Mapping[str, Any]) -> str:
         """The text with everything that was found in it replaced by the name of its label.

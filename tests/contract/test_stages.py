@@ -13,13 +13,15 @@ import pytest
 from rows import alike, every
 
 from halfpint import registry
-from halfpint.bundle import Bundle, open_bundle
+from halfpint.bundle import LEARNED, Bundle, open_bundle
 from halfpint.data.examples import Example
+from halfpint.data.learned import learned_texts
 from halfpint.data.prepare import Prepared
 from halfpint.engines import open_engine, open_language_engine
 from halfpint.errors import HalfpintError
 from halfpint.outputs import Outputs, joined
 from halfpint.stage import Stage, Work, stage_class
+from halfpint.task import LabelTask
 
 ROOMS = ("models", "train", "compress", "distil", "export")
 NAMES = (
@@ -145,9 +147,18 @@ def test_contract(
     assert entry["seconds"] >= 0
     files = [file for file in made.path.rglob("*") if file.is_file()]
     assert all(
-        file.suffix in {".json", ".md", ".safetensors", ".onnx", ".npy", ".txt", ".jinja", ".gguf", ".packed"}
+        file.suffix
+        in {".json", ".md", ".safetensors", ".onnx", ".npy", ".txt", ".jinja", ".gguf", ".packed", ".hashes"}
         for file in files
     )
+    own = work(tmp_path / "none", train=few, learns=learns_from(name))
+    trained = any(one["use"].startswith(("train/", "distil/")) for one in opened.card["stages"])
+    kept = learned_texts(opened)
+    assert (kept is not None) == (trained and isinstance(own.task, LabelTask))
+    if kept is not None:  # it knows what it learned from, as far as it says, for at most a twentieth of its size
+        recognisable, known = kept.known(own.labelled.texts(own.train))
+        assert recognisable.any() and (recognisable == known).all()
+        assert (opened.path / LEARNED).stat().st_size <= max(1024, opened.size_bytes / 20)
     apart = {"card.json", *SUMMED.get(name, ())}
     one, other = (
         {key: value for key, value in content(bundle.path).items() if key not in apart} for bundle in (made, first)

@@ -75,7 +75,7 @@ def test_predict(core: dict[str, str], best: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["label"] == "billing"
     labelled = tmp_path / "labelled.csv"
     assert halfpint(core, "predict", best, "--file", TICKETS, "--out", labelled).returncode == 0
-    assert labelled.read_text(encoding="utf-8").startswith("text,category,label,probability\n")
+    assert labelled.read_text(encoding="utf-8").startswith("text,category,category_predicted,category_probability\n")
 
 
 def test_evaluate(core: dict[str, str], best: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from halfpint.bundle import new_bundle, write_json
 from halfpint.errors import HalfpintError
 from halfpint.models.dictionary import Dictionary
 from halfpint.serve import classify, tag
+from halfpint.serve._labels_app import build_labels_app
 from halfpint.serve._pages import page_of
 
 Use = Callable[[httpx.AsyncClient], Awaitable[None]]
@@ -50,6 +53,8 @@ def test_entities_are_where_they_are_said_to_be(tagger: Path) -> None:
     texts = ["😀 Anna Berg of Bonn", "nobody"]
 
     async def check(client: httpx.AsyncClient) -> None:
+        health = (await client.get("/health")).json()
+        assert (health["labels"], health["label_names"]) == (1, ["NAME"])  # those that people know, no tags
         found = (await client.post("/v1/tag", json={"texts": texts})).json()
         assert found["model"] == "names" and found["latency_ms"] > 0
         first, second = found["results"]
@@ -61,6 +66,29 @@ def test_entities_are_where_they_are_said_to_be(tagger: Path) -> None:
         assert redacted["redacted"] == "😀 [NAME] of [NAME]"
 
     use(tag.build_app(tagger), check)
+
+
+def test_a_long_answer_holds_no_other_request(tagger: Path) -> None:
+    begun, gate, passed = threading.Event(), threading.Event(), []
+
+    def slow(task: Any, asked: Any, texts: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        begun.set()
+        passed.append(gate.wait(20))
+        return rows
+
+    async def check(client: httpx.AsyncClient) -> None:
+        asking = asyncio.create_task(client.post("/v1/tag", json={"text": "Anna Berg"}))
+        while not begun.is_set():
+            await asyncio.sleep(0.005)
+        assert (await client.get("/health")).status_code == 200
+        gate.set()
+        assert (await asking).status_code == 200 and passed == [True]
+        gate.clear()
+        late = await client.post("/v1/tag", json={"text": "Anna Berg"})
+        gate.set()
+        assert late.status_code == 504 and late.json()["error"]["type"] == "timeout"
+
+    use(build_labels_app(replace(tag.ROUTE, finish=slow), tagger, timeout_s=3.0), check)
 
 
 def test_requests_of_another_form_are_refused(tagger: Path) -> None:

@@ -162,3 +162,16 @@ def test_an_unknown_metric_is_told_with_the_nearest() -> None:
 def test_no_row_is_an_error(call: Callable[[IntArray], object]) -> None:
     with pytest.raises(HalfpintError, match="at least one row"):
         call(np.zeros(0, dtype=np.int64))
+
+
+def test_coverage_is_what_a_threshold_leaves() -> None:
+    sure = np.array([0.95] * 60 + [0.75] * 40 + [0.45] * 20)
+    right = np.array([True] * 57 + [False] * 3 + [True] * 30 + [False] * 10 + [False] * 20)
+    probabilities = np.stack([sure, np.full(120, 0.1), np.full(120, 0.2)], axis=1)
+    found = {one["threshold"]: one for one in c.coverage(np.where(right, 0, 1), probabilities)}
+    assert found[0.9]["answered"] == 0.5 and found[0.9]["accuracy"] == pytest.approx(0.95)
+    assert found[0.7]["answered"] == pytest.approx(100 / 120) and found[0.7]["accuracy"] == pytest.approx(0.87)
+    # Too few texts, or too few that are answered: nothing is said.
+    assert c.coverage(np.zeros(99, int), probabilities[:99]) == []
+    few = c.coverage(np.where(right, 0, 1), np.where(probabilities == 0.95, 0.65, probabilities))
+    assert [one["threshold"] for one in few] == [0.5, 0.6, 0.7]

@@ -257,7 +257,9 @@ def test_rows_cells_and_redaction() -> None:
     assert TASK.rows(["Bonn"], [outputs[0][4:5]], BIO)[0]["entities"][0]["probability"] == pytest.approx(0.92)
     assert TASK.redacted(text, row) == "😀 [PER] of [LOC]." and TASK.redacted("x", empty) == "x"
     assert TASK.said(row) == "Anna Berg (PER, 0.829)  Bonn (LOC, 0.902)" and TASK.said(empty) == "nothing"
-    assert TASK.columns(3, BIO) == (("entities",),)
+    assert TASK.columns(3, BIO) == TASK.columns(3, BIO, "tags") == (("entities",),)
+    with pytest.raises(HalfpintError, match="one label per text, got one that gives spans"):
+        TASK.unsure({"entities": []}, 0.5)
     assert TASK.cells(row, 1) == [(row["entities"],)] and TASK.cells(None, 1) == [(None,)]
 
 

@@ -87,6 +87,9 @@ class Labelled(Result):
 class Predict(ReadsTable):
     """Label texts, or the rows of a file; a language model gives the most likely next words.
 
+    The columns that a file gets are named after the one that the model learned from: `topic_predicted` and
+    `topic_probability`.
+
     Args:
         bundle: Model folder, such as OUT/best.
         texts: Texts to label.
@@ -96,6 +99,8 @@ class Predict(ReadsTable):
             standard output (default: FILE-labelled.csv next to FILE).
         text: Column with the texts (default: guessed).
         top: Labels per text, most likely first.
+        unsure: Least probability of a label; below it the answer is "unsure" (`evaluate` says what a value leaves).
+        only: Label only the rows of --file with this value, such as complaint_predicted=yes; the others stay empty.
         redact: Replace what the model marks in a text by the name of its label (models that mark parts of texts).
         json: Print JSON and nothing else.
     """
@@ -108,6 +113,8 @@ class Predict(ReadsTable):
     out: Path | None = option(None, metavar="FILE")
     text: str = option("", metavar="COLUMN")
     top: int = option(1, least=1)
+    unsure: float = option(0.0, metavar="PROBABILITY", least=0, most=1)
+    only: str = option("", metavar="COLUMN=VALUE")
     redact: bool = False
     json: bool = False
 
@@ -141,7 +148,9 @@ class Predict(ReadsTable):
             self.refuse("top", wanted="a model that ranks labels for it", got=f"one that gives {task.about}")
         if self.redact:
             label_task(task, "--redact").redacted("", {})  # refuses a task that marks nothing
-            self.refuse("top", wanted="no --redact with it", got="both")
+            self.refuse("top", "unsure", "only", wanted="no --redact with it", got="both")
+        if self.unsure:
+            self._check_unsure(bundle, label_task(task, "--unsure"))
         if not self.texts:
             return self._file(bundle, label_task(task, "--file"), log)
         if isinstance(task, LabelTask) and not all(text.strip() for text in self.texts):
@@ -150,7 +159,15 @@ class Predict(ReadsTable):
         if self.redact:
             one = label_task(task, "--redact")
             return Redacted(tuple(one.redacted(answer.text, answer.row) for answer in Model(bundle)(self.texts)))
-        return Predicted(tuple(Model(bundle)(self.texts, self.top)))
+        return Predicted(tuple(Model(bundle)(self.texts, self.top, self.unsure)))
+
+    def _check_unsure(self, bundle: Bundle, task: LabelTask[Any]) -> None:
+        from halfpint.task import UNSURE
+
+        task.unsure({"label": "", "probability": 0.0}, self.unsure)  # refuses a task without single answers
+        self.refuse("top", wanted="no --unsure with it", got="both", todo="Leave one of the two out.")
+        if UNSURE in bundle.labels:
+            raise HalfpintError("--unsure", wanted=f"a model without a label {UNSURE!r}", got="one that has it")
 
     def _refuse_files(self) -> None:
         """Ask whether a text that is the name of a table was meant as one; refuse what belongs to tables alone."""
@@ -163,7 +180,7 @@ class Predict(ReadsTable):
                     todo=f"Did you mean --file {text}? A text of that name can be sent through --file -.",
                 )  # fmt: skip
         if not self.file:
-            flags = ("header", "delimiter", "encoding", "sheet")
+            flags = ("only", "header", "delimiter", "encoding", "sheet")
             self.refuse(*flags, wanted="--file for it", got="texts")
 
     def _file(self, bundle: Bundle, task: LabelTask[Any], log: Log) -> Labelled:
@@ -176,8 +193,9 @@ class Predict(ReadsTable):
         out = beside(file) if self.out is None else self.out
         form = Form(header=self.header, delimiter=self.delimiter, encoding=self.encoding, sheet=self.sheet)
         done = predict_file(
-            open_engine(bundle), task, file, out, text=column, top=self.top, redact=self.redact, form=form, log=log
-        )
+            open_engine(bundle), task, file, out, text=column, of=str(bundle.card.get("label_column") or ""),
+            top=self.top, unsure=self.unsure, only=self.only, redact=self.redact, form=form, log=log,
+        )  # fmt: skip
         result = Labelled(out, done.rows, done.labels)
         log.write(str(result))
         return result

@@ -45,7 +45,7 @@ def labelled(table: Table, columns: Columns) -> list[Example]:
                     got=f"a {type(value).__name__}: {value!r:.60}",
                     todo="Give one text and one label a row.",
                 )
-        examples.append(Example(_as_text(text), _as_label(label), row))
+        examples.append(Example(_as_text(text), label_text(label), row))
     return examples
 
 
@@ -70,7 +70,8 @@ def _as_text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _as_label(value: object) -> str:
+def label_text(value: object) -> str:
+    """A cell of labels as text: 1.0 reads "1", spaces around it are dropped, what is missing is ""."""
     if isinstance(value, float) and math.isfinite(value) and value == round(value):
         value = int(value)
     label = "" if value is None else str(value).strip()

@@ -108,3 +108,8 @@ def unique_names(header: Sequence[str]) -> list[str]:
 def numbered(width: int) -> list[str]:
     """Names for columns that have none."""
     return [f"column_{index}" for index in range(1, width + 1)]
+
+
+def is_numbered(name: str) -> bool:
+    """Whether a name is one that a column without a name gets."""
+    return re.fullmatch(r"column_\d+", name) is not None

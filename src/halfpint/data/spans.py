@@ -136,7 +136,8 @@ def prepare_spans(settings: TagData, log: Log) -> Split[TagExample]:
     key = hashlib.sha256(f"{fingerprint(train)} {fingerprint(validation)}".encode()).hexdigest()
     sides = {"train": train, "validation": validation, "test": test}
     facts = {
-        **sources(settings, sides), "labels": dict(span_labels(train)), "columns": dict(given.columns),
+        **sources(settings, sides), "labels": dict(span_labels(train)), "labels_of": "spans",
+        "columns": dict(given.columns),
         **findings_told(given.notes, findings, [one for one in findings if one.drop]), "fingerprint": key,
     }  # fmt: skip
     return Split(train=train, validation=validation, test=test, key=key, proof=fingerprint(test), facts=facts)

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from halfpint.bundle import Bundle
 from halfpint.counts import LEVEL, Counts, check_metric
+from halfpint.data.learned import learned_texts
 from halfpint.errors import HalfpintError
 from halfpint.evaluate.intervals import interval, intervals
 from halfpint.evaluate.measure import figures, measure
@@ -76,8 +79,9 @@ def evaluate(
     """The bundle on labelled examples, in one flat dict that JSON can hold.
 
     Every metric of its task and the figures of its probabilities; "primary" and its 95 % "interval"; "intervals" of
-    every metric, at "interval_level"; the figures of `Measurement` ("texts_per_s" is its throughput); "rows"; and what
-    the task says besides, such as "per_class".
+    every metric, at "interval_level"; the figures of `Measurement` ("texts_per_s" is its throughput); "rows"; what
+    the task says besides, such as "per_class"; where the bundle knows some of the texts, "learned" (`_learned`); and
+    "coverage" (`LabelTask.coverage`), of rows that it does not know.
 
     Args:
         primary: a metric of the task; empty takes the one that it names first.
@@ -91,6 +95,7 @@ def evaluate(
     labels = bundle.labels
     found = score(bundle, task, examples, labels, primary, threads=threads, log=log)
     ends = intervals(found.counts, list(task.metrics.values()))
+    judged = _learned(bundle, task, examples, found)
     costs = dict(found.costs)
     costs["texts_per_s"] = costs.pop("throughput_per_s")
     result = {
@@ -102,6 +107,39 @@ def evaluate(
         **costs,
         "rows": len(examples),
         **task.details(examples, found.outputs, found.answers, labels),
+        **judged,
     }
     log.event("evaluated", bundle=bundle.path, rows=len(examples), primary=primary, value=result[primary])
     return result
+
+
+def _learned(bundle: Bundle, task: LabelTask[Any], examples: Sequence[Any], found: Score) -> dict[str, Any]:
+    """ "learned": what is known of examples that the model learned from or was chosen by, where it knows any of them;
+    "coverage", of the others.
+
+    "learned" has "rows", how many of the "recognisable" ones it knows; "recognisable" is less than all rows where the
+    bundle keeps a sample, and then "share" estimates that of all. "others" has the figures on the recognisable rows
+    that it does not know, None where there is none: "rows", every metric, and their "intervals".
+    """
+    kept = learned_texts(bundle)
+    recognisable = known = np.zeros(len(examples), dtype=np.bool_)
+    if kept is not None:
+        recognisable, known = kept.known(task.texts(examples))
+    if not known.any():
+        return {"coverage": task.coverage(examples, found.outputs, bundle.labels)}
+    unknown = recognisable & ~known
+    others: dict[str, Any] | None = None
+    if unknown.any():
+        counts, metrics = found.counts.part(unknown), task.metrics
+        ends = intervals(counts, list(metrics.values()))
+        others = {
+            "rows": len(counts), **{name: metric(counts) for name, metric in metrics.items()},
+            "intervals": {name: list(one) for name, one in zip(metrics, ends, strict=True)},
+        }  # fmt: skip
+    rows, of = int(known.sum()), int(recognisable.sum())
+    learned = {"rows": rows, "recognisable": of, "share": rows / of, "others": others}
+    if others is None:
+        return {"learned": learned, "coverage": []}
+    new, outputs = np.flatnonzero(unknown).tolist(), found.outputs
+    some = outputs[new] if isinstance(outputs, np.ndarray) else [outputs[at] for at in new]
+    return {"learned": learned, "coverage": task.coverage([examples[at] for at in new], some, bundle.labels)}

@@ -127,9 +127,11 @@ def _labels(data: dict[str, Any]) -> str:
         ]
         for label, n in sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
     ]
-    shown = table("Texts of each label", [("Label", False), ("Texts", True), ("", False)], lines)
+    what = units.text(data.get("labels_of") or "texts")
+    head = [("Label", False), (what.capitalize(), True), ("", False)]
+    shown = table(f"{what.capitalize()} of each label", head, lines)
     least = min(counts, key=lambda label: counts[label])
-    words = f"{len(counts):,} labels, {units.count(counts[least])} to {units.count(most)} texts each"
+    words = f"{len(counts):,} labels, {units.count(counts[least])} to {units.count(most)} {what} each"
     return f"<details><summary>{words}</summary>{shown}</details>"
 
 

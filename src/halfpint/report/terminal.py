@@ -96,7 +96,39 @@ def evaluation(result: Mapping[str, Any]) -> str:
         ("energy", f"{result['energy_wh_per_1000']:.4f} Wh", f"per 1,000 texts, {result['energy_source']}"),
         ("CO2e", f"{result['co2e_g_per_1000']:.4f} g", f"per 1,000 texts, {result['energy_source']}"),
     ]
-    return "\n".join([table(rows, left=(0, 2)), *_own_tables(result), *_worst(result)])
+    parts = (_learned(result), _coverage(result), _own_tables(result), _worst(result))
+    return "\n".join([table(rows, left=(0, 2)), *(line for part in parts for line in part)])
+
+
+def _learned(result: Mapping[str, Any]) -> list[str]:
+    """How many of the rows the model knows from its training, and its figure on the others."""
+    if "learned" not in result:
+        return []
+    found, primary, rows = result["learned"], result["primary"], result["rows"]
+    sampled = found["recognisable"] < rows
+    if sampled:
+        checked = f"estimated from the {found['recognisable']:,} that can be recognised"
+        share = f"about {found['share']:.0%} of the {rows:,} rows ({checked})"
+    else:
+        share = f"{found['rows']:,} of the {rows:,} rows"
+    lines = ["", f"The model learned from, or was chosen by, the texts of {share}: figures on these say too much."]
+    others = found["others"]
+    if others is None:
+        return [*lines, "None of them is left that it does not know: evaluate on other rows."]
+    low, high = others["intervals"][primary]
+    which = f"the {others['rows']:,} " + ("of these that it does not know" if sampled else "other rows")
+    return [*lines, f"On {which}: {primary} {others[primary]:.4f}, {INTERVAL} {low:.4f} to {high:.4f}."]
+
+
+def _coverage(result: Mapping[str, Any]) -> list[str]:
+    """What a threshold below which the answer is "unsure" would leave."""
+    found = result.get("coverage")
+    if not found:
+        return []
+    rows = [("", "answered", "accuracy among them")]
+    rows += [(f"{one['threshold']:g}", f"{one['answered']:.1%}", f"{one['accuracy']:.4f}") for one in found]
+    others = " (rows that the model does not know)" if "learned" in result else ""
+    return ["", f"Answers with at least this probability, as predict --unsure gives them{others}", table(rows, left=())]
 
 
 def _own_tables(result: Mapping[str, Any]) -> list[str]:

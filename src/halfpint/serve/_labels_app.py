@@ -21,6 +21,7 @@ from halfpint.bundle import Bundle, open_bundle
 from halfpint.engines import Engine, open_engine
 from halfpint.errors import HalfpintError
 from halfpint.lookup import need_routes
+from halfpint.outputs import Outputs
 from halfpint.progress import SILENT, Log
 from halfpint.serve import _about, _http, _metrics
 from halfpint.serve._docs import docs_page
@@ -151,6 +152,12 @@ def build_labels_app(
     task = label_task(need_routes(bundle, route.module), str(bundle_path))
     model = _model_info(bundle)
 
+    def written(asked: Asked, texts: Sequence[str], rows: Outputs, labels: Sequence[str], begun: float) -> Response:
+        results = task.rows(texts, rows, labels, getattr(asked, "top", 1))
+        results = route.finish(task, asked, texts, results) if route.finish else results
+        latency_ms = round((time.perf_counter() - begun) * 1000, 3)
+        return JSONResponse({"model": model["model"], "results": results, "latency_ms": latency_ms})
+
     def load() -> Engine:
         return (engine_loader or _open_engine)(open_bundle(bundle_path), threads)
 
@@ -212,6 +219,9 @@ def build_labels_app(
         try:
             async with asyncio.timeout_at(deadline):
                 rows = await worker.probabilities(texts)
+                assert worker.model is not None
+                # In a thread: while a long answer is put together, other requests go on.
+                answer = await asyncio.to_thread(written, asked, texts, rows, worker.model.labels, begun)
         except TimeoutError:
             message = f"The answer was not ready within {timeout_s:g} s. Send fewer texts, or come back later."
             raise _http.ApiError(504, "timeout", message) from None
@@ -219,19 +229,15 @@ def build_labels_app(
             raise _busy() from None
         except EngineError:
             raise _http.ApiError(500, "internal", "The model failed on this request.") from None
-        assert worker.model is not None
-        results = task.rows(texts, rows, worker.model.labels, getattr(asked, "top", 1))
-        results = route.finish(task, asked, texts, results) if route.finish else results
-        seconds = time.perf_counter() - begun
-        metrics.classified(len(texts), seconds)
-        return JSONResponse({"model": model["model"], "results": results, "latency_ms": round(seconds * 1000, 3)})
+        metrics.classified(len(texts), time.perf_counter() - begun)
+        return answer
 
     @app.get("/health", response_description="the model is ready", responses={503: {"description": "it is not"}})
     async def health() -> Response:
         """Whether the model is ready: 200 when it is, 503 while it loads or when loading failed."""
         told = {"status": worker.state, "version": __version__, "api_key": api_key is not None, **model, **about}
         if worker.state == "ok" and worker.model is not None:
-            names = list(worker.model.labels)
+            names = list(task.names(worker.model.labels))
             return JSONResponse(
                 {**told, "labels": len(names), "label_names": names[:_MOST_NAMES], "max_batch": max_batch}
             )

@@ -10,12 +10,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from halfpint.data.columns import find_text_column
 from halfpint.data.encoding import whole_characters
+from halfpint.data.examples import label_text
 from halfpint.data.json_rows import MOST_COLUMNS
 from halfpint.data.rows import Rows, ending_of, opened
 from halfpint.data.table import Form, Part, Table
@@ -28,6 +30,7 @@ from halfpint.task import LabelTask
 
 _CHARS_A_CHUNK = 4_000_000
 _SAMPLE = 1000
+_SHOWN = 10  # values
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -54,7 +57,10 @@ def predict_file(
     out: Path,
     *,
     text: str | None = None,
+    of: str = "",
     top: int = 1,
+    unsure: float = 0.0,
+    only: str = "",
     redact: bool = False,
     chunk: int = 2048,
     form: Form | None = None,
@@ -62,9 +68,9 @@ def predict_file(
 ) -> Done:
     """Write the rows of `source` to `out` with the task's columns added.
 
-    With `top` above 1 there may be several sets of them. Where a name is taken, all begin with `predicted_`. A row
-    without a text gets no label; one without anything in it is left out. `out` is written as its ending says (.csv,
-    .tsv, .jsonl, .json, each also .gz), otherwise as `source` is, in its encoding; it appears once it is whole.
+    With `top` above 1 there may be several sets of them. Where a name is taken, all get others (`_added_columns`). A
+    row without a text gets no label; one without anything in it is left out. `out` is written as its ending says
+    (.csv, .tsv, .jsonl, .json, each also .gz), otherwise as `source` is, in its encoding; it appears once it is whole.
 
     Args:
         engine: a loaded model, which does `task`.
@@ -72,7 +78,10 @@ def predict_file(
             temporary file).
         out: where to write; `-` is standard output.
         text: the column of the texts; None guesses it.
+        of: the column that the model learned from, which names the added ones; empty where it is not known.
         top: labels per row.
+        unsure: the least probability of an answer: one below it is given up (`LabelTask.unsure`).
+        only: COLUMN=VALUE: other rows get no label.
         redact: replace what was found in the text by the name of its label, and add no column.
         chunk: rows in one call of the engine, at most.
         form: what a person says of how `source` is written.
@@ -95,18 +104,19 @@ def predict_file(
         file = stack.enter_context(_opened(source, place))
         size = os.fstat(file.fileno()).st_size
         with log.bar(f"Checking {place}", size) as bar:
-            rows, sample, names_in, count = _surveyed(file, place, ending_of(source.name), form or Form(), text, bar)
+            rows, sample, names_in, total = _surveyed(file, place, ending_of(source.name), form or Form(), text, bar)
         log.say(f"{place}: {'; '.join(rows.notes)}", kind="data")
         if rows.layout.encoding in ("cp1252", "latin-1"):
             log.say(f"{place} is not UTF-8: it is read as {rows.layout.encoding}.", kind="encoding")
         column = find_text_column(sample, text=text)
         if text is None:
             log.say(f"Texts are taken from the column {column!r} of {place}.", kind="column", column=column)
+        chosen = _Chosen.of(only, names_in, place)
         others = [name for name in names_in if name != column]
         if redact and others:
             log.say(f"Only {column!r} is redacted; other columns stay as they are: {', '.join(others)}.", kind="redact")
         # What was found would be in the added columns.
-        names = [] if redact else _added_columns(names_in, task.columns(top, engine.labels))
+        names = () if redact else _added_columns(task, engine.labels, top, of, names_in, place, log)
         added_names = [name for rank in names for name in rank]
         target = _rows.written_as(rows.layout, ending_of(out.name), str(out), [*engine.labels, *added_names])
         written = stack.enter_context(_written(out, target.encoding))
@@ -116,9 +126,12 @@ def predict_file(
         empty, labels = 0, Counter[str]()
         for numbered in _chunks(rows.parts(), column, chunk):
             texts = [_text_of(row.get(column), f"{place}, {rows.unit} {number}", column) for number, row in numbered]
-            given = [index for index, one in enumerate(texts) if one.strip()]
-            empty += len(texts) - len(given)
+            there = [index for index, one in enumerate(texts) if one.strip()]
+            empty += len(texts) - len(there)
+            given = [index for index in there if chosen(numbered[index][1])]
             some = predict_texts(engine, task, [texts[index] for index in given], top)
+            if unsure:
+                some = [task.unsure(one, unsure) for one in some]
             answers = dict(zip(given, some, strict=True))
             labels.update(str(one["label"]) for one in some if "label" in one)
             for index, (_, row) in enumerate(numbered):
@@ -133,8 +146,47 @@ def predict_file(
                 writer.row({**row, **added})
         writer.close()
     if empty:
-        log.say(f"{empty:,} of {count:,} rows have no text and got no label.", kind="empty_texts", rows=empty)
-    return Done(count, dict(labels.most_common()))
+        log.say(f"{empty:,} of {total:,} rows have no text and got no label.", kind="empty_texts", rows=empty)
+    if only:
+        log.say(f"{place}: {chosen.said(total)}", kind="only", rows=chosen.rows)
+    return Done(total, dict(labels.most_common()))
+
+
+@dataclass
+class _Chosen:
+    """Which rows get a label: those with a value in a column, or all; `rows` of them have come."""
+
+    column: str = ""
+    value: str = ""
+    rows: int = 0
+    others: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, only: str, names: Sequence[str], place: str) -> _Chosen:
+        """What `COLUMN=VALUE` says of a file with columns of these names, which may have a = in them."""
+        ends = [at for at, char in enumerate(only) if char == "=" and only[:at].strip() in names]
+        if only and not ends:
+            raise HalfpintError(
+                "--only", wanted=f"COLUMN=VALUE with a column of {place}", got=repr(only),
+                todo=nearest(only.partition("=")[0].strip(), names),
+            )  # fmt: skip
+        return cls(only[: ends[0]].strip(), only[ends[0] + 1 :].strip()) if only else cls()
+
+    def __call__(self, row: _rows.Row) -> bool:
+        if not self.column:
+            return True
+        there = label_text(row.get(self.column))
+        if there != self.value and len(self.others) < _SHOWN:
+            self.others.add(there)
+        self.rows += there == self.value
+        return there == self.value
+
+    def said(self, total: int) -> str:
+        """How many rows were labelled; what else there is where none was."""
+        has = f"{self.column} = {self.value!r}"
+        if not self.rows:
+            return f"no row has {has}; there is: {', '.join(map(repr, sorted(self.others)))}."
+        return f"{self.rows:,} of {total:,} rows have {has}; the others got no label."
 
 
 def beside(source: Path) -> Path:
@@ -184,14 +236,24 @@ def _chunks(parts: Iterator[Part], column: str, chunk: int) -> Iterator[list[tup
         yield rows
 
 
-def _added_columns(columns: Sequence[str], wanted: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """The names `wanted`, one tuple for each rank, with a prefix where one of them is among `columns`."""
-    prefix = ""
-    while True:
-        names = [tuple(f"{prefix}{name}" for name in rank) for rank in wanted]
-        if not any(name in columns for rank in names for name in rank):
-            return names
-        prefix += "predicted_"
+def _added_columns(
+    task: LabelTask[Any], labels: Sequence[str], top: int, of: str, there: Sequence[str], place: str, log: Log
+) -> tuple[tuple[str, ...], ...]:
+    """The names of the task's columns, one tuple for each rank. Where the file has one of them all are others, which is
+    said: topic_2_predicted after topic_predicted, and predicted_label after label."""
+    bare, taken = task.columns(top, labels), ""
+    for number in count(1):
+        if task.columns(top, labels, of) != bare:
+            names = task.columns(top, labels, of if number == 1 else f"{of}_{number}")
+        else:
+            names = tuple(tuple("predicted_" * (number - 1) + name for name in rank) for rank in bare)
+        known = next((name for rank in names for name in rank if name in there), "")
+        if not known:
+            break
+        taken = taken or known
+    if taken:
+        log.say(f"{place} has a column {taken!r}: it stays, and the answers go to {names[0][0]!r}.", kind="column")
+    return names
 
 
 def _text_of(value: object, place: str, column: str) -> str:

@@ -15,6 +15,8 @@ FloatArray = npt.NDArray[np.floating[Any]]
 
 _CALIBRATION_BINS = 15
 _SHOWN_TEXT = 300
+_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+_COVERED, _ANSWERED = 100, 30  # texts, and those answered: with fewer an accuracy says little
 
 
 def label_counts(true: IntArray, predicted: IntArray, labels: int) -> Counts:
@@ -77,6 +79,21 @@ def calibration_error(true: IntArray, probabilities: FloatArray) -> float:
     bins = np.clip(np.ceil(confidence * _CALIBRATION_BINS).astype(np.int64) - 1, 0, _CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=right - confidence, minlength=_CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(true))
+
+
+def coverage(true: IntArray, probabilities: FloatArray) -> list[dict[str, Any]]:
+    """At some thresholds of the best probability: "threshold", "answered" (share of the texts at or above it),
+    "accuracy" among these. Empty with too few texts, and without the thresholds that too few texts reach."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == true
+    if len(true) < _COVERED:
+        return []
+    found = []
+    for threshold in _THRESHOLDS:
+        answered = confidence >= threshold
+        if int(answered.sum()) >= _ANSWERED:
+            share, accuracy = float(answered.mean()), float(right[answered].mean())
+            found.append({"threshold": threshold, "answered": share, "accuracy": accuracy})
+    return found
 
 
 def log_loss(true: IntArray, probabilities: FloatArray) -> float:

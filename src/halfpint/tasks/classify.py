@@ -19,7 +19,7 @@ from halfpint.data.prepare import Data, prepare
 from halfpint.errors import HalfpintError
 from halfpint.outputs import NO_LABEL, Encoded, Ints, Outputs, joined
 from halfpint.progress import Log
-from halfpint.task import Candidate, Checked, LabelTask, Split
+from halfpint.task import UNSURE, Candidate, Checked, LabelTask, Split
 from halfpint.tasks import _label_figures as figures
 
 _IMBALANCED = 1.5
@@ -149,18 +149,30 @@ class Classify(LabelTask[Example]):
 
     def said(self, row: Mapping[str, Any]) -> str:
         """Its labels with their probabilities."""
-        return "  ".join(f"{one['label']} {one['probability']:.3f}" for one in row["scores"])
+        found = "  ".join(f"{one['label']} {one['probability']:.3f}" for one in row["scores"])
+        return f"{UNSURE} ({found})" if row.get("unsure") else found
 
-    def columns(self, top: int, labels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-        """label and probability, then label_2, probability_2 and so on."""
+    def columns(self, top: int, labels: Sequence[str], of: str = "") -> tuple[tuple[str, ...], ...]:
+        """label and probability, or topic_predicted and topic_probability; then label_2, probability_2 and so on."""
+        names = (f"{of}_predicted", f"{of}_probability") if of else ("label", "probability")
         ends = ["", *(f"_{rank}" for rank in range(2, min(top, len(labels)) + 1))]
-        return tuple((f"label{end}", f"probability{end}") for end in ends)
+        return tuple((f"{names[0]}{end}", f"{names[1]}{end}") for end in ends)
 
     def cells(self, row: Mapping[str, Any] | None, ranks: int) -> list[tuple[Any, ...]]:
         """Label and probability of each rank; nothing for a row without a text."""
         if row is None:
             return [(None, None)] * ranks
-        return [(score["label"], score["probability"]) for score in row["scores"]]
+        first = (row["label"], row["probability"])
+        return [first, *((score["label"], score["probability"]) for score in row["scores"][1:])]
+
+    def unsure(self, row: Mapping[str, Any], least: float) -> dict[str, Any]:
+        """The label "unsure" where its probability is below `least`; probability and scores stay."""
+        below = row["probability"] < least
+        return {**row, "label": UNSURE if below else row["label"], "unsure": below}
+
+    def coverage(self, examples: Sequence[Example], outputs: Outputs, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """Share of the texts that are answered at some thresholds, and accuracy among them."""
+        return figures.coverage(_indices(examples, labels), joined(outputs, len(labels)))
 
     def need_labels(self, examples: Sequence[Example], labels: Sequence[str]) -> None:
         """Refuse labels that are not among `labels`."""

@@ -170,7 +170,7 @@ class Tag(LabelTask[TagExample]):
         """The labels of spans, without their places in one."""
         return labels_in(labels)
 
-    def columns(self, top: int, labels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    def columns(self, top: int, labels: Sequence[str], of: str = "") -> tuple[tuple[str, ...], ...]:
         """entities."""
         return (("entities",),)
 
