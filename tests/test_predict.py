@@ -30,6 +30,6 @@ def test_predict_writes_beside_the_file_and_counts(tmp_path: Path) -> None:
         head, first, *_ = csv.reader(file)
     assert head[:3] == ["2", "words", "label"] and first[:3] == ["1", "I was charged twice", "delivery"]
     refused(predict("in.csv", folder=tmp_path), "Did you mean --file in.csv?")
-    refused(predict("", folder=tmp_path), "got an empty one")
-    refused(predict("--file", "in.csv", "--out", "in.csv", folder=tmp_path), "got the same")
-    refused(predict("words", "--no-header", folder=tmp_path), "--file for it")
+    refused(predict("", folder=tmp_path), "An empty text has no answer")
+    refused(predict("--file", "in.csv", "--out", "in.csv", folder=tmp_path), "is the file that is read")
+    refused(predict("words", "--no-header", folder=tmp_path), "--no-header needs --file")

@@ -108,16 +108,16 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(HalfpintError) as caught:
         prepared(tmp_path / "a.json", [*(row for row, _ in FAULTS), *OPENAI])
     assert all(fault in caught.value.got for _, fault in FAULTS)
-    with pytest.raises(HalfpintError, match="at least one sound conversation, got none"):
+    with pytest.raises(HalfpintError, match="has no sound conversation"):
         prepared(tmp_path / "a.json", [row for row, _ in FAULTS], drop_faulty=True)
 
 
 def test_other_tables_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(HalfpintError, match=r"conversations \(ShareGPT\).*got prompt, answer"):
+    with pytest.raises(HalfpintError, match=r"conversations \(ShareGPT\).*only prompt, answer"):
         prepared(tmp_path / "a.json", [{"prompt": "a", "answer": "b"}])
     with pytest.raises(HalfpintError, match="Did you mean 'messages'"):
         prepared(tmp_path / "a.json", [{"mesages": []}])
-    with pytest.raises(HalfpintError, match="conversations for training and some for validation, got 1 and 0"):
+    with pytest.raises(HalfpintError, match="too few conversations: 1 for training and 0 for validation"):
         prepared(tmp_path / "a.json", OPENAI[:1])
     with pytest.raises(HalfpintError, match="validation_share"):
         prepared(tmp_path / "a.json", OPENAI, validation_share=0.9)
@@ -216,7 +216,7 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"ty
 
 
 def test_tool_calls_come_in_the_form_of_templates(tmp_path: Path) -> None:
-    openai = {"tools": TOOLS, "messages": [
+    openai = {"tools": TOOLS, "parallel_tool_calls": False, "messages": [
         {"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Weather?"},
         {"role": "assistant", "content": None, "tool_calls": [CALL]},
         {"role": "tool", "tool_call_id": "call_1", "content": "4 degrees"}, {"role": "assistant", "content": "Cold."},
@@ -225,7 +225,10 @@ def test_tool_calls_come_in_the_form_of_templates(tmp_path: Path) -> None:
     dicts = found.as_dicts()
     assert [one["role"] for one in dicts] == ["system", "user", "assistant", "tool", "assistant"]
     assert dicts[2]["tool_calls"][0]["function"] == {"name": "weather", "arguments": {"city": "Oslo"}}
-    assert dicts[3]["tool_call_id"] == "call_1" and found.template_values() == {"tools": TOOLS}
+    assert dicts[3]["tool_call_id"] == "call_1" and found.template_values() == {
+        "tools": TOOLS,
+        "parallel_tool_calls": False,
+    }
     sharegpt = {"tools": json.dumps(TOOLS), "system": "Be brief.", "conversations": [
         {"from": "human", "value": "Weather?"},
         {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Oslo"}}'},

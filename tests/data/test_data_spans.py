@@ -307,7 +307,7 @@ def test_training_makes_no_sense(write: Write) -> None:
         prepare_spans(TagData(source=write("a O\nb O\n\nc O\nd O\n"), scheme="iob2"), SILENT)
     with pytest.raises(HalfpintError, match="labels that are only in test: 'PER'"):
         prepare_spans(TagData(source=write(sentences(40)), test=write("a B-PER\nb O\n\nc B-LOC\nd O\n")), SILENT)
-    with pytest.raises(HalfpintError, match="an empty file"):
+    with pytest.raises(HalfpintError, match="is empty"):
         prepare_spans(TagData(source=write("  \n")), SILENT)
     with pytest.raises(HalfpintError, match="keep some for validation and test"):
         prepare_spans(TagData(source=write("a B-X\nb O\n")), SILENT)

@@ -109,7 +109,7 @@ class Evaluate(ReadsTable):
 
         if self.reference:
             raise HalfpintError("--reference", wanted="running text for it", got=f"{self.data}: conversations")
-        self.refuse("label", "metric", wanted="a classifier for it", got="a language model")
+        self.refuse("label", "metric", wanted="a classifier", got="a language model")
         conversations = task.given(task.data(source=self.data), log)
         most = int(bundle.config.get("max_position_embeddings") or 0) or _CONTEXT
         return Evaluated("answers", judge_answers(bundle, answers_of(bundle, conversations, most, log), log))
@@ -118,9 +118,9 @@ class Evaluate(ReadsTable):
         from halfpint.data.corpus import CorpusData
 
         of_labels = ("label", "metric", "header", "delimiter", "encoding", "sheet")
-        self.refuse(*of_labels, wanted="a classifier for it", got="a language model")
+        self.refuse(*of_labels, wanted="a classifier", got="a language model")
         if not self.reference:
-            self.refuse("tokens", wanted="--reference with it", got="none")
+            self.refuse("tokens", wanted="--reference", got="")
         source = CorpusData(sources=(self.data,), text=self.text)
         figures = evaluate_text(bundle, source, log, reference=self.reference, tokens=self.tokens)
         return Evaluated("kept" if self.reference else "text", figures)

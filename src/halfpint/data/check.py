@@ -83,6 +83,7 @@ def raise_if_unusable(findings: Sequence[Finding], source: str) -> None:
             got="; ".join(finding.message for finding in faults),
             todo="Add what is missing or remove those rows"
             + (" (--drop-missing leaves out rows without a label)." if unlabelled else "."),
+            said=f"{source} cannot be used as it is: {'; '.join(finding.message for finding in faults)}.",
         )
 
 

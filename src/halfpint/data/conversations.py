@@ -18,7 +18,7 @@ from halfpint.data.chat_forms import conversations_of, form_of
 from halfpint.data.dataset_info import read_described
 from halfpint.data.messages import ASSISTANT, SYSTEM, Conversation
 from halfpint.data.read import read_table
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 from halfpint.progress import Log
 from halfpint.task import Split
 
@@ -60,7 +60,7 @@ def prepare_chat(settings: ChatData, log: Log) -> Conversations:
     """
     share = settings.validation_share
     if not settings.validation and not 0 < share <= _MOST_VALIDATION_SHARE:
-        raise HalfpintError(
+        raise SettingError(
             "data.validation_share", wanted=f"a share above 0, at most {_MOST_VALIDATION_SHARE}", got=str(share)
         )
     dropped: list[dict[str, Any]] = []
@@ -78,6 +78,8 @@ def prepare_chat(settings: ChatData, log: Log) -> Conversations:
         raise HalfpintError(
             settings.source, wanted="conversations for training and some for validation",
             got=f"{len(train)} and {len(held)}", todo="Give more conversations, or a validation file of others.",
+            said=f"{settings.source} has too few conversations: {len(train)} for training and {len(held)} for "
+            "validation.",
         )  # fmt: skip
     answers = Counter(message.learn for one in (*train, *held) for message in one.messages if message.role == ASSISTANT)
     facts = {
@@ -113,6 +115,9 @@ def _read(
             source, wanted="sound conversations: user and assistant in turn, after a system message if there is one",
             got="; ".join(f"{fault} ({shown_rows(rows)})" for fault, rows in found.faults.items()),
             todo="Repair those rows, or set drop_faulty to leave them out.",
+            said=f"{source} has conversations that do not fit (user and assistant in turn, after a system message if "
+            "there is one): "
+            f"{'; '.join(f'{fault} ({shown_rows(rows)})' for fault, rows in found.faults.items())}.",
         )  # fmt: skip
     for fault, rows in found.faults.items():
         _tell(rows, f"with {fault}", source, dropped, log)
@@ -139,7 +144,13 @@ def _read(
             kept.append(one)
     _tell(again, "that are there already (exact duplicates)", source, dropped, log)
     if not kept:
-        raise HalfpintError(source, wanted="at least one sound conversation", got="none", todo="Check the file.")
+        raise HalfpintError(
+            source,
+            wanted="at least one sound conversation",
+            got="none",
+            todo="Check the file.",
+            said=f"{source} has no sound conversation.",
+        )
     return kept, form
 
 

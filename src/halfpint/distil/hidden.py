@@ -17,7 +17,7 @@ from halfpint.distil._inside import Inward, pair
 from halfpint.distil.answers import lessons
 from halfpint.distil.teachers import Taught, folders, need_same_tokenizer
 from halfpint.engines.torch_classifier import tensors
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.outputs import Encoded
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.batching import length_batches
@@ -60,7 +60,7 @@ class Hidden(Inward, Taught, Training, Stage):
             ("evaluation_texts", self.evaluation_texts >= 1, "1 or more"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=repr(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=repr(getattr(self, name)))
 
     def check(self) -> None:
         """Refuse a teacher that is not there, or whose states cannot be looked at."""

@@ -17,7 +17,7 @@ from halfpint.distil._zeros import hold_zeros
 from halfpint.distil.answers import Answers, answers_for, lessons
 from halfpint.distil.teachers import Taught
 from halfpint.engines.torch_classifier import logits, picked, tensors
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import SettingError, need
 from halfpint.outputs import NO_LABEL
 from halfpint.stage import Stage, Work
 from halfpint.train.loop import Training, check_settings, device, train
@@ -71,7 +71,7 @@ class Logits(Softened, Taught, LoRA, Training, Stage):
             ("copies", not self.copies or self.label_share < 1, "a label_share below 1 for them"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Ask the teacher, train, keep the best evaluation on validation."""

@@ -9,7 +9,7 @@ import numpy as np
 from halfpint.bundle import Bundle
 from halfpint.distil.answers import Answers, answers_for, lessons
 from halfpint.distil.teachers import Taught
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 from halfpint.outputs import per_text
 from halfpint.stage import Work
 from halfpint.train.finetune import Finetune
@@ -35,7 +35,7 @@ class PseudoLabels(Taught, Finetune):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.confidence < 1:
-            raise HalfpintError(f"{self.use}: confidence", wanted="a share below 1", got=str(self.confidence))
+            raise SettingError(f"{self.use}: confidence", wanted="a share below 1", got=str(self.confidence))
         if self.teacher and not self.unlabelled:
             raise HalfpintError(
                 f"{self.use}: unlabelled", wanted="a table of texts for the teacher to label", got="none",

@@ -16,7 +16,7 @@ from halfpint.data.token_store import TokenStore
 from halfpint.distil.teachers import Taught
 from halfpint.distil.token_answers import need_causal, store_for
 from halfpint.engines.torch_lm import load_model
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import SettingError, need
 from halfpint.models.sizes import CAUSAL
 from halfpint.stage import Work
 from halfpint.task import Split
@@ -60,7 +60,7 @@ class Sequence(Taught, Adapt):
             ("keep", 0 < self.keep <= 1, "a share above 0"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def fits(self, bundle: Bundle) -> None:
         """Refuse teachers that do not write texts."""
@@ -79,7 +79,7 @@ class Sequence(Taught, Adapt):
     def _teacher(self, bundle: Bundle) -> Bundle:
         teachers = self.teachers(bundle, "", self.use)
         if len(teachers) != 1:
-            raise HalfpintError(f"{self.use}: teacher", wanted="one", got=str(len(teachers)))
+            raise SettingError(f"{self.use}: teacher", wanted="one", got=str(len(teachers)))
         need_causal(teachers[0], self.use)
         return teachers[0]
 

@@ -22,7 +22,7 @@ from halfpint.distil.answers import Answers, answers_for, lessons
 from halfpint.distil.teachers import Taught
 from halfpint.engines.static import Ints, Pieces, pair_keys
 from halfpint.engines.torch_classifier import run_batches
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.outputs import NO_LABEL, Encoded
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.load import open_tokenizer
@@ -89,7 +89,7 @@ class Static(Softened, Taught, Training, Stage):
             ("dropout", 0 <= self.dropout < 1, "a share below 1"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Make the table, train it with its head, write both."""

@@ -16,7 +16,7 @@ from halfpint.distil._sampled import sampled_loss
 from halfpint.distil._token_taught import TokenTaught
 from halfpint.distil.token_answers import TokenAnswers, draws_for
 from halfpint.engines.torch_lm import load_model
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 from halfpint.models.sizes import CAUSAL
 from halfpint.stage import Work
 from halfpint.train import ranks
@@ -52,7 +52,7 @@ class TokenLogits(Softened, TokenTaught):
         self.check_softened(self.use)
         TokenAnswers(draws=self.draws, temperature=self.temperature)
         if not 0 <= self.label_share <= 1:
-            raise HalfpintError(f"{self.use}: label_share", wanted="a share from 0 to 1", got=str(self.label_share))
+            raise SettingError(f"{self.use}: label_share", wanted="a share from 0 to 1", got=str(self.label_share))
         if self.cached and self.divergence != FORWARD:
             raise HalfpintError(
                 f"{self.use}: divergence", wanted=f"{FORWARD} with cached = true", got=self.divergence,
@@ -80,7 +80,7 @@ class TokenLogits(Softened, TokenTaught):
     def _teacher(self, bundle: Bundle, some: Sequence[str]) -> Bundle:
         found = self.teachers(bundle, "", self.use)
         if len(found) > 1 and not self.cached:
-            raise HalfpintError(f"{self.use}: teacher", wanted="one, with cached = false", got=str(len(found)))
+            raise SettingError(f"{self.use}: teacher", wanted="one, with cached = false", got=str(len(found)))
         return super()._teacher(bundle, some)
 
     def _keeps(self, learner: Any, learn: Any, work: Work) -> bool:

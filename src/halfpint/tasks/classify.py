@@ -119,6 +119,7 @@ class Classify(LabelTask[Example]):
             raise HalfpintError(
                 "label column", wanted="labels that the training data has", got=f"the label {error.args[0]!r}",
                 todo="Check the label column, or train on data that has it.",
+                said=f"The training data has no label {error.args[0]!r}.",
             ) from None  # fmt: skip
 
     def decode(self, texts: Sequence[str], outputs: Outputs, labels: Sequence[str]) -> Sequence[Any]:
@@ -215,7 +216,13 @@ def _indices(examples: Sequence[Example], labels: Sequence[str]) -> npt.NDArray[
         HalfpintError: there is no example, or a label is not among `labels`.
     """
     if not examples:
-        raise HalfpintError("evaluation", wanted="at least one row", got="none", todo="Give data with labelled rows.")
+        raise HalfpintError(
+            "evaluation",
+            wanted="at least one row",
+            got="none",
+            todo="Give data with labelled rows.",
+            said="There are no labelled rows to evaluate.",
+        )
     index = {label: at for at, label in enumerate(labels)}
     unknown: dict[str, list[int]] = {}
     for example in examples:
@@ -232,6 +239,8 @@ def _indices(examples: Sequence[Example], labels: Sequence[str]) -> npt.NDArray[
             wanted=f"only the {len(index)} labels that the bundle knows ({known})",
             got=_some(named, _SHOWN_LABELS),
             todo="Leave these rows out or mend their labels, or fit a bundle on data that has them.",
+            said=f"The data has labels that the model does not know: {_some(named, _SHOWN_LABELS)}. It knows "
+            f"{len(index)}: {known}.",
         )
     return np.array([index[example.label] for example in examples], dtype=np.int64)
 

@@ -199,7 +199,13 @@ class Tag(LabelTask[TagExample]):
     def counts(self, examples: Sequence[TagExample], answers: Sequence[Any], labels: Sequence[str]) -> Counts:
         """Right, found and gold spans of each label, and what is nearly right."""
         if not examples:
-            raise HalfpintError("evaluation", wanted="at least one text", got="none", todo="Give labelled texts.")
+            raise HalfpintError(
+                "evaluation",
+                wanted="at least one text",
+                got="none",
+                todo="Give labelled texts.",
+                said="There are no labelled texts to evaluate.",
+            )
         self.need_labels(examples, labels)
         gold = [example.spans or () for example in examples]
         return figures.span_counts(gold, list(answers), labels_in(labels))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle, Kind, write_json
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import SettingError, need
 from halfpint.models.tfidf import Features, terms
 from halfpint.stage import Stage, Work
 from halfpint.train import encoders
@@ -50,7 +50,7 @@ class TfidfLinear(Stage):
             ("seed", self.seed >= 0, "0 or more"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Choose features, fit, calibrate."""
