@@ -52,7 +52,7 @@ def whole_parts(loaded: object, place: str) -> Iterator[Part]:
     Raises:
         HalfpintError: it is no table, or a row is no object.
     """
-    yield from _parts(((number, row, 0) for number, row in enumerate(rows_in(loaded, place), start=1)), place, "row")
+    yield from _parts(((number, row, 0) for number, row in enumerate(rows_in(loaded, place), start=1)), place, "item")
 
 
 def loaded(text: str, place: str) -> object:

@@ -141,7 +141,8 @@ class Rows:
     @property
     def unit(self) -> str:
         """What the numbers of rows count."""
-        return "line" if "JSONL" in self.layout.notes else "row"
+        notes = self.layout.notes
+        return "line" if "JSONL" in notes else "item" if "JSON" in notes else "row"
 
     @property
     def notes(self) -> tuple[str, ...]:
