@@ -193,7 +193,7 @@ def test_marked_answers_are_masked(row: dict[str, Any], others: list[Any], tmp_p
     found = prepared(tmp_path / "a.jsonl", [row, *others], log)
     assert [message.learn for message in first(found).messages] == [True, False, True, True]
     assert found.summary()["masked_answers"] == 1 and found.summary()["answers"] == len(others) + 2
-    assert any("masked" in line and "1 answers (row 1)" in line for line in log.lines)
+    assert any("masked" in line and "1 answer (row 1)" in line for line in log.lines)
 
 
 def test_a_conversation_that_is_all_masked_is_dropped_and_a_share_is_refused(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_tool_calls_come_in_the_form_of_templates(tmp_path: Path) -> None:
         "tools": TOOLS,
         "parallel_tool_calls": False,
     }
-    sharegpt = {"tools": json.dumps(TOOLS), "system": "Be brief.", "conversations": [
+    sharegpt = {"tools": json.dumps(TOOLS), "parallel_tool_calls": False, "system": "Be brief.", "conversations": [
         {"from": "human", "value": "Weather?"},
         {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Oslo"}}'},
         {"from": "observation", "value": "4 degrees"}, {"from": "gpt", "value": "Cold."},

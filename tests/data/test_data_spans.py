@@ -219,7 +219,7 @@ def test_the_first_row_need_not_be_like_the_others(write: Write) -> None:
     spans = [{"start": 0, "end": 4, "label": "PER"}]
     rows = [{"text": None, "spans": []}, {"text": "Anna", "spans": spans}]
     found = read(write("\n".join(map(json.dumps, rows))))
-    assert [one.text for one in found.examples] == ["Anna"] and "1 rows without a text" in found.findings[0].message
+    assert [one.text for one in found.examples] == ["Anna"] and "1 row without a text" in found.findings[0].message
     both = {"text": "Anna", "tokens": ["Anna"], "tags": ["B-PER"]}
     assert read(write(json.dumps(both))).examples[0].spans == (Span(0, 4, "PER"),)
 

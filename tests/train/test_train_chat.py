@@ -121,7 +121,7 @@ def test_what_is_too_long_is_cut_behind_an_answer_or_dropped(interrupting: Any) 
     kept = within([*rendered(8, 18), two], 12, "train", log)
     assert [len(one.ids) for one in kept] == [8, 8]
     assert kept[1].counted.sum() == 3
-    assert "1 conversations are longer than 12 tokens and were cut" in log.lines[0] and "(row 11)" in log.lines[0]
+    assert "1 conversation longer than 12 tokens: cut" in log.lines[0] and "(row 11)" in log.lines[0]
     assert "dropped, as no whole answer fits (row 1)" in log.lines[1]
 
 

@@ -12,6 +12,7 @@ from halfpint.command import Group, Result, option, positional
 from halfpint.commands._table import ReadsTable
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log
+from halfpint.terminal import amount
 
 if TYPE_CHECKING:
     from halfpint.bundle import Bundle
@@ -80,7 +81,7 @@ class Labelled(Result):
     def __str__(self) -> str:
         counts = "".join(f"\n  {count:>9,}  {label}" for label, count in list(self.labels.items())[:_SHOWN])
         more = f"\n  and {len(self.labels) - _SHOWN:,} more labels" if len(self.labels) > _SHOWN else ""
-        return f"{self.rows:,} {'row' if self.rows == 1 else 'rows'} written to {self.file}{counts}{more}"
+        return f"{amount(self.rows, 'row')} written to {self.file}{counts}{more}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from halfpint.data.table import shown
 from halfpint.data.wrong_labels import MOST_ROWS, probable_wrong_labels
 from halfpint.errors import HalfpintError
 from halfpint.task import Finding
+from halfpint.terminal import amount
 
 _THRESHOLD = 0.85
 _TOKENS_A_WORD = 1.3
@@ -97,7 +98,7 @@ def _finding(kind: str, severity: str, what: str, rows: Iterable[int], *, drop: 
 
 
 def _shown(rows: Sequence[int]) -> str:
-    return f"{len(rows):,} row{'s' if len(rows) > 1 else ''} ({shown(rows)})"
+    return f"{amount(len(rows), 'row')} ({shown(rows)})"
 
 
 def find_missing(examples: Sequence[Example]) -> list[Finding]:
@@ -158,7 +159,7 @@ def _class_counts(usable: Sequence[Example], kept: Sequence[Example]) -> list[Fi
     if few:
         names = shown(list(map(repr, few)))
         rows = [example.row for example in usable if example.label in set(few)]
-        what = f"{len(few):,} label{'s' if len(few) > 1 else ''} with fewer than two usable examples ({names})"
+        what = f"{amount(len(few), 'label')} with fewer than two usable examples ({names})"
         return _finding("single_example_label", "error", what, rows)
     (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
     if largest < 4 * smallest:

@@ -21,6 +21,7 @@ from halfpint.data.read import read_table
 from halfpint.errors import HalfpintError, SettingError
 from halfpint.progress import Log
 from halfpint.task import Split
+from halfpint.terminal import amount
 
 _SHOWN_ROWS = 8
 _MOST_VALIDATION_SHARE = 0.5
@@ -108,7 +109,7 @@ def _read(
     """The sound conversations of a source, each once, and its form."""
     table = read_described(source) or read_table(source)
     form = form_of(table)
-    log.say(f"{source}: {len(table):,} conversations in the form of {form}", kind="data")
+    log.say(f"{source}: {amount(len(table), 'conversation')} in the form of {form}", kind="data")
     found = conversations_of(table, form)
     if found.faults and not settings.drop_faulty:
         raise HalfpintError(
@@ -129,7 +130,8 @@ def _read(
     if found.masked:
         rows = list(dict.fromkeys(found.masked))
         log.say(
-            f"  masked, as marked (weight 0, train false, prompt): {len(found.masked):,} answers ({shown_rows(rows)})"
+            f"  masked, as marked (weight 0, train false, prompt): {amount(len(found.masked), 'answer')} "
+            f"({shown_rows(rows)})"
         )
     _tell_unread(found.unread, len(table), unread, log)
     nothing = [one.row for one in found.conversations if not one.learns]
@@ -182,7 +184,7 @@ def _split(found: Sequence[Conversation], share: float, seed: int) -> tuple[list
 def _tell(rows: Sequence[int], why: str, source: str, dropped: list[dict[str, Any]], log: Log) -> None:
     if rows:
         dropped.append({"source": source, "why": why, "count": len(rows), "rows": list(rows[:20])})
-        log.say(f"  dropped {len(rows):,} conversations {why} ({shown_rows(rows)})", kind="dropped")
+        log.say(f"  dropped {amount(len(rows), 'conversation')} {why} ({shown_rows(rows)})", kind="dropped")
 
 
 def shown_rows(rows: Sequence[int]) -> str:

@@ -22,6 +22,7 @@ from halfpint.errors import DamagedError, HalfpintError, SettingError, nearest
 from halfpint.files import new_folder
 from halfpint.progress import Log
 from halfpint.task import Split
+from halfpint.terminal import amount
 
 _FACTS = "corpus.json"
 _MEMO = "fingerprints.json"
@@ -88,7 +89,9 @@ def prepare_corpus(settings: CorpusData, folder: Path, log: Log) -> Corpus:
         with suppress(DamagedError):  # it is made again
             corpus = open_corpus(target)
             if corpus.key == key:
-                log.say(f"corpus {key[:_NAMED_BY]}: made before, {len(corpus.train):,} documents", kind="cached")
+                log.say(
+                    f"corpus {key[:_NAMED_BY]}: made before, {amount(len(corpus.train), 'document')}", kind="cached"
+                )
                 return corpus
     with _new_folder(target) as made:
         facts = CorpusMaker(settings, made, log).make(sources, held)

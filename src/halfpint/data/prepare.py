@@ -96,7 +96,7 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
     table = settings.table()
     columns = find_columns(table, text=settings.text or None, label=settings.label or None)
     examples = labelled(table, columns)
-    log.say(f"{settings.source}: {len(examples):,} rows; {columns.said}", kind="data")
+    log.say(f"{settings.source}: {amount(len(examples), 'row')}; {columns.said}", kind="data")
     for note in table.notes:
         log.say(f"  {note}", kind="data")
     unlabelled: list[Finding] = []

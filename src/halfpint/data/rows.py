@@ -26,6 +26,7 @@ from halfpint.data.json_rows import LONGEST_LINE, is_object, json_parts, loaded,
 from halfpint.data.records import Records, fasttext_parts
 from halfpint.data.table import Form, Layout, Part, shown
 from halfpint.errors import HalfpintError, damaged_gzip, no_rows
+from halfpint.terminal import amount
 
 LINES = (".jsonl", ".ndjson")
 DATA_ENDINGS = (".csv", ".tsv", ".tab", *LINES, ".json", ".parquet", *WORKBOOKS)
@@ -151,7 +152,7 @@ class Rows:
         tally = self._records.tally if self._records is not None else None
         blank = tally.blank if tally is not None else getattr(self._rows, "blank", 0)
         if blank:
-            found.append(f"{blank:,} empty row{'s' if blank > 1 else ''} skipped")
+            found.append(f"{amount(blank, 'empty row')} skipped")
         if tally is not None and tally.suspicious:
             row = tally.suspicious[0]
             found.append(f"a quoted cell holds whole lines of the table at row {row}: check its quotation marks")

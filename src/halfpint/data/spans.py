@@ -118,7 +118,7 @@ def prepare_spans(settings: TagData, log: Log) -> Split[TagExample]:
     others = {
         side: read_spans(path, settings) for side in ("validation", "test") if (path := getattr(settings, side))
     }  # fmt: skip
-    log.say(f"{settings.source}: {len(given.examples):,} texts; {given.said}", kind="data")
+    log.say(f"{settings.source}: {amount(len(given.examples), 'text')}; {given.said}", kind="data")
     for note in given.notes:
         log.say(f"  {note}", kind="data")
     findings = find_faults(given, others)

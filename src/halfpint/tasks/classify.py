@@ -21,6 +21,7 @@ from halfpint.outputs import NO_LABEL, Encoded, Ints, Outputs, joined
 from halfpint.progress import Log
 from halfpint.task import Candidate, Checked, LabelTask, Split
 from halfpint.tasks import _label_figures as figures
+from halfpint.terminal import amount
 
 _IMBALANCED = 1.5
 _SHOWN_LABELS, _SHOWN_ROWS = 5, 5
@@ -83,7 +84,7 @@ class Classify(LabelTask[Example]):
         """All rows of the table."""
         table = settings.table()
         columns = find_columns(table, text=settings.text or None, label=settings.label or None)
-        log.say(f"{settings.source}: {len(table):,} rows; {columns.said}", kind="data")
+        log.say(f"{settings.source}: {amount(len(table), 'row')}; {columns.said}", kind="data")
         return labelled(table, columns)
 
     def check(self, settings: Any) -> Checked:
