@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.distil.logits import Logits
-from halfpint.distil.teachers import Taught
+from halfpint.distil.teachers import WithTeacher
 from halfpint.distil.token_logits import TokenLogits
 from halfpint.errors import SettingError, need_installed
 from halfpint.stage import Stage, Work
@@ -20,7 +20,7 @@ _BATCH, TOKEN_BATCH = 4096, 1024  # tokens; of a classifier, and of a language m
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heal(Taught, Stage):
+class Heal(WithTeacher, Stage):
     """Train a pruned, factored or shallower model for a while on the answers of the model that it was made from.
 
     For classifiers and language models; without `teacher` it is the bundle that the compress/ stages began from, which

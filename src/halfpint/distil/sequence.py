@@ -13,7 +13,7 @@ import numpy as np
 from halfpint.bundle import Bundle, read_json, write_json
 from halfpint.data.text_store import TextWriter
 from halfpint.data.token_store import TokenStore
-from halfpint.distil.teachers import Taught
+from halfpint.distil.teachers import WithTeacher
 from halfpint.distil.token_answers import need_causal, store_for
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import SettingError, need
@@ -28,7 +28,7 @@ _AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sequence(Taught, Adapt):
+class Sequence(WithTeacher, Adapt):
     """Train on texts that the teacher writes on from pieces of the documents, besides the documents themselves.
 
     The teacher may have another tokenizer, as only its texts are read. Source: Kim & Rush 2016, "Sequence-Level

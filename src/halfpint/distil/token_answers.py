@@ -17,7 +17,7 @@ import numpy.typing as npt
 from halfpint.bundle import Bundle, Kind, file_sha256, read_json, write_json
 from halfpint.data.token_store import TokenStore, write_tokens
 from halfpint.distil._sampled import Drawn, SampledStore, draw
-from halfpint.distil.teachers import Taught, content_key
+from halfpint.distil.teachers import WithTeacher, content_key
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.files import new_file
@@ -44,7 +44,7 @@ class Window(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenAnswers(Taught, Stage):
+class TokenAnswers(WithTeacher, Stage):
     """Tokens drawn from a language model's distribution at each place of the training documents, and no model.
 
     ids.npy, counts.npy and starts.npy, a few bytes a token. A killed run goes on with the chunks that are whole.

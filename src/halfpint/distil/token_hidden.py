@@ -12,7 +12,7 @@ import numpy as np
 from halfpint.bundle import Bundle
 from halfpint.data.packing import IGNORED
 from halfpint.distil._inside import RELATIONS, STATES, Inward, pair
-from halfpint.distil._token_taught import TokenTaught
+from halfpint.distil._token_distillation import TokenDistillation
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.models.sizes import CAUSAL
@@ -25,7 +25,7 @@ _RELATION_BYTES = 4 * 3 * 3  # of a relation: queries', keys' and values', each 
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenHidden(Inward, TokenTaught):
+class TokenHidden(Inward, TokenDistillation):
     """Train the student's layers on what happens in the teacher's; what follows them stays as it is.
 
     The text is read, and nothing predicted. relations: the student's last layer learns how the teacher's queries (keys,

@@ -13,7 +13,7 @@ from halfpint.bundle import Bundle
 from halfpint.data.packing import IGNORED
 from halfpint.distil._divergence import FORWARD, Softened
 from halfpint.distil._sampled import sampled_loss
-from halfpint.distil._token_taught import TokenTaught
+from halfpint.distil._token_distillation import TokenDistillation
 from halfpint.distil.token_answers import TokenAnswers, draws_for
 from halfpint.engines.torch_lm import load_model
 from halfpint.errors import HalfpintError, SettingError
@@ -28,7 +28,7 @@ _PASSES = 0.75  # of the text: asking once is longer than asking at these steps 
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenLogits(Softened, TokenTaught):
+class TokenLogits(Softened, TokenDistillation):
     """Train a student on a mix of its teacher's distributions and the text itself, token by token.
 
     The teacher's distributions are drawn from once (distil/token_answers); with `cached = false`, and where `minutes`
