@@ -50,9 +50,9 @@ def test_generate_answers_where_the_model_was_taught_to(taught: Bundle, typed: A
     words = ("generate", taught.path, "-", "--no-chat", "--max-tokens", 6, "--temperature", 0)
     assert typed(*words, given="What is 2\n") == (0, f"What is 2{plain}\n", "")
     code, _, errors = typed("generate", taught.path, "x", "--no-chat", "--system", "Be brief.")
-    assert code == 2 and "--system: expected a model that answers" in errors
+    assert code == 2 and "--system needs a model that answers" in errors
     code, _, errors = typed("generate", taught.path)
-    assert code == 2 and "PROMPT: expected a message to answer" in errors
+    assert code == 2 and "There is no message to answer" in errors
 
 
 def test_generate_tells_scores_and_the_best(bundles: Callable[[str], Bundle], typed: Any) -> None:
@@ -82,7 +82,7 @@ def test_generate_keeps_to_a_schema(bundles: Callable[[str], Bundle], typed: Any
     assert 10 <= json.loads(told) <= 99  # the prompt is not there
     code, told, _ = typed("generate", bundles("language").path, "x", "--json-schema", '{"enum": ["a"]}', "--json")
     assert json.loads(json.loads(told)["text"]) == "a"
-    for given, message in (("{", "what is no JSON"), ("[1]", r"\[1\]"), (str(tmp_path / "no"), "no such file")):
+    for given, message in (("{", "not valid JSON"), ("[1]", r"\[1\]"), (str(tmp_path / "no"), "no such file")):
         with pytest.raises(HalfpintError, match=f"(?i){message}"):
             read_schema(given)
     assert read_schema("{}") == {} and read_schema("") is None
@@ -117,8 +117,8 @@ def test_a_pipe_is_a_conversation(taught: Bundle, typed: Any, tmp_path: Path) ->
     assert code == 0 and first == line and json.loads(second)["messages"][:5] == messages
     table = read_table(str(file))
     assert [len(one.messages) for one in conversations_of(table, form_of(table)).conversations] == [5, 7]
-    for faulty, message in (("/nothing", "expected a command"), ("/set temprature 1", "Did you mean 'temperature'?"),
-                            ("/retry", "expected a message"), ("/undo", "something that was said"),
+    for faulty, message in (("/nothing", "no command /nothing"), ("/set temprature 1", "Did you mean 'temperature'?"),
+                            ("/retry", "no answered message to retry"), ("/undo", "nothing to undo"),
                             (f"/load {tmp_path / 'no'}", "no")):  # fmt: skip
         code, told, errors = typed(*words, given=f"{faulty}\nHello\n")
         assert (code, told) == (2, "") and message in errors
@@ -144,7 +144,7 @@ def test_a_talk_keeps_what_was_said(taught: Bundle) -> None:
     ]
     talk.reset()
     assert talk.messages == [] and said(talk, "What is 2 plus one?") == first
-    with pytest.raises(HalfpintError, match="message: expected some words"):
+    with pytest.raises(HalfpintError, match="message is empty"):
         talk.ask("  ")
     talk.set("schema", '{"type": "nothing"}')
     for refused in (lambda: talk.ask("More?"), talk.retry):
@@ -159,9 +159,35 @@ def test_the_oldest_turns_make_room(taught: Bundle) -> None:
     for number in range(6):
         said(talk, f"What is {number}?")
     assert len(talk.messages) == 12 and talk.left_out > 0 and talk.left_out % 2 == 0
-    with pytest.raises(HalfpintError, match=r"message: expected at most 60 tokens with what is around it, got \d+"):
+    with pytest.raises(HalfpintError, match=r"too long: \d+ tokens with what is around it, where 60 fit"):
         said(talk, "word " * 200)
     assert len(talk.messages) == 12
+
+
+def test_a_loaded_conversation_keeps_its_tools(taught: Bundle, tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+    values = {"tools": tools, "parallel_tool_calls": False, "chat_template_kwargs": {"mood": "calm"}}
+    turns = [{"role": "user", "content": "2 plus 2?"}, {"role": "assistant", "content": "4"}]
+    (tmp_path / "talk.jsonl").write_text(json.dumps({"messages": turns, **values}), encoding="utf-8")
+    talk = Talk(taught, SHORT)
+    talk.load(tmp_path / "talk.jsonl")
+    assert talk.values == {"tools": tools, "parallel_tool_calls": False, "mood": "calm"}
+    talk._template = Written(taught.path)
+    said(talk, "And 3?")
+    assert talk._template.given == talk.values
+    talk.save(tmp_path / "again.jsonl")
+    saved = json.loads((tmp_path / "again.jsonl").read_text(encoding="utf-8"))
+    assert {name: saved[name] for name in values} == values and len(saved["messages"]) == 4
+    talk.reset()
+    assert talk.values == {}
+
+
+class Written(ChatTemplate):
+    """A template that keeps what it was given besides messages."""
+
+    def ids(self, messages: Any, encode: Any, **values: Any) -> list[int]:
+        self.given = values
+        return super().ids(messages, encode, **values)
 
 
 def test_settings_are_set_by_name(taught: Bundle) -> None:
@@ -179,7 +205,7 @@ def test_settings_are_set_by_name(taught: Bundle) -> None:
 
 def test_a_model_without_a_template_is_refused(bundles: Callable[[str], Bundle], typed: Any) -> None:
     code, _, errors = typed("chat", bundles("ngram").path)
-    assert code == 2 and "expected a model with a chat template, got none" in errors and "halfpint generate" in errors
+    assert code == 2 and "has no chat template" in errors and "halfpint generate" in errors
 
 
 class Keyboard(io.StringIO):
@@ -219,7 +245,7 @@ def test_a_person_is_told_and_goes_on(taught: Bundle, monkeypatch: pytest.Monkey
     Terminal(talk, Keyboard(), shown, shown).run()
     told = shown.getvalue()
     assert all(f"/{name}" in told for name in COMMANDS)
-    assert "error: /nothing: expected a command" in told and "tokens/s, cut off at max_tokens" in told
+    assert "error: There is no command /nothing" in told and "tokens/s, cut off at max_tokens" in told
     assert "Ctrl-D or /quit ends." in told and "temperature 1.0" in told and "tokens/s, stopped" in told
     users = [message["content"] for message in talk.messages if message["role"] == "user"]
     assert users[:2] == ["What is 2 plus one?", "/help"]

@@ -135,7 +135,7 @@ def test_what_was_given_is_known_even_where_it_is_the_default(typed: Typed, ran:
     assert command == command_class("pretrain")(texts=("text.txt",), out=Path("out"))
     assert command.has("minutes") and command.has("size") and not command.has("seed")
     assert command.line() == "halfpint pretrain text.txt --out out --size 10M --minutes 20"
-    with pytest.raises(HalfpintError, match="--minutes: expected a Transformer"):
+    with pytest.raises(HalfpintError, match="--minutes needs a Transformer"):
         command.refuse("seed", "minutes", wanted="a Transformer", got="none")
     fresh = command_class("finetune")(base="a", data="b", merge=False)
     assert fresh.has("merge") and not fresh.has("lora") and fresh.line() == "halfpint finetune a b --no-merge"
@@ -173,11 +173,11 @@ def test_arguments_from_python_are_made_to_fit(ran: list[tuple[Command, Log]], t
         (lambda: hp.fit("a", max_sise="1MB"), TypeError, "Did you mean 'max_size'"),
         (lambda: hp.fit("a", "text"), TypeError, "too many positional"),
         (lambda: hp.fit("a", json=True), TypeError, "json"),
-        (lambda: hp.fit("a", minutes="3"), HalfpintError, "minutes: expected a number, got '3'"),
-        (lambda: hp.fit("a", seed=True), HalfpintError, "seed: expected a whole number"),
-        (lambda: hp.fit("a", text=None), HalfpintError, "text: expected a text"),
-        (lambda: hp.predict("a", ["b", 3]), HalfpintError, "texts: expected a text, got 3"),
-        (lambda: hp.predict("a", "b", top=0), HalfpintError, "top: expected a number from 1, got 0"),
+        (lambda: hp.fit("a", minutes="3"), HalfpintError, "minutes must be a number, not '3'"),
+        (lambda: hp.fit("a", seed=True), HalfpintError, "seed must be a whole number"),
+        (lambda: hp.fit("a", text=None), HalfpintError, "text must be a text"),
+        (lambda: hp.predict("a", ["b", 3]), HalfpintError, "texts must be a text, not 3"),
+        (lambda: hp.predict("a", "b", top=0), HalfpintError, "top must be a number from 1, not 0"),
         (lambda: hp.compress("a", data="b", out="c", low_rank=1), HalfpintError, "a number from 0 to 0.99"),
         (lambda: hp.nothing, AttributeError, "has no attribute 'nothing'"),
     ],

@@ -223,7 +223,7 @@ def test_a_target_is_met_by_a_packed_file(
     assert 80_000 < last["file_bytes"] <= 120_000 < last["loaded_bytes"] and last["file_bytes"] == packed_bytes(out)
     assert control["file_bytes"] <= 1.005 * last["file_bytes"] and control["kl"] > last["kl"]
     code, _, errors = typed("export", out, "--pack", "--out", plain)
-    assert code == 2 and "expected a model that is not packed yet" in errors and not plain.exists()
+    assert code == 2 and "is packed already" in errors and not plain.exists()
     code, _, errors = typed("export", out, "--to", "compressed-tensors", "--out", plain)
     assert code == 2 and "got a packed GGUF file" in errors and not plain.exists()
     code, said, errors = typed("export", out, "--to", "gguf", "--out", plain)

@@ -42,7 +42,7 @@ def test_another_split_than_that_of_fit_is_told(
     [
         (("--quantize", "4"), "--quantize: expected 8 for a classifier, got 4"),
         (("--quantize", "8", "--importance", TICKETS), "--importance: expected a language model, and"),
-        ((), "expected --prune, --low-rank, --vocab, --quantize, --target or --keep, got none"),
+        ((), "Say what to do: --prune, --low-rank, --vocab, --quantize, --target or --keep"),
     ],
 )
 def test_what_no_classifier_can_be_asked_for(
@@ -94,15 +94,15 @@ def test_what_quantising_spoils_is_refused() -> None:
     [
         (("--quantize", "8", "--static"), "--static: expected a classifier for it"),
         (("--quantize", "4", "--static"), "--static: expected --quantize 8 with it, got '4'"),
-        ((), "expected --prune, --low-rank, --vocab, --quantize, --target or --keep"),
+        ((), "Say what to do: --prune, --low-rank, --vocab, --quantize, --target or --keep"),
         (("--target", "1MB", "--prune", "depth=0.2"), "--target: expected it without --prune, got both"),
         (("--keep", "0.98", "--target", "1MB"), "--target: expected it without --keep"),
         (("--keep", "0.98", "--heal", "2"), "--keep: expected it without --heal"),
         (("--quantize", "4", "--test", "held.csv"), "--test: expected a classifier for it"),
-        (("--keep", "1"), "--keep: expected a share between 0 and 1"),
-        (("--keep", "98"), "--keep: expected a share above 0 and up to 1"),
+        (("--keep", "1"), "--keep must be a share between 0 and 1"),
+        (("--keep", "98"), "--keep must be a share above 0 and up to 1"),
         (("--prune", "dept=0.2"), "Did you mean 'depth'?"),
-        (("--prune", "depth=2"), "--prune: expected depth=0.2"),
+        (("--prune", "depth=2"), "--prune must be depth=0.2"),
         (("--quantize", "8", "--method", "rond"), "'rond'"),
         (("--quantize", "q4_9"), "q4_9"),
         (("--quantize", "4", "--data", "test.txt"), "a test split by its name"),
@@ -124,7 +124,7 @@ def test_what_quantising_spoils_is_refused() -> None:
         (("--quantize", "q4_0", "--method", "round", "--importance", TICKETS), "expected an importance matrix as GGUF"),
         (("--prune", "sparse=0.5", "--heal", "1", "--lora"), "--lora: expected weights that were not pruned to zero"),
         (("--quantize", "4", "--importance", "none.gguf"), "got none.gguf"),
-        (("--quantize", "4", "--importance", TICKETS), "importance: expected none, as the method measures its own"),
+        (("--quantize", "4", "--importance", TICKETS), "importance must be none, as the method measures its own"),
     ],
 )
 def test_bad_input(

@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from halfpint.bundle import new_bundle
+from halfpint.bundle import new_bundle, open_bundle
+from halfpint.errors import HalfpintError
 from halfpint.files import clear_temporary, new_file, new_folder, replace_folder, write_text, written
+from halfpint.models.pull_language import base_bundle
+from halfpint.models.sources import locate
+from halfpint.progress import Log
+from halfpint.workspace import check_output, refuse_other_files
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002], ids=oct)
@@ -137,3 +142,17 @@ def test_names_that_are_long_or_no_utf8(tmp_path: Path) -> None:
     for name in ("é" * 120 + ".csv", os.fsdecode(b"caf\xe9.csv")):
         write_text(tmp_path / name, f"a {name[:8]}")
         assert (tmp_path / name).is_file()
+
+
+def test_names_of_models_and_results_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    for use in (
+        open_bundle,
+        lambda name: locate(name, Log(quiet=True)),
+        lambda name: base_bundle(name, tmp_path, Log(quiet=True)),
+        lambda name: refuse_other_files(Path(name), force=True),
+        lambda name: check_output(Path(name), {}, force=True),
+    ):
+        with pytest.raises(HalfpintError, match=r"caf\\udce9 is not in UTF-8\. Rename"):
+            use(name)
+    assert not list(tmp_path.iterdir())

@@ -184,7 +184,7 @@ def test_faults_in_the_order(stage_of: Callable[[str], Stage], pipeline: Callabl
     assert faults("encoder", "one-layer", "classifier", "finetuned", "onnx", "onnx-few-tokens", "int8") == []
     assert faults("linear", "onnx-linear", "int8-linear") == []
     assert faults("majority") == []
-    assert faults() == ["stage: expected at least one [[stage]], got none"]
+    assert faults() == ["there is no [[stage]]"]
     assert faults("onnx") == ["stage 0: export/onnx needs 'classifier' or 'linear', got no stage before it"]
     assert faults("encoder", "onnx") == [
         "stage 1: export/onnx needs 'classifier' or 'linear', got a bundle of the kind 'encoder' before it"

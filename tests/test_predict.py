@@ -36,9 +36,9 @@ def test_predict_writes_beside_the_file_and_counts(tmp_path: Path) -> None:
         head, first, *_ = csv.reader(file)
     assert head[:3] == ["2", "words", "label"] and first[:3] == ["1", "I was charged twice", "delivery"]
     refused(predict("in.csv", folder=tmp_path), "Did you mean --file in.csv?")
-    refused(predict("", folder=tmp_path), "got an empty one")
-    refused(predict("--file", "in.csv", "--out", "in.csv", folder=tmp_path), "got the same")
-    refused(predict("words", "--no-header", folder=tmp_path), "--file for it")
+    refused(predict("", folder=tmp_path), "An empty text has no answer")
+    refused(predict("--file", "in.csv", "--out", "in.csv", folder=tmp_path), "is the file that is read")
+    refused(predict("words", "--no-header", folder=tmp_path), "--no-header needs --file")
 
 
 def test_unsure_and_only(tmp_path: Path) -> None:
@@ -50,8 +50,11 @@ def test_unsure_and_only(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["unsure"] is False
     assert predict("I was charged twice", "--unsure", "1", folder=tmp_path).stdout.startswith("unsure (")
     refused(predict("words", "--unsure", "2", folder=tmp_path), "--unsure")
-    refused(predict("words", "--unsure", "0.5", "--top", "2", folder=tmp_path), "no --unsure with it")
-    refused(predict("words", "--only", "a=b", folder=tmp_path), "--file for it")
+    refused(
+        predict("words", "--unsure", "0.5", "--top", "2", folder=tmp_path),
+        "--top needs the labels as they are, not --unsure",
+    )
+    refused(predict("words", "--only", "a=b", folder=tmp_path), "--only needs --file")
 
 
 def test_home_in_names_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def test_the_same_request_is_resumed_and_no_other(tmp_path: Path) -> None:
     with pytest.raises(HalfpintError, match=r"the unfinished run of another request \(other: seed\)"):
         check_output(out, {**REQUEST, "seed": 1}, force=False)
     (out / "report.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(HalfpintError, match=r"one that holds a finished run.*--force"):
+    with pytest.raises(HalfpintError, match=r"it holds a finished run.*--force"):
         check_output(out, REQUEST, force=False)
 
 
@@ -46,7 +46,7 @@ def test_files_of_others_are_never_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine", encoding="utf-8")
     with pytest.raises(HalfpintError, match="files of something else"):
         open_output(tmp_path, REQUEST, force=False)
-    with pytest.raises(HalfpintError, match="expected a folder, got a file"):
+    with pytest.raises(HalfpintError, match="is a file; a folder is needed"):
         open_output(tmp_path / "thesis.tex", REQUEST, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -77,7 +77,7 @@ def test_force_replaces_nothing_in_a_folder_of_others(theirs: str, tmp_path: Pat
     else:
         path.mkdir()
         (path / "mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(HalfpintError, match=f"got a {theirs} of something else"):
+    with pytest.raises(HalfpintError, match=f"would remove {theirs} in"):
         open_output(tmp_path, REQUEST, force=True)
     assert [found.name for found in tmp_path.iterdir()] == [theirs]
     assert not path.is_dir() or (path / "mine.txt").is_file()
@@ -95,7 +95,7 @@ def test_force_does_not_follow_links(tmp_path: Path) -> None:
 
 
 def test_a_full_device_is_told_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(HalfpintError, match="MB free on the device"):
+    with pytest.raises(HalfpintError, match="MB are free"):
         open_output(tmp_path / "out", REQUEST, force=False, free_bytes=10**18)
     assert not (tmp_path / "out").exists()
 
@@ -129,15 +129,15 @@ def test_force_spares_what_a_person_put_among_our_files(tmp_path: Path) -> None:
     open_output(tmp_path, REQUEST, force=False)
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "thesis.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(HalfpintError, match=r"got a work/thesis\.txt of something else"):
+    with pytest.raises(HalfpintError, match=r"would remove work/thesis\.txt"):
         open_output(tmp_path, REQUEST, force=True)
     (tmp_path / "work" / "thesis.txt").unlink()
     with new_bundle(tmp_path / "best") as (folder, _):
         (folder / "config.json").write_text("{}", encoding="utf-8")
     (tmp_path / "best" / "labels.csv").write_text("mine", encoding="utf-8")
-    with pytest.raises(HalfpintError, match=r"got a best/labels\.csv of something else"):
+    with pytest.raises(HalfpintError, match=r"would remove best/labels\.csv"):
         open_output(tmp_path, REQUEST, force=True)
-    with pytest.raises(HalfpintError, match=r"got labels\.csv besides"), open_workspace(
+    with pytest.raises(HalfpintError, match=r"would remove labels\.csv"), open_workspace(
         tmp_path / "best", SILENT, force=True
     ):  # fmt: skip
         pass
@@ -160,7 +160,7 @@ def test_a_second_run_on_the_same_out_is_refused(killed: bool, tmp_path: Path) -
     first.start()
     assert ready.wait(60)
     for force in (False, True):
-        with pytest.raises(HalfpintError, match=f"got one that process {first.pid} works on"), open_workspace(
+        with pytest.raises(HalfpintError, match=f"in use: process {first.pid} works on it"), open_workspace(
             out, SILENT, force=force
         ):  # fmt: skip
             pass

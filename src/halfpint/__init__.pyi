@@ -634,7 +634,7 @@ def pull(
     """Download a base model into the cache and verify its hash; without a name: list what is known.
 
     Args:
-        name: Model in the catalogue, or a Hub name (owner/model).
+        name: Model in the catalogue, or a Hub name (owner/model, or owner/model@revision).
         quiet: Hide progress.
 
     Raises:

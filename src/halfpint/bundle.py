@@ -16,7 +16,7 @@ from typing import Any
 
 from halfpint import __version__
 from halfpint.errors import DamagedError, HalfpintError, nearest
-from halfpint.files import is_temporary, new_folder, write_text
+from halfpint.files import is_temporary, new_folder, refuse_unreadable_name, write_text
 from halfpint.progress import plain
 
 CARD = "card.json"
@@ -147,10 +147,15 @@ def read_json(path: Path) -> dict[str, Any]:
             wanted=f"a folder with a {path.name}",
             got=f"no {path.name} there",
             todo="Give the folder of a bundle: OUT/best of `halfpint fit` or `run`, OUT of `pretrain` or `finetune`.",
+            said=f"There is no {path.name} in the folder {path.parent}.",
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(
-            str(path), wanted="a readable JSON file", got=f"a damaged one ({error})", todo="Make the bundle again."
+            str(path),
+            wanted="a readable JSON file",
+            got=f"a damaged one ({error})",
+            todo="Make the bundle again.",
+            said=f"{path} is damaged: it is not valid JSON ({error}).",
         ) from None
     if not isinstance(value, dict):
         raise DamagedError(str(path), wanted="a JSON object", got=type(value).__name__, todo="Make the bundle again.")
@@ -177,6 +182,7 @@ def open_bundle(path: Path | str, *, task: str | None = None) -> Bundle:
         HalfpintError: no such folder, not a bundle, a file damaged or missing, or made for another task.
     """
     folder = Path(path)
+    refuse_unreadable_name(folder)
     if not folder.is_dir():
         got = "a file" if folder.exists() else "nothing there"
         raise HalfpintError(
@@ -184,6 +190,7 @@ def open_bundle(path: Path | str, *, task: str | None = None) -> Bundle:
             wanted="the folder of a bundle",
             got=got,
             todo="Give OUT/best of `halfpint fit` or `run`, or OUT of `pretrain`, `finetune` or `export`.",
+            said=f"{path} is a file, not the folder of a model." if folder.exists() else f"There is no folder {path}.",
         )
     bundle = Bundle(folder)
     _check_files(bundle)
@@ -216,7 +223,11 @@ def _check_files(bundle: Bundle) -> None:
             if name == LEARNED:
                 continue
             raise DamagedError(
-                str(folder), wanted=f"the file {name}", got="no such file", todo="Make or copy it again."
+                str(folder),
+                wanted=f"the file {name}",
+                got="no such file",
+                todo="Make or copy it again.",
+                said=f"The model in {folder} is not whole: its file {name} is missing.",
             )
         if file_sha256(file) != wanted:
             raise DamagedError(
@@ -224,6 +235,7 @@ def _check_files(bundle: Bundle) -> None:
                 wanted="the content that its card.json lists",
                 got="other content (the file is damaged or was changed)",
                 todo="Make or copy the bundle again.",
+                said=f"{file} is damaged or was changed: it is not what card.json lists.",
             )
         if file.suffix == ".safetensors":
             safetensors_header(file)
@@ -237,6 +249,7 @@ def _check_files(bundle: Bundle) -> None:
             raise HalfpintError(
                 str(folder / name), wanted="only files that card.json lists", got="another one that would be used",
                 todo="Remove it, or make or copy the bundle again.",
+                said=f"{folder / name} is not a file of this model (card.json does not list it), but it would be used.",
             )  # fmt: skip
 
 
@@ -287,6 +300,7 @@ def safetensors_header(path: Path) -> dict[str, Any]:
         raise DamagedError(
             str(path), wanted="a whole safetensors file", got=f"a damaged one ({str(error)[:120]})",
             todo="Make or copy the bundle again.",
+            said=f"{path} is damaged: it is not a whole safetensors file ({str(error)[:120]}).",
         ) from None  # fmt: skip
     return header
 
@@ -303,6 +317,7 @@ def need_task(bundle: Bundle, task: str) -> None:
             wanted=f"a bundle of the task {task!r}",
             got=f"one of the task {bundle.card.get('task')!r}",
             todo="Give another bundle, or the command that serves that task.",
+            said=f"{bundle.path} is a model for the task {bundle.card.get('task')!r}, not {task!r}.",
         )
 
 

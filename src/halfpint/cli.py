@@ -177,7 +177,11 @@ def main() -> None:
     try:
         if not typed and Path(words[0]).exists():
             raise HalfpintError(
-                "halfpint", wanted="a command", got=repr(words[0]), todo=f"Try: {_command_for(words[0])}"
+                "halfpint",
+                wanted="a command",
+                got=repr(words[0]),
+                todo=f"Try: {_command_for(words[0])}",
+                said=f"{words[0]!r} is a file or folder, not a command.",
             )
         with _told_of_sigterm():
             code = program(typed or known)(words, standalone_mode=False) or 0

@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from halfpint import registry
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 from halfpint.files import at_home
 from halfpint.progress import Log
 
@@ -121,7 +121,7 @@ class Command:
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, float) and not math.isfinite(value):
-                raise HalfpintError(f"--{item.name.replace('_', '-')}", wanted="a finite number", got=str(value))
+                raise SettingError(f"--{item.name.replace('_', '-')}", wanted="a finite number", got=str(value))
             if isinstance(value, Path):
                 object.__setattr__(self, item.name, Path(at_home(str(value))))
             elif isinstance(value, str) and item.metadata.get("metavar") in _PLACES and "~" in value:
@@ -172,7 +172,7 @@ class Command:
         return any(getattr(self, name) != one.default for one in settings_of(type(self)) if one.name == name)
 
     def refuse(self, *names: str, wanted: str, got: str, todo: str = "") -> None:
-        """Refuse fields that the caller set, the first of them by its flag.
+        """Refuse fields that the caller set, the first of them by its flag: it needs `wanted`, not `got`.
 
         Raises:
             HalfpintError: one of `names` is set.
@@ -180,7 +180,8 @@ class Command:
         for one in settings_of(type(self)):
             if one.name in names and self.has(one.name):
                 flag = f"--no-{one.flag[2:]}" if getattr(self, one.name) is False else one.flag
-                raise HalfpintError(flag, wanted=wanted, got=got, todo=todo)
+                said = f"{flag} needs {wanted}{f', not {got}' if got else ''}."
+                raise HalfpintError(flag, wanted=f"{wanted} for it", got=got or "none", todo=todo, said=said)
 
     def line(self) -> str:
         """The line to type to repeat it."""

@@ -52,13 +52,22 @@ class HalfpintError(Exception):
         wanted: what was expected there.
         got: what was found instead.
         todo: what to do about it.
+        said: the same as a sentence, for what people meet often; without it the parts are put together.
     """
 
     exit_code = EXIT_BAD_INPUT
+    form = "{place}: expected {wanted}, got {got}."
 
-    def __init__(self, place: str, *, wanted: str, got: str, todo: str = "") -> None:
+    def __init__(self, place: str, *, wanted: str, got: str, todo: str = "", said: str = "") -> None:
         self.place, self.wanted, self.got, self.todo = place, wanted, got, todo
-        super().__init__(f"{place}: expected {wanted}, got {got}." + (f" {todo}" if todo else ""))
+        self.said = said or self.form.format(place=place, wanted=wanted, got=got)
+        super().__init__(self.said + (f" {todo}" if todo else ""))
+
+
+class SettingError(HalfpintError):
+    """A setting has a value that it cannot have."""
+
+    form = "{place} must be {wanted}, not {got}."
 
 
 class DamagedError(HalfpintError):
@@ -75,6 +84,32 @@ class TrainingStoppedError(HalfpintError):
 
 class DeadlineError(HalfpintError):
     """The time given to a step ran out before it had a usable result."""
+
+
+def no_path(source: str, wanted: str, todo: str = "") -> HalfpintError:
+    """There is nothing at a path; `wanted` is what could have been there."""
+    return HalfpintError(
+        source, wanted=wanted, got="no such path", todo=todo, said=f"There is no file or folder {source}."
+    )
+
+
+def no_rows(place: str, what: str = "has no rows") -> HalfpintError:
+    """There is nothing to read in a table or text."""
+    return HalfpintError(place, wanted="rows", got=f"what {what}", said=f"{place} {what}.")
+
+
+def unreadable(place: str, why: str, todo: str = "") -> HalfpintError:
+    """The system does not let a file be read."""
+    return HalfpintError(
+        place, wanted="a readable file or folder", got=why, todo=todo, said=f"{place} cannot be read: {why}."
+    )
+
+
+def damaged_gzip(place: str, error: Exception) -> HalfpintError:
+    """A .gz file is cut off or is none."""
+    said = f"{place} is damaged: it is not a whole gzip file ({error})."
+    todo = "Download or copy it again."
+    return HalfpintError(place, wanted="a whole gzip file", got=f"a damaged one ({error})", todo=todo, said=said)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -123,5 +158,6 @@ def _missing(package: str, what: str, why: str = "") -> HalfpintError:
         what,
         wanted=f"the package {name}",
         got=f"an installation without it{why}",
+        said=f"The package {name} is not installed{why}; it is needed for {what}.",
         todo=f"Install it with: pip install 'halfpint[{extra}]'",
     )

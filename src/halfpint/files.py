@@ -195,7 +195,7 @@ def _lock(place: Path, file: Path) -> int | None:
             who = f"process {holder}" if holder.isdigit() else "another process"
             raise HalfpintError(
                 str(place), wanted="an output that no other run works on", got=f"one that {who} works on",
-                todo="Wait for it, stop it, or give another --out.",
+                todo="Wait for it, stop it, or give another --out.", said=f"{place} is in use: {who} works on it.",
             ) from None  # fmt: skip
         if stat.S_ISDIR(os.fstat(handle).st_mode):
             return handle
@@ -253,3 +253,22 @@ def _entries(folder: Path) -> list[Path]:
 def _removed(path: Path) -> None:
     with suppress(OSError):
         path.unlink()
+
+
+def refuse_unreadable_name(source: Path | str) -> None:
+    """Refuse a name that no report, log or recipe could hold, and that some packages cannot open.
+
+    Raises:
+        HalfpintError: bytes in it are not UTF-8.
+    """
+    try:
+        str(source).encode("utf-8")
+    except UnicodeEncodeError:
+        shown = str(source).encode("utf-8", "backslashreplace").decode("ascii", "backslashreplace")
+        raise HalfpintError(
+            shown,
+            wanted="a file name in UTF-8",
+            got="other bytes in it",
+            todo="Rename the file (mv).",
+            said=f"The name {shown} is not in UTF-8.",
+        ) from None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from halfpint.command import Command, Result, Setting, about, command_class, settings_of
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import SettingError, nearest
 from halfpint.progress import Log
 
 SHOWN_BY_RESULT = ("json", "quiet")
@@ -109,11 +109,11 @@ def _single(one: Setting, value: Any) -> Any:
         value = float(value)
     is_right = isinstance(value, str if one.kind is Path else one.kind)
     if not is_right or (one.kind is int and isinstance(value, bool)):
-        raise HalfpintError(one.name, wanted=wanted, got=repr(value)[:80])
+        raise SettingError(one.name, wanted=wanted, got=repr(value)[:80])
     if (one.least is not None and value < one.least) or (one.most is not None and value > one.most):
         least, most = (f" {word} {bound:g}" if bound is not None else "" for word, bound in
                        (("from", one.least), ("to", one.most)))  # fmt: skip
-        raise HalfpintError(one.name, wanted=f"a number{least}{most}", got=repr(value))
+        raise SettingError(one.name, wanted=f"a number{least}{most}", got=repr(value))
     return Path(value) if one.kind is Path else value
 
 

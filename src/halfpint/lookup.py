@@ -55,6 +55,7 @@ def task_of(bundle: Bundle) -> Task[Any]:
             str(bundle.path), wanted="a bundle that does a task",
             got=f"one of the kind '{bundle.kind}', which does none",
             todo="Train it first: a stage of a recipe, or halfpint fit.",
+            said=f"{bundle.path} does no task yet: it is of the kind {str(bundle.kind)!r}.",
         )  # fmt: skip
     return open_task(str(name), f"{bundle.path}/card.json: task")
 
@@ -70,7 +71,12 @@ def guess_task(source: str, names: Sequence[str] = ()) -> Task[Any]:
     best, task = max(scores, key=lambda one: one[0])
     if best <= 0:
         said = "; ".join(f"{one.name}: {one.about}" for one in known)
-        raise HalfpintError(source, wanted=f"data of a task ({said})", got="data that looks like none of them")
+        raise HalfpintError(
+            source,
+            wanted=f"data of a task ({said})",
+            got="data that looks like none of them",
+            said=f"It is not clear what {source} is for; it looks like none of these: {said}.",
+        )
     return task
 
 
@@ -87,6 +93,8 @@ def find_task(source: str, name: str, command: str, log: Log) -> Task[Any]:
             source, wanted=f"data that `halfpint {command}` takes",
             got=f"data that looks like the task {task.name!r} ({task.about})" if not name else f"--task {name}",
             todo=f"These commands take it: {others}." + ("" if name else " Name another task with --task."),
+            said=f"{f'--task {name}' if name else source} is for the task {task.name!r} ({task.about}), "
+            f"which `halfpint {command}` does not do.",
         )  # fmt: skip
     if not name and not task.default:
         log.say(f"{source}: task {task.name!r} ({task.about}), by its content; --task names another", kind="task")
@@ -131,6 +139,8 @@ def need_command(bundle: Bundle, command: str) -> Task[Any]:
         raise HalfpintError(
             str(bundle.path), wanted=f"a bundle that `halfpint {command}` takes",
             got=f"one of the task {task.name!r} ({task.about})", todo=f"These commands take it: {others}.",
+            said=f"{bundle.path} is a model for the task {task.name!r} ({task.about}), which `halfpint {command}` "
+            "does not do.",
         )  # fmt: skip
     return task
 

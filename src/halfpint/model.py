@@ -19,6 +19,7 @@ from halfpint.report import notebook
 from halfpint.report.units import size
 from halfpint.serve.batch import predict_texts
 from halfpint.task import LabelTask
+from halfpint.terminal import amount
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class Model:
         return self.bundle.size_bytes
 
     def __repr__(self) -> str:
-        labels = f", {len(self.labels)} labels" if self.labels else ""
+        labels = f", {amount(len(self.labels), 'label')}" if self.labels else ""
         return f"Model({str(self.path)!r}, task {self.task!r}{labels}, {size(self.size_bytes)})"
 
     def _repr_html_(self) -> str:

@@ -71,7 +71,7 @@ def faults_in_order(stages: Sequence[Stage], places: Sequence[str], kind: Kind =
             faults.append(f"{place}: {stage.use} needs {needs}, got {before}")
         kind = kind_after([stage], kind)
     if not stages:
-        faults.append("stage: expected at least one [[stage]], got none")
+        faults.append("there is no [[stage]]")
     return faults
 
 

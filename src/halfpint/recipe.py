@@ -13,13 +13,15 @@ from typing import Any, TypeVar
 
 from halfpint import registry
 from halfpint.command import LARGEST_SEED
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import HalfpintError, SettingError, nearest, no_path
 from halfpint.files import write_text
 from halfpint.lookup import default_task, open_task
 from halfpint.pipeline import faults_in_order
 from halfpint.stage import Stage, stage_class
 from halfpint.task import LabelTask, Task
+from halfpint.terminal import amount
 
+_KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 _PARTS: dict[str, type] = {"data": dict, "task": dict, "stage": list}
 _TASK_KEYS = ("name", "metric", "all_rows")
 _Settings = TypeVar("_Settings")
@@ -63,13 +65,24 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise no_path(str(path), "a recipe (a TOML file)", "`halfpint init DATA` writes one.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise HalfpintError(str(path), wanted="a recipe (a TOML file)", got=str(error)) from None
+        raise HalfpintError(
+            str(path),
+            wanted="a recipe (a TOML file)",
+            got=str(error),
+            said=f"The recipe {path} cannot be read: {error}.",
+        ) from None
     try:
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number may have too many digits
         raise HalfpintError(
-            str(path), wanted="valid TOML", got=str(error), todo="`halfpint init DATA` writes a good one."
+            str(path),
+            wanted="valid TOML",
+            got=str(error),
+            todo="`halfpint init DATA` writes a good one.",
+            said=f"{path} is not valid TOML: {error}.",
         ) from None
     for override in overrides:
         _apply(content, override)
@@ -88,22 +101,22 @@ def check_recipe(content: Mapping[str, Any], place: str) -> Recipe:
     name, metric = task_part.get("name", default_task().name), task_part.get("metric", "")
     tasks = registry.variants("tasks")
     if not isinstance(name, str) or name not in tasks:
-        faults.append(f"task.name: expected a task, got {name!r}. {nearest(str(name), tasks)}")
+        faults.append(f"task.name must be a task, not {name!r}. {nearest(str(name), tasks)}")
         name = default_task().name
     task = open_task(name)
     metrics = task.metrics
     if not isinstance(metric, str) or (metric and metric not in metrics):
-        faults.append(f"task.metric: expected a metric, got {metric!r}. {nearest(str(metric), metrics)}")
+        faults.append(f"task.metric must be a metric, not {metric!r}. {nearest(str(metric), metrics)}")
     all_rows = task_part.get("all_rows", False)
     if not isinstance(all_rows, bool) or (all_rows and not isinstance(task, LabelTask)):
         wanted = "true or false" if isinstance(task, LabelTask) else f"false for the task {task.name!r}"
-        faults.append(f"task.all_rows: expected {wanted}, got {all_rows!r}")
+        faults.append(f"task.all_rows must be {wanted}, not {all_rows!r}")
     data = _build(task.data, given, "data", faults) if isinstance(content.get("data", {}), dict) else None
     stages, places = [], []
     for number, written in enumerate(written_stages, start=1):
         here = f"stage {number}"
         if not isinstance(written, dict):
-            faults.append(f"{here}: expected a table ([[stage]]), got {written!r}")
+            faults.append(f"{here} must be a table ([[stage]]), not {written!r}")
             continue
         settings = dict(written)
         use = str(settings.pop("use", ""))
@@ -119,7 +132,12 @@ def check_recipe(content: Mapping[str, Any], place: str) -> Recipe:
         faults += faults_in_order(stages, places)
     if faults or data is None:
         shown = "\n".join(f"  - {fault}" for fault in faults)
-        raise HalfpintError(place, wanted="a recipe without faults", got=f"{len(faults)}:\n{shown}\n")
+        raise HalfpintError(
+            place,
+            wanted="a recipe without faults",
+            got=f"{len(faults)}:\n{shown}\n",
+            said=f"{place} has {amount(len(faults), 'fault')}:\n{shown}",
+        )
     return Recipe(data, task, metric, tuple(stages), all_rows)
 
 
@@ -133,12 +151,14 @@ def changed(stage: _Stage, overrides: Sequence[str]) -> _Stage:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise HalfpintError(f"--set {override}", wanted="NAME=VALUE, such as batch_tokens=1024", got=repr(override))
+            raise SettingError(f"--set {override}", wanted="NAME=VALUE, such as batch_tokens=1024", got=repr(override))
         given[key.strip()] = _value(text)
     faults: list[str] = []
     made = _build(type(stage), given, stage.use, faults)
     if made is None:
-        raise HalfpintError("--set", wanted=f"settings of {stage.use}", got="; ".join(faults))
+        raise HalfpintError(
+            "--set", wanted=f"settings of {stage.use}", got="; ".join(faults), said="--set: " + "; ".join(faults)
+        )
     return made
 
 
@@ -147,7 +167,7 @@ def _part(content: Mapping[str, Any], name: str, kind: type, faults: list[str]) 
     found = content.get(name, kind())
     if isinstance(found, kind):
         return found
-    faults.append(f"{name}: expected {f'[[{name}]]' if kind is list else f'[{name}]'}, got {found!r:.60}")
+    faults.append(f"{name} must be {f'[[{name}]]' if kind is list else f'[{name}]'}, not {found!r:.60}")
     return kind()
 
 
@@ -164,23 +184,25 @@ def _build(kind: type[_Settings], given: Mapping[str, Any], place: str, faults: 
         wanted = types[key]
         if typing.get_origin(wanted) is tuple:
             if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-                faults.append(f"{place}: {key}: expected a list of texts, got {value!r:.60}")
+                faults.append(f"{place}: {key} must be a list of texts, not {value!r:.60}")
             values[key] = tuple(value) if isinstance(value, list | tuple) else ()
             continue
         if _is_beyond(value):
-            faults.append(f"{place}: {key}: expected a number that a computer holds, got {_shown(value)}")
+            faults.append(f"{place}: {key} must be a number that a computer holds, not {_shown(value)}")
             continue
         if key == "seed" and isinstance(value, int) and not 0 <= value <= LARGEST_SEED:
-            faults.append(f"{place}: {key}: expected a number from 0 to {LARGEST_SEED}, got {value}")
+            faults.append(f"{place}: {key} must be a number from 0 to {LARGEST_SEED}, not {value}")
             continue
         fitting = float(value) if wanted is float and type(value) is int else value
         if not isinstance(fitting, wanted) or (wanted is int and isinstance(value, bool)):
-            faults.append(f"{place}: {key}: expected {wanted.__name__}, got {value!r} ({type(value).__name__})")
+            faults.append(f"{place}: {key} must be {_KINDS.get(wanted, wanted.__name__)}, not {value!r}")
             continue
         values[key] = fitting
     for key, item in known.items():
         if item.default is MISSING and key not in given:
-            faults.append(f"{place}: {key}: expected {types[key].__name__}, got nothing (it has no default)")
+            faults.append(
+                f"{place}: {key} is missing; it is {_KINDS.get(types[key], types[key].__name__)}, and has no default"
+            )
     if len(faults) > before:
         return None
     try:
@@ -205,7 +227,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or len(keys) < 2:
-        raise HalfpintError(f"--set {override}", wanted="PART.KEY=VALUE, such as stage.2.epochs=3", got=repr(override))
+        raise SettingError(f"--set {override}", wanted="PART.KEY=VALUE, such as stage.2.epochs=3", got=repr(override))
     value = _value(text)
     target: Any = content.setdefault(keys[0], {})
     if keys[0] == "stage":
@@ -219,7 +241,12 @@ def _apply(content: dict[str, Any], override: str) -> None:
     elif len(keys) != 2:
         raise HalfpintError(f"--set {override}", wanted="PART.KEY=VALUE, such as data.seed=1", got=path)
     if not isinstance(target, dict):
-        raise HalfpintError(f"--set {override}", wanted=f"a table [{keys[0]}] in the recipe", got=repr(target))
+        raise HalfpintError(
+            f"--set {override}",
+            wanted=f"a table [{keys[0]}] in the recipe",
+            got=repr(target),
+            said=f"--set {override}: the recipe has no table [{keys[0]}].",
+        )
     target[keys[-1]] = value
 
 

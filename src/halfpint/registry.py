@@ -35,5 +35,11 @@ def load(room: str, name: str, place: str | None = None) -> ModuleType:
     """
     modules = variants(room)
     if name not in modules:
-        raise HalfpintError(place or room, wanted=f"a name in {room}", got=repr(name), todo=nearest(name, modules))
+        raise HalfpintError(
+            place or room,
+            wanted=f"a name in {room}",
+            got=repr(name),
+            todo=nearest(name, modules),
+            said=f"{place or room}: there is no {name!r}.",
+        )
     return importlib.import_module(modules[name])

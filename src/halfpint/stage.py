@@ -16,7 +16,7 @@ from halfpint import __version__, registry
 from halfpint.bundle import Bundle, Kind, new_bundle
 from halfpint.data.headers import is_numbered
 from halfpint.data.learned import keep_learned_texts
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import HalfpintError, SettingError, nearest
 from halfpint.progress import SILENT, Log
 from halfpint.settings import identity
 from halfpint.task import LabelTask, Split, Task, label_task
@@ -178,7 +178,7 @@ def stage_class(use: str, place: str) -> type[Stage]:
     """
     known = {f"{room}/{name}": (room, name) for room in STAGE_ROOMS for name in registry.variants(room)}
     if use not in known:
-        raise HalfpintError(f"{place}: use", wanted="a stage (room/file)", got=repr(use), todo=nearest(use, known))
+        raise SettingError(f"{place}: use", wanted="a stage (room/file)", got=repr(use), todo=nearest(use, known))
     module = registry.load(*known[use])
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, Stage) and value.__module__ == module.__name__:

@@ -311,7 +311,12 @@ class LabelTask(Task[Ex]):
         Raises:
             HalfpintError: the task marks nothing in a text.
         """
-        raise HalfpintError("--redact", wanted="a model that marks parts of texts", got=f"one that gives {self.about}")
+        raise HalfpintError(
+            "--redact",
+            wanted="a model that marks parts of texts",
+            got=f"one that gives {self.about}",
+            said=f"--redact needs a model that marks parts of texts, not one that gives {self.about}.",
+        )
 
     # How it is judged
 
@@ -378,5 +383,10 @@ def settings_of(task: Task[Any], **given: Any) -> Any:
     for name in values:
         if name not in known:
             flag = f"--{name.replace('_', '-')}"
-            raise HalfpintError(flag, wanted=f"no such option for the task {task.name!r} ({task.about})", got=flag)
+            raise HalfpintError(
+                flag,
+                wanted=f"no such option for the task {task.name!r} ({task.about})",
+                got=flag,
+                said=f"{flag} does not fit the task {task.name!r} ({task.about}).",
+            )
     return task.data(**values)

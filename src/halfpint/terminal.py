@@ -30,6 +30,11 @@ def prepare() -> None:
             reconfigure(errors=_AS_JSON)
 
 
+def amount(number: int, noun: str, plural: str = "") -> str:
+    """A number of things in words: "1 row", "2,000 rows"; `plural` where it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def escaped(text: str) -> str:
     """The text with control characters spelled out, ESC as \\x1b: a terminal shows them instead of obeying them."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

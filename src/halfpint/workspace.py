@@ -19,8 +19,8 @@ from typing import Any
 
 from halfpint.bundle import CARD, REPORTS, Bundle, open_bundle, other_files, write_json
 from halfpint.energy import energy_spent
-from halfpint.errors import DISK_FAULTS, HalfpintError
-from halfpint.files import clear_temporary, locked, new_folder
+from halfpint.errors import DISK_FAULTS, HalfpintError, SettingError
+from halfpint.files import clear_temporary, locked, new_folder, refuse_unreadable_name
 from halfpint.machine import available_disk_bytes, cpu_model, describe
 from halfpint.progress import Log
 
@@ -99,7 +99,7 @@ def open_workspace(
     """
     space = Workspace(out, folder or out.with_name(out.name + UNFINISHED), log)
     if out.absolute() in (space.folder.absolute(), *space.folder.absolute().parents):
-        raise HalfpintError("--work", wanted="a folder outside --out, which is replaced", got=str(space.folder))
+        raise SettingError("--work", wanted="a folder outside --out, which is replaced", got=str(space.folder))
     with disk_errors(out), locked(out) if lock else nullcontext():
         refuse_other_files(out, force=force)
         if lock:
@@ -123,8 +123,15 @@ def check_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_
         HalfpintError: the folder is not empty (and not an unfinished run of this request), `force` would replace what
             `fit` did not write, or the device has too little room.
     """
+    refuse_unreadable_name(folder)
     if folder.exists() and not folder.is_dir():
-        raise HalfpintError(f"--out {folder}", wanted="a folder", got="a file", todo="Give another name.")
+        raise HalfpintError(
+            f"--out {folder}",
+            wanted="a folder",
+            got="a file",
+            todo="Give another name.",
+            said=f"--out {folder} is a file; a folder is needed.",
+        )
     resume = False
     if folder.is_dir() and any(folder.iterdir()) and not force:
         there = _request_in(folder)
@@ -139,6 +146,7 @@ def check_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_
             raise HalfpintError(
                 f"--out {folder}", wanted="an empty or new folder", got=f"one that holds {got}",
                 todo="Give another --out, or --force to replace what halfpint wrote there.",
+                said=f"The folder {folder} is not empty: it holds {got}.",
             )  # fmt: skip
     if force and folder.is_dir():
         _refuse_to_replace(folder)
@@ -171,6 +179,7 @@ def _refuse_to_replace(folder: Path) -> None:
         raise HalfpintError(
             f"--out {folder}", wanted="a folder whose parts --force may replace",
             got=f"a {theirs[0]} of something else", todo="Give another --out, or move it away.",
+            said=f"--force would remove {theirs[0]} in {folder}, which halfpint did not write.",
         )  # fmt: skip
 
 
@@ -184,6 +193,8 @@ def _need_room(folder: Path, free_bytes: int) -> None:
         raise HalfpintError(
             f"--out {folder}", wanted=f"{free_bytes / 1e6:,.0f} MB free on the device", got=f"{free / 1e6:,.0f} MB",
             todo="Make room or give another --out.",
+            said=f"There is too little room for {folder}: {free / 1e6:,.0f} MB are free, and {free_bytes / 1e6:,.0f} "
+            "MB are needed.",
         )  # fmt: skip
 
 
@@ -194,15 +205,19 @@ def refuse_other_files(out: Path, *, force: bool) -> None:
     Raises:
         HalfpintError: with what is there.
     """
+    refuse_unreadable_name(out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (force and (out / CARD).is_file()))):
         todo = "Give another --out, or --force." if (out / CARD).is_file() else "Give another --out."
         got = "a bundle that is there" if (out / CARD).is_file() else "other files"
-        raise HalfpintError(f"--out {out}", wanted="a new or empty folder", got=got, todo=todo)
+        raise HalfpintError(
+            f"--out {out}", wanted="a new or empty folder", got=got, todo=todo, said=f"{out} exists already: {got}."
+        )
     others = other_files(Bundle(out)) if (out / CARD).is_file() else []
     if others:
         raise HalfpintError(
             f"--out {out}", wanted="a bundle and nothing else, which --force may replace", got=f"{others[0]} besides",
             todo="Move it away, or give another --out.",
+            said=f"--force would remove {others[0]} in {out}, which halfpint did not write.",
         )  # fmt: skip
     _need_room(out, _LEAST_FREE)
 
@@ -238,6 +253,7 @@ def disk_error(error: OSError, folder: Path) -> HalfpintError:
         return HalfpintError(
             str(error.filename or folder), wanted="room on the device", got="none left",
             todo="What was written before stays whole. Make room and give the same command again: it resumes.",
+            said=f"There is no room left on the device of {os.fsdecode(error.filename or folder)}.",
         )  # fmt: skip
     place, todo = error.filename or folder, ""
     if error.errno == errno.EFBIG:
@@ -247,7 +263,11 @@ def disk_error(error: OSError, folder: Path) -> HalfpintError:
     elif error.errno == errno.ENOENT and not Path(os.fsdecode(place)).parent.exists():
         todo = "Was it removed while halfpint worked there? Give the same command again."
     return HalfpintError(
-        os.fsdecode(place), wanted="to read or write there", got=error.strerror or str(error), todo=todo
+        os.fsdecode(place),
+        wanted="to read or write there",
+        got=error.strerror or str(error),
+        todo=todo,
+        said=f"{os.fsdecode(place)} cannot be read or written: {(error.strerror or str(error)).lower()}.",
     )
 
 

@@ -142,7 +142,7 @@ def test_a_stopped_run_goes_on_with_what_was_learned(
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_shares_out_of_range_are_refused(share: float) -> None:
-    with pytest.raises(HalfpintError, match="adapting: expected a share"):
+    with pytest.raises(HalfpintError, match="adapting must be a share"):
         Quantize(adapting=share)
 
 

@@ -175,9 +175,9 @@ def test_a_size_is_reached(five_layers: Callable[[str, int], Bundle], text_work:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"share": 0.0}, "share: expected a share above 0 and below 1, got 0.0"),
-        ({"share": 1.2}, "share: expected a share above 0"),
-        ({"keep": -1}, "keep: expected 1 or more"),
+        ({"share": 0.0}, "share must be a share above 0 and below 1, not 0.0"),
+        ({"share": 1.2}, "share must be a share above 0"),
+        ({"keep": -1}, "keep must be 1 or more"),
         ({"keep": 2, "size": "1M"}, "expected keep or size, got both"),
         ({"measure": "influenc"}, "Did you mean 'influence'"),
     ],

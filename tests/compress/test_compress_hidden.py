@@ -322,11 +322,11 @@ def test_a_stopped_run_goes_on_with_the_next_layer(
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"share": 1.0}, "share: expected a share above 0 and below 1, got 1.0"),
-        ({"share": 0.0}, "share: expected a share above 0"),
+        ({"share": 1.0}, "share must be a share above 0 and below 1, not 1.0"),
+        ({"share": 0.0}, "share must be a share above 0"),
         ({"directions": "chanels"}, "Did you mean 'channels'"),
-        ({"multiple": -1}, "multiple: expected 1 or more, or 0"),
-        ({"tokens": 2}, "tokens: expected 8 or more"),
+        ({"multiple": -1}, "multiple must be 1 or more, or 0"),
+        ({"tokens": 2}, "tokens must be 8 or more"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:

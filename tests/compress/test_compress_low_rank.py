@@ -189,9 +189,9 @@ def test_a_classifier_is_exported_with_its_thin_matrices(
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"share": 0.0}, "share: expected a share above 0 and below 1"),
+        ({"share": 0.0}, "share must be a share above 0 and below 1"),
         ({"allocation": "evn"}, "Did you mean 'even'"),
-        ({"multiple": 0}, "multiple: expected 1 or more"),
+        ({"multiple": 0}, "multiple must be 1 or more"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:

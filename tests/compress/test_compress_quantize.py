@@ -172,9 +172,9 @@ def test_types_that_cannot_be_are_said(
 def test_settings_that_cannot_be_are_said() -> None:
     for settings, message in (
         ({"method": "gtpq"}, "Did you mean 'gptq'"),
-        ({"bits": 0.0}, "bits: expected a number above 0"),
-        ({"samples": 0}, "samples: expected 1 or more"),
-        ({"minutes": 0.0}, "minutes: expected a number above 0"),
+        ({"bits": 0.0}, "bits must be a number above 0"),
+        ({"samples": 0}, "samples must be 1 or more"),
+        ({"minutes": 0.0}, "minutes must be a number above 0"),
     ):
         with pytest.raises(HalfpintError, match=message):
             Quantize(**settings)  # type: ignore[arg-type]

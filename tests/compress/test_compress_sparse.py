@@ -171,10 +171,10 @@ def test_sparsegpt_harms_the_model_least(bundles: Get, text_work: Make, tmp_path
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"share": 1.0}, "share: expected a share above 0 and below 1"),
+        ({"share": 1.0}, "share must be a share above 0 and below 1"),
         ({"method": "sparsgpt"}, "Did you mean 'sparsegpt'"),
-        ({"pattern": "2:5"}, "pattern: expected"),
-        ({"damping": 0.0}, "damping: expected a number above 0"),
+        ({"pattern": "2:5"}, "pattern must be"),
+        ({"damping": 0.0}, "damping must be a number above 0"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
@@ -183,6 +183,6 @@ def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
 
 
 def test_a_share_that_saves_nothing_is_refused(bundles: Get, text_work: Make, tmp_path: Path) -> None:
-    with pytest.raises(HalfpintError, match=r"share: expected more than 0.03125, for weights of 32 bits, got 0.03"):
+    with pytest.raises(HalfpintError, match=r"share must be more than 0.03125, for weights of 32 bits, not 0.03"):
         Sparse(share=0.03).run(bundles("language"), text_work(tmp_path / "made"))
     assert not list(tmp_path.iterdir())

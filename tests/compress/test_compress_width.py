@@ -296,13 +296,13 @@ def test_a_stopped_run_goes_on_with_the_next_layer(
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"ffn": 1.0}, "ffn: expected 0, or a share above it and below 1, got 1.0"),
-        ({"heads": -0.1}, "heads: expected 0, or a share"),
+        ({"ffn": 1.0}, "ffn must be 0, or a share above it and below 1, not 1.0"),
+        ({"heads": -0.1}, "heads must be 0, or a share"),
         ({"ffn": 0.0}, "expected something to cut"),
         ({"importance": "actvation"}, "Did you mean 'activation'"),
-        ({"ridge": -1.0}, "ridge: expected 0 or more"),
-        ({"multiple": 0}, "multiple: expected 1 or more"),
-        ({"tokens": 2}, "tokens: expected 8 or more"),
+        ({"ridge": -1.0}, "ridge must be 0 or more"),
+        ({"multiple": 0}, "multiple must be 1 or more"),
+        ({"tokens": 2}, "tokens must be 8 or more"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:

@@ -272,5 +272,5 @@ def test_language_engine(engine: str, name: str, bundles: Callable[[str], Bundle
 
 
 def test_a_classifier_is_no_language_model(bundles: Callable[[str], Bundle]) -> None:
-    with pytest.raises(HalfpintError, match="expected a language model, got a bundle of the task 'classify'"):
+    with pytest.raises(HalfpintError, match="is not a language model: its task is 'classify'"):
         open_language_engine(bundles("majority"))

@@ -56,18 +56,18 @@ def test_named_columns_are_taken_and_checked() -> None:
     found = find_columns(made, text="notes", label="kind")
     assert (found.text, found.label, found.said.endswith("(as named)")) == ("notes", "kind", True)
     assert find_columns(made, label="kind").said.endswith("(text guessed by name; name it with --text)")
-    with pytest.raises(HalfpintError, match=r"--label: expected a column 'kidn'.*Did you mean 'kind'.*body, notes"):
+    with pytest.raises(HalfpintError, match=r"no column 'kidn' for --label.*Did you mean 'kind'.*body, notes"):
         find_columns(made, label="kidn")
-    with pytest.raises(HalfpintError, match="expected two columns, got 'kind' for both"):
+    with pytest.raises(HalfpintError, match="cannot both be the column 'kind'"):
         find_columns(made, text="kind", label="kind")
 
 
 def test_what_cannot_be_guessed_is_an_error() -> None:
-    with pytest.raises(HalfpintError, match=r"2 that could be it \(one, two\)"):
+    with pytest.raises(HalfpintError, match=r"\(one, two could\)"):
         find_columns(table(what=TEXTS, one=["a", "b"] * 2, two=["c", "d"] * 2))
-    with pytest.raises(HalfpintError, match="none that looks like one"):
+    with pytest.raises(HalfpintError, match="none looks like one"):
         find_columns(table(what=TEXTS, score=[0.1, 0.2, 0.3, 0.4]))
-    with pytest.raises(HalfpintError, match="no column with words"):
+    with pytest.raises(HalfpintError, match="no column holds words"):
         find_columns(table(number=[1, 2, 3, 4], label=["a", "b"] * 2))
     assert find_text_column(table(number=[1, 2, 3, 4], what=TEXTS)) == "what"
     with pytest.raises(HalfpintError, match="Did you mean 'what'"):
@@ -96,7 +96,7 @@ def test_labels_are_texts(label: object, read: str) -> None:
 
 def test_lists_are_no_labels() -> None:
     made = table(text=["a"], label=[["x", "y"]])
-    with pytest.raises(HalfpintError, match="row 1, column 'label': expected a text or a number, got a list"):
+    with pytest.raises(HalfpintError, match="row 1: the column 'label' holds a list, not a text or a number"):
         labelled(made, find_columns(made, text="text", label="label"))
 
 

@@ -108,16 +108,16 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(HalfpintError) as caught:
         prepared(tmp_path / "a.json", [*(row for row, _ in FAULTS), *OPENAI])
     assert all(fault in caught.value.got for _, fault in FAULTS)
-    with pytest.raises(HalfpintError, match="at least one sound conversation, got none"):
+    with pytest.raises(HalfpintError, match="has no sound conversation"):
         prepared(tmp_path / "a.json", [row for row, _ in FAULTS], drop_faulty=True)
 
 
 def test_other_tables_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(HalfpintError, match=r"conversations \(ShareGPT\).*got prompt, answer"):
+    with pytest.raises(HalfpintError, match=r"conversations \(ShareGPT\).*only prompt, answer"):
         prepared(tmp_path / "a.json", [{"prompt": "a", "answer": "b"}])
     with pytest.raises(HalfpintError, match="Did you mean 'messages'"):
         prepared(tmp_path / "a.json", [{"mesages": []}])
-    with pytest.raises(HalfpintError, match="conversations for training and some for validation, got 1 and 0"):
+    with pytest.raises(HalfpintError, match="too few conversations: 1 for training and 0 for validation"):
         prepared(tmp_path / "a.json", OPENAI[:1])
     with pytest.raises(HalfpintError, match="validation_share"):
         prepared(tmp_path / "a.json", OPENAI, validation_share=0.9)
@@ -193,7 +193,7 @@ def test_marked_answers_are_masked(row: dict[str, Any], others: list[Any], tmp_p
     found = prepared(tmp_path / "a.jsonl", [row, *others], log)
     assert [message.learn for message in first(found).messages] == [True, False, True, True]
     assert found.summary()["masked_answers"] == 1 and found.summary()["answers"] == len(others) + 2
-    assert any("masked" in line and "1 answers (row 1)" in line for line in log.lines)
+    assert any("masked" in line and "1 answer (row 1)" in line for line in log.lines)
 
 
 def test_a_conversation_that_is_all_masked_is_dropped_and_a_share_is_refused(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"ty
 
 
 def test_tool_calls_come_in_the_form_of_templates(tmp_path: Path) -> None:
-    openai = {"tools": TOOLS, "messages": [
+    openai = {"tools": TOOLS, "parallel_tool_calls": False, "messages": [
         {"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Weather?"},
         {"role": "assistant", "content": None, "tool_calls": [CALL]},
         {"role": "tool", "tool_call_id": "call_1", "content": "4 degrees"}, {"role": "assistant", "content": "Cold."},
@@ -225,8 +225,11 @@ def test_tool_calls_come_in_the_form_of_templates(tmp_path: Path) -> None:
     dicts = found.as_dicts()
     assert [one["role"] for one in dicts] == ["system", "user", "assistant", "tool", "assistant"]
     assert dicts[2]["tool_calls"][0]["function"] == {"name": "weather", "arguments": {"city": "Oslo"}}
-    assert dicts[3]["tool_call_id"] == "call_1" and found.template_values() == {"tools": TOOLS}
-    sharegpt = {"tools": json.dumps(TOOLS), "system": "Be brief.", "conversations": [
+    assert dicts[3]["tool_call_id"] == "call_1" and found.template_values() == {
+        "tools": TOOLS,
+        "parallel_tool_calls": False,
+    }
+    sharegpt = {"tools": json.dumps(TOOLS), "parallel_tool_calls": False, "system": "Be brief.", "conversations": [
         {"from": "human", "value": "Weather?"},
         {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Oslo"}}'},
         {"from": "observation", "value": "4 degrees"}, {"from": "gpt", "value": "Cold."},

@@ -118,7 +118,7 @@ def test_edges() -> None:
     assert near_duplicate_groups([]).tolist() == []
     assert near_duplicate_groups(["one"]).dtype == np.int64
     assert near_duplicate_pairs(["", " ", "a"]) == [(0, 1, 1.0)]
-    with pytest.raises(HalfpintError, match="expected a number above 0, at most 1"):
+    with pytest.raises(HalfpintError, match="must be a number above 0, at most 1"):
         near_duplicate_pairs(["a", "b"], threshold=85)
 
 

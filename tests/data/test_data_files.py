@@ -71,12 +71,12 @@ def test_a_table_larger_than_memory_is_refused(tmp_path: Path) -> None:
     packed = gzip.compress(b"text,label\n" + b"so it is,a\n" * 200_000)
     (tmp_path / "a.csv.gz").write_bytes(packed)
     assert len(packed) < 20_000
-    with pytest.raises(HalfpintError, match=r"expected a table of at most 0\.0 GB, unpacked.*Take a part of its rows"):
+    with pytest.raises(HalfpintError, match=r"too large: at most 0\.0 GB, unpacked.*Take a part of its rows"):
         read_table(str(tmp_path / "a.csv.gz"), max_bytes=1_000_000)
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.table({"text": ["x" * 10_000] * 5000, "label": ["a"] * 5000}), tmp_path / "a.parquet")
     assert (tmp_path / "a.parquet").stat().st_size < 100_000
-    with pytest.raises(HalfpintError, match="a table of at most"):
+    with pytest.raises(HalfpintError, match="too large: at most"):
         read_table(str(tmp_path / "a.parquet"), max_bytes=1_000_000)
 
 
@@ -129,7 +129,7 @@ def test_a_folder_of_parts_of_one_table(tmp_path: Path) -> None:
     assert found.rows == [1, 2, 3, 4]
     assert read_table(str(tmp_path), split="test").columns["text"] == ["c b", "c c"]
     (tmp_path / "train-00001-of-00002.csv").write_text("text,other\nb c,x\n")
-    with pytest.raises(HalfpintError, match=r"00001-of-00002\.csv: expected the columns of train-00000"):
+    with pytest.raises(HalfpintError, match=r"00001-of-00002\.csv has other columns \(.*\) than train-00000"):
         read_table(str(tmp_path))
 
 
@@ -175,7 +175,7 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "halfpint", "check", os.fsencode(name)]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "expected a file name in UTF-8" in done.stderr and "Traceback" not in done.stderr
+    assert "is not in UTF-8" in done.stderr and "Traceback" not in done.stderr
 
 
 def workbook(path: Path, sheets: dict[str, dict[int, list[object]]]) -> None:
@@ -215,7 +215,7 @@ def test_workbooks(tmp_path: Path) -> None:
     assert "1 empty row skipped" in found.notes
     assert "sheet 'One' (of One, Two; --sheet names another)" in found.notes
     assert read_table(str(tmp_path / "a.xlsx"), form=Form(sheet="Two")).columns == {"text": [4], "label": ["x"]}
-    with pytest.raises(HalfpintError, match=r"--sheet: .*'Tow'\. Did you mean 'Two'"):
+    with pytest.raises(HalfpintError, match=r"--sheet must be .*'Tow'\. Did you mean 'Two'"):
         read_table(str(tmp_path / "a.xlsx"), form=Form(sheet="Tow"))
     (tmp_path / "b.xlsx").write_bytes(b"PK\x03\x04 no more")
     with pytest.raises(HalfpintError, match="expected an Excel workbook"):

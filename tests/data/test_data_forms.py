@@ -80,13 +80,13 @@ def test_what_a_person_says_overrules(tmp_path: Path) -> None:
     word = "text,label\nпривет,a\n".encode("cp1251")
     assert table(tmp_path, word, encoding="cp1251").columns["text"] == ["привет"]
     assert table(tmp_path, "text,label\n你好,a\n".encode("gb18030"), encoding="gb18030").columns["text"] == ["你好"]
-    with pytest.raises(HalfpintError, match="encoding: expected an encoding that Python knows, got 'klingon'"):
+    with pytest.raises(HalfpintError, match="encoding must be an encoding that Python knows, not 'klingon'"):
         table(tmp_path, content, encoding="klingon")
     with pytest.raises(HalfpintError, match="bytes that are not ascii"):
         table(tmp_path, word, encoding="ascii")
-    with pytest.raises(HalfpintError, match="delimiter: expected one character"):
+    with pytest.raises(HalfpintError, match="delimiter must be one character"):
         table(tmp_path, content, delimiter="both")
-    with pytest.raises(HalfpintError, match="--sheet: expected a workbook"):
+    with pytest.raises(HalfpintError, match="is no workbook, so --sheet"):
         table(tmp_path, content, sheet="Two")
 
 

@@ -70,7 +70,7 @@ def test_parquet_with_class_names_and_missing_cells(tmp_path: Path) -> None:
     read = read_table(str(tmp_path / "t.parquet"))
     assert read.columns == {"text": ["a b", None, "c d"], "label": ["yes", "no", None], "score": [0.5, None, 1.0]}
     assert read.rows == [1, 2, 3]
-    assert "expected a text file, got a Parquet file" in fault(
+    assert "is a Parquet file, not a text file" in fault(
         write(tmp_path, "t.csv", (tmp_path / "t.parquet").read_bytes())
     )
     assert "expected a Parquet file" in fault(write(tmp_path, "u.parquet", "text,label\na,b\n"))
@@ -92,21 +92,21 @@ def test_saved_datasets_and_their_splits(tmp_path: Path) -> None:
 
 def test_folder_with_data_files(tmp_path: Path) -> None:
     write(tmp_path, "README.md", "about it")
-    assert "a folder with README.md" in fault(str(tmp_path))
+    assert "only README.md" in fault(str(tmp_path))
     write(tmp_path, "tickets.csv", delimited(","))
     assert read_table(str(tmp_path)).columns["text"] == TEXTS
     write(tmp_path, "test.tsv", "text\tlabel\nonly one\tcard\n")
-    assert "got 2: test.tsv, tickets.csv" in fault(str(tmp_path))
+    assert "2 data files that are not parts of one table: test.tsv, tickets.csv" in fault(str(tmp_path))
     assert read_table(str(tmp_path), split="test").columns["text"] == ["only one"]
     write(tmp_path, "train.csv", delimited(","))
     assert "file train.csv of the folder" in read_table(str(tmp_path)).notes
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "got an empty folder" in fault(str(empty))
+    assert "it is empty" in fault(str(empty))
 
 
 def test_split_of_a_single_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(HalfpintError, match="expected a folder or a Hub dataset"):
+    with pytest.raises(HalfpintError, match="is one file, and has no split 'train'"):
         read_table(write(tmp_path, "a.csv", delimited(",")), split="train")
 
 
@@ -137,7 +137,7 @@ def test_mixed_encodings_are_refused_with_the_lines(tmp_path: Path) -> None:
     data = "\n".join(lines).encode().split(b"\n")
     data[4] = data[11] = "café,a".encode("cp1252")
     message = fault(write(tmp_path, "a.csv", b"\n".join(data)))
-    assert "a.csv, lines 5, 12: expected one encoding" in message
+    assert "a.csv mixes encodings: 18 lines with UTF-8 characters, and 2 that are not UTF-8 (lines 5, 12)" in message
     assert "Save those lines again as UTF-8" in message
 
 
@@ -150,9 +150,9 @@ def test_mixed_encodings_are_refused_with_the_lines(tmp_path: Path) -> None:
         (b"\xff\xfea", "not UTF-16"),
         (b"\x1f\x8b\x08 broken", "damaged"),
         (gzip.compress(b"text,label\na,b\n" * 99, mtime=0)[:-9], "damaged"),
-        (b"", "an empty file"),
+        (b"", "a.csv is empty"),
         (b"\n\n", "no rows"),
-        (b"text,label\n", "only the header text, label"),
+        (b"text,label\n", "only its header, text, label"),
     ],
 )
 def test_what_is_no_table(tmp_path: Path, content: bytes, got: str) -> None:
@@ -164,7 +164,7 @@ def test_paths_that_are_not_there(tmp_path: Path) -> None:
     assert "Did you mean 'tickets.csv'?" in fault(str(tmp_path / "ticket.csv"))
     assert "does not exist either" in fault(str(tmp_path / "nowhere" / "a.csv"))
     assert "Download it first" in fault("https://example.com/a.csv")
-    assert "expected a readable file or folder" in fault(str(tmp_path / ("long" * 100 + ".csv")))
+    assert "cannot be read" in fault(str(tmp_path / ("long" * 100 + ".csv")))
 
 
 def test_folder_beside_wins_over_the_hub_when_a_file_is_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,9 +224,9 @@ def test_jsonl_rows_are_lines_and_missing_keys_none(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"text": "a"}\n{"text": \n', "a.jsonl, line 2"),
-        ("a.jsonl", '{"text": "a"}\n[1]\n', "line 2: expected one JSON object, got a JSON list"),
+        ("a.jsonl", '{"text": "a"}\n[1]\n', "line 2 is not a JSON object but a list"),
         ("a.json", '{\n"meta": [{"text": "a"}]}', "with the keys 'meta'"),
-        ("a.json", '[{"text": "a"}', "not JSON"),
+        ("a.json", '[{"text": "a"}', "not valid JSON"),
         ("a.json", "[]", "no rows"),
     ],
 )
@@ -250,24 +250,27 @@ def test_quoted_tsv_is_unquoted(tmp_path: Path) -> None:
 
 
 def test_open_quote_in_csv_is_refused(tmp_path: Path) -> None:
-    assert "a.csv, row 3: expected a closing quotation mark" in fault(
+    assert "a.csv, row 3: a quotation mark is opened and never closed" in fault(
         write(tmp_path, "a.csv", 'text,label\na,b\n"c,d\ne,f\n')
     )
 
 
 def test_ragged_rows_are_listed(tmp_path: Path) -> None:
     message = fault(write(tmp_path, "a.csv", "text,label\na,b\nc\nd,e\nf,g,h\ni,j\n"))
-    assert "a.csv, rows 3, 5: expected 2 fields" in message
+    assert "a.csv has 2 rows without the 2 fields of the others (delimiter ','): rows 3, 5" in message
     assert "row 3 has 1" in message
 
 
 def test_cell_limit(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     source = write(tmp_path, "a.csv", f"text,label\nshort,a\n{'x' * 5_000_000},b\n")
-    assert "a.csv, row 3: expected cells of at most 1,000,000 characters, got one of 5,000,000" in fault(source)
+    assert (
+        "a.csv, row 3 is too long: cells of at most 1,000,000 characters are read, and here is one of 5,000,000"
+        in fault(source)
+    )
     assert len(str(read_table(source, max_cell_chars=6_000_000).columns["text"][1])) == 5_000_000
     line = write(tmp_path, "a.jsonl", '{"text": "' + "x" * 200 + '"}\n')
-    assert "line 1, column 'text'" in fault(line, max_cell_chars=100)
+    assert "line 1: the column 'text' has a cell of 200 characters" in fault(line, max_cell_chars=100)
     assert csv.field_size_limit() == before
 
 

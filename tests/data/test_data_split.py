@@ -138,5 +138,5 @@ def test_fractions_that_are_none(fractions: tuple[float, float, float]) -> None:
 
 
 def test_groups_of_another_length() -> None:
-    with pytest.raises(HalfpintError, match="one for each of 2 examples, got 3"):
+    with pytest.raises(HalfpintError, match="one for each of 2 examples, not 3"):
         split(made([0, 1]), groups=np.arange(3, dtype=np.int64))

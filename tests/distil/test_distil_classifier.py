@@ -58,7 +58,7 @@ def test_a_student_has_the_layers_it_is_given(
         with pytest.raises(HalfpintError, match="fewer than 3, or rising numbers from 1 to 3"):
             Student(layers=wrong).run(base, work(tmp_path / "wrong"))
     for wrong in ("", "0", "one", "-1"):
-        with pytest.raises(HalfpintError, match='expected a number such as "2"'):
+        with pytest.raises(HalfpintError, match='must be a number such as "2"'):
             Student(layers=wrong)
 
 
@@ -254,13 +254,13 @@ def test_what_is_its_teacher_has_nothing_to_learn(bundles: Get, work: Make, tmp_
 @pytest.mark.parametrize(
     ("kind", "settings", "wanted"),
     [
-        (Logits, {"temperature": 0.0}, "temperature: expected a number from 0.05 to 100"),
-        (Logits, {"temperature": float("nan")}, "temperature: expected a number from 0.05 to 100"),
+        (Logits, {"temperature": 0.0}, "temperature must be a number from 0.05 to 100"),
+        (Logits, {"temperature": float("nan")}, "temperature must be a number from 0.05 to 100"),
         (Logits, {"divergence": "forwards"}, "Did you mean 'forward'"),
-        (Logits, {"js_beta": 1.0}, "js_beta: expected a share between 0 and 1"),
-        (Logits, {"label_share": 1.5}, "label_share: expected a share from 0 to 1"),
-        (Logits, {"epochs": 0}, "epochs: expected a number above 0"),
-        (Hidden, {"match": "attention"}, "match: expected relations or states"),
+        (Logits, {"js_beta": 1.0}, "js_beta must be a share between 0 and 1"),
+        (Logits, {"label_share": 1.5}, "label_share must be a share from 0 to 1"),
+        (Logits, {"epochs": 0}, "epochs must be a number above 0"),
+        (Hidden, {"match": "attention"}, "match must be relations or states"),
         (Hidden, {"layer_map": "1,2"}, "match = states for it"),
     ],
 )
@@ -272,9 +272,9 @@ def test_settings_that_cannot_be_are_refused(kind: Any, settings: dict[str, Any]
 def test_a_teacher_that_does_not_fit_is_refused(
     bundles: Get, work: Make, prepared: Prepared, short_encoder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(HalfpintError, match="nothing there"):
+    with pytest.raises(HalfpintError, match="There is no folder"):
         Logits(teacher=str(tmp_path / "nowhere")).check()
-    with pytest.raises(HalfpintError, match="expected a bundle of the task 'classify', got one of the task 'predict'"):
+    with pytest.raises(HalfpintError, match="is a model for the task 'predict', not 'classify'"):
         Logits(teacher=str(bundles("ngram").path)).run(bundles("encoder"), work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match="expected one trained encoder that was not exported"):
         Hidden(teacher=str(bundles("linear").path)).check()

@@ -119,10 +119,10 @@ def test_projections_that_are_mixed_are_not_told_apart() -> None:
 
 def test_what_cannot_be_is_refused(bundles: Get, text_work: Make, tmp_path: Path) -> None:
     teacher, student = bundles("language"), bundles("small-language")
-    with pytest.raises(HalfpintError, match="match: expected relations or states, got 'both'"):
+    with pytest.raises(HalfpintError, match="match must be relations or states, not 'both'"):
         TokenHidden(match="both")
     two = TokenHidden(teacher=f"{teacher.path},{bundles('taught').path}")
-    with pytest.raises(HalfpintError, match="teacher: expected one, as its states are looked at, got 2"):
+    with pytest.raises(HalfpintError, match="teacher must be one, as its states are looked at, not 2"):
         two.fits(student)
     narrow = Student(size="400k").run(teacher, text_work(tmp_path / "narrow"))
     assert narrow.config["hidden_size"] != teacher.config["hidden_size"]
@@ -130,10 +130,10 @@ def test_what_cannot_be_is_refused(bundles: Get, text_work: Make, tmp_path: Path
         TokenHidden(teacher=str(teacher.path), match="states", **FAST).run(narrow, text_work(tmp_path / "made"))
     with pytest.raises(HalfpintError, match=r"match: expected relations between models of \d+ and \d+ wide states"):
         TokenHidden(teacher=str(teacher.path), match="states").fits(narrow)
-    with pytest.raises(HalfpintError, match="teacher_layer: expected a number up to 2"):
+    with pytest.raises(HalfpintError, match="teacher_layer must be a number up to 2"):
         TokenHidden(teacher=str(teacher.path), teacher_layer=99).fits(student)
     with pytest.raises(HalfpintError, match="train_embeddings: expected false with adapters"):
         TokenHidden(train_embeddings=True, lora=True)
-    with pytest.raises(HalfpintError, match="teacher_layer: expected a number up to"):
+    with pytest.raises(HalfpintError, match="teacher_layer must be a number up to"):
         TokenHidden(teacher=str(teacher.path), teacher_layer=99, **FAST).run(student, text_work(tmp_path / "made"))
     assert not (tmp_path / "made").exists()

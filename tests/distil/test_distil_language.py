@@ -252,9 +252,9 @@ def test_language_settings_that_cannot_be_are_refused(
 ) -> None:
     for settings, wanted in (
         ({"divergence": "js"}, "expected forward with cached = true"),
-        ({"draws": 256}, "draws: expected a number from 1 to 255"),
-        ({"label_share": -0.1}, "label_share: expected a share from 0 to 1"),
-        ({"temperature": 1000.0}, "temperature: expected a number from 0.05 to 100"),
+        ({"draws": 256}, "draws must be a number from 1 to 255"),
+        ({"label_share": -0.1}, "label_share must be a share from 0 to 1"),
+        ({"temperature": 1000.0}, "temperature must be a number from 0.05 to 100"),
     ):
         with pytest.raises(HalfpintError, match=wanted):
             TokenLogits(**settings)

@@ -97,7 +97,7 @@ def test_heads_divide_both_widths() -> None:
     assert relation_heads(128, 384, 0, "here") == 4
     assert relation_heads(320, 384, 0, "here") == 8
     assert relation_heads(128, 384, 16, "here") == 16
-    with pytest.raises(HalfpintError, match="expected a divisor of 128"):
+    with pytest.raises(HalfpintError, match="must be a divisor of 128"):
         relation_heads(128, 384, 3, "here")
 
 
@@ -106,5 +106,5 @@ def test_layers_are_spread_up_to_the_last() -> None:
     assert layer_map("", 4, 12, "here") == [3, 6, 9, 12]
     assert layer_map("1, 6", 2, 6, "here") == [1, 6]
     for written in ("1", "1,7", "0,2", "a,b"):
-        with pytest.raises(HalfpintError, match="expected 2 numbers from 1 to 6"):
+        with pytest.raises(HalfpintError, match="must be 2 numbers from 1 to 6"):
             layer_map(written, 2, 6, "here")

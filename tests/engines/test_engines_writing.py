@@ -128,7 +128,7 @@ def test_the_best_of_several(engine: Any) -> None:
     assert {one.text for one in found} == drawn
     (only,) = engine.best("My order", 1, replace(settings, temperature=0.0))
     assert only.text == whole(engine.write("My order", replace(settings, temperature=0.0)))
-    with pytest.raises(HalfpintError, match="n: expected 1 or more, got 0"):
+    with pytest.raises(HalfpintError, match="n must be 1 or more, not 0"):
         engine.best("My order", 0, settings)
 
 
@@ -141,7 +141,7 @@ def test_beams_find_what_is_likelier_than_the_greedy_text(engine: Any) -> None:
     for one in found:
         ended = one.finish == "stop"
         assert one.log_probability == pytest.approx(one.mean_log_probability * (len(one.tokens) + ended), rel=1e-5)
-    with pytest.raises(HalfpintError, match="repetition_penalty: expected 1"):
+    with pytest.raises(HalfpintError, match="repetition_penalty must be 1"):
         engine.best("The", 3, replace(settings, repetition_penalty=1.2))
 
 
@@ -167,15 +167,15 @@ def test_beams_are_the_likeliest_there_are(transformer: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": -1.0}, "temperature: expected 0 or more, got -1.0"),
-        ({"temperature": float("nan")}, "temperature: expected 0 or more, got nan"),
-        ({"top_p": 0.0}, "top_p: expected a share above 0"),
-        ({"max_tokens": 0}, "max_tokens: expected 1 or more, got 0"),
-        ({"seed": -1}, "seed: expected 0 or more"),
-        ({"stop": ("",)}, "stop: expected texts that are not empty"),
-        ({"logprobs": -1}, "logprobs: expected 0 or more"),
-        ({"schema": "{}"}, "schema: expected a JSON schema: an object"),
-        ({"temprature": 1.0}, r"temprature: expected a setting of generation, got none. Did you mean 'temperature'\?"),
+        ({"temperature": -1.0}, "temperature must be 0 or more, not -1.0"),
+        ({"temperature": float("nan")}, "temperature must be 0 or more, not nan"),
+        ({"top_p": 0.0}, "top_p must be a share above 0"),
+        ({"max_tokens": 0}, "max_tokens must be 1 or more, not 0"),
+        ({"seed": -1}, "seed must be 0 or more"),
+        ({"stop": ("",)}, "stop must be texts that are not empty"),
+        ({"logprobs": -1}, "logprobs must be 0 or more"),
+        ({"schema": "{}"}, "schema must be a JSON schema: an object"),
+        ({"temprature": 1.0}, r"no setting 'temprature' of generation. Did you mean 'temperature'\?"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:

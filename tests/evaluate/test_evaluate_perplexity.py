@@ -181,9 +181,9 @@ def test_writing_on(language: Callable[[str], Bundle]) -> None:
     assert greedy == "".join(engine.generate("the fox", 12, temperature=3.0, min_p=0.999999))
     words = engine.next_words("the fox", 3)
     assert len(words) <= 3 and all(0 < probability <= 1 for _, probability in words)
-    with pytest.raises(HalfpintError, match="temperature: expected 0 or more"):
+    with pytest.raises(HalfpintError, match="temperature must be 0 or more"):
         engine.generate("a", temperature=-1.0)
-    with pytest.raises(HalfpintError, match="fill: expected a masked language model"):
+    with pytest.raises(HalfpintError, match="fill needs a masked language model"):
         engine.fill("a [MASK]")
 
 
@@ -207,11 +207,11 @@ def test_gaps(language: Callable[[str], Bundle]) -> None:
         with torch.no_grad():
             wanted = float(torch.log_softmax(model(input_ids=hidden).logits[0, place], -1)[ids[place]])
         assert scores.log_probabilities[place - 1] == pytest.approx(wanted, abs=1e-4)
-    with pytest.raises(HalfpintError, match=r"expected a text with \[MASK\]"):
+    with pytest.raises(HalfpintError, match=r"must be a text with \[MASK\]"):
         engine.fill("abc")
     with pytest.raises(HalfpintError, match="at most 32 tokens"):
         engine.fill("[MASK]" + "a" * 50)
-    with pytest.raises(HalfpintError, match="generate: expected a causal language model"):
+    with pytest.raises(HalfpintError, match="generate needs a causal language model"):
         engine.generate("a")
 
 

@@ -118,6 +118,6 @@ def test_serve_answers_and_ends_when_told(core: dict[str, str], best: Path) -> N
 def test_fit_says_what_to_install_and_writes_nothing(core: dict[str, str], tmp_path: Path) -> None:
     done = halfpint(core, "fit", TICKETS, "--out", tmp_path / "out")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: halfpint fit: expected the package scikit-learn")
+    assert done.stderr.startswith("error: The package scikit-learn is not installed")
     assert "pip install 'halfpint[train]'" in done.stderr
     assert not (tmp_path / "out").exists()

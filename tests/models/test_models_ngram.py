@@ -224,7 +224,7 @@ def test_next_words_weigh_every_word_there_is() -> None:
     assert 0.9 < sum(chances) < 1  # the rest is the unknown word's
     assert model.next_words("x y a b", top=3) == found[:3]
     assert model.next_words("whatever\na") == model.next_words("a") != model.next_words("e a")
-    with pytest.raises(HalfpintError, match="top: expected 1 or more"):
+    with pytest.raises(HalfpintError, match="top must be 1 or more"):
         model.next_words("", top=0)
 
 
@@ -286,12 +286,12 @@ def test_other_models_and_wrong_arrays_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"order": 0}, "order: expected 1 to 8, got 0"),
-        ({"order": 9}, "order: expected 1 to 8, got 9"),
+        ({"order": 0}, "order must be 1 to 8, not 0"),
+        ({"order": 9}, "order must be 1 to 8, not 9"),
         ({"smoothing": "knesser-ney"}, "Did you mean 'kneser-ney'"),
-        ({"prune": (0, -1)}, "prune: .* got 0 -1"),
-        ({"prune": (1, 0)}, "prune: .* got 1 0"),
-        ({"prune": (0, 0, 0), "order": 2}, "prune: expected at most 2"),
+        ({"prune": (0, -1)}, "prune must .* not 0 -1"),
+        ({"prune": (1, 0)}, "prune must .* not 1 0"),
+        ({"prune": (0, 0, 0), "order": 2}, "prune must be at most 2"),
         ({"min_count": -1}, "min_count"),
         ({"lines": []}, "at least one word"),
         ({"lines": ["", "\n\n", " \t "]}, "at least one word"),

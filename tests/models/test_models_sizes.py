@@ -24,7 +24,7 @@ def test_sizes_are_read(text: str, number: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "ten", "10X", "-3M", "M", "1e6", "9k", "10MB", "1.2.3M", "nan"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(HalfpintError, match="size: expected a number of parameters"):
+    with pytest.raises(HalfpintError, match="size must be a number of parameters"):
         sizes.parse_parameters(text)
 
 
@@ -83,7 +83,7 @@ def test_heads_share_keys_in_wide_models() -> None:
     ("arguments", "message"),
     [
         (("lama",), "Did you mean 'llama'"),
-        (("t5",), "arch: expected an architecture"),
+        (("t5",), "arch must be an architecture"),
         (("bart",), "which is both"),
         (("llama", "masked"), "reads from left to right"),
         (("bert", "causal"), "reads in both directions"),

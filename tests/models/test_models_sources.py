@@ -107,19 +107,23 @@ def locate_in_a_process(name: str, variables: dict[str, str]) -> subprocess.Comp
     )
 
 
-def serve_model(web: Web, name: str, folder: Path, files: tuple[str, ...] = MODEL) -> None:
+def serve_model(
+    web: Web, name: str, folder: Path, files: tuple[str, ...] = MODEL, *, branch: str = "main", commit: str = "a" * 40
+) -> None:
     """The Hub's routes for one model: its info, its tree, its files."""
-    commit = "a" * 40
     info = {"id": name, "modelId": name, "sha": commit, "private": False, "tags": [], "downloads": 0, "likes": 0}
     info["siblings"] = [{"rfilename": file} for file in files]
-    web.pages[f"/api/models/{name}/revision/main"] = (json.dumps(info).encode(), {"Content-Type": "application/json"})
+    web.pages[f"/api/models/{name}/revision/{branch}"] = (
+        json.dumps(info).encode(),
+        {"Content-Type": "application/json"},
+    )
     tree = []
     for file in (*files, "pytorch_model.bin"):
         content = (folder / file).read_bytes() if file in MODEL else b"a pickle that nobody wants"
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         tree.append({"type": "file", "oid": blob, "size": len(content), "path": file})
         headers = {"ETag": f'"{blob}"', "X-Repo-Commit": commit, "Content-Type": "application/octet-stream"}
-        for revision in (commit, "main"):
+        for revision in (commit, branch):
             web.pages[f"/{name}/resolve/{revision}/{file}"] = (content, headers)
     web.pages[f"/api/models/{name}/tree/{commit}"] = (json.dumps(tree).encode(), {"Content-Type": "application/json"})
 
@@ -147,16 +151,36 @@ def test_a_hub_name_is_downloaded_once(web: Web, tiny_encoder: Path, tmp_path: P
     assert (again.returncode, again.stdout) == (0, done.stdout)
 
 
+def test_a_revision_of_a_hub_model_is_pinned(web: Web, tiny_encoder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    pinned, moved, name = "b" * 40, "c" * 40, "somebody/tiny-bert"
+    serve_model(web, name, tiny_encoder, branch=pinned, commit=pinned)
+    serve_model(web, name, tiny_encoder, branch="v1", commit=pinned)
+    serve_model(web, name, tiny_encoder, branch=moved, commit=pinned)  # a Hub that gives another commit
+    web.pages[f"/api/models/{name}/tree/{moved}"] = web.pages[f"/api/models/{name}/tree/{pinned}"]
+    variables = environment(tmp_path, HF_ENDPOINT=web.address)
+    for revision in (pinned, "v1"):
+        done = locate_in_a_process(f"{name}@{revision}", variables)
+        assert done.returncode == 0, done.stderr
+        folder = Path(done.stdout.strip())
+        assert folder.name == f"somebody--tiny-bert@{revision}"
+        source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
+        assert (source["hub"], source["revision"]) == (name, pinned)
+    done = locate_in_a_process(f"{name}@{moved}", variables)
+    assert done.returncode == 2 and f"gave the revision {pinned}, not {moved}; refused" in done.stderr
+    assert not (tmp_path / "cache" / "models" / f"somebody--tiny-bert@{moved}").exists()
+
+
 def test_a_hub_model_that_is_not_there_or_not_whole(web: Web, tiny_encoder: Path, tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
     variables = environment(tmp_path, HF_ENDPOINT=web.address)
     done = locate_in_a_process("somebody/nothing", variables)
     assert done.returncode == 2
-    assert "base model 'somebody/nothing': expected to download it, got hub: " in done.stderr
+    assert "The base model 'somebody/nothing' cannot be downloaded: hub: " in done.stderr
     serve_model(web, "somebody/no-tokenizer", tiny_encoder, MODEL[:2])
     done = locate_in_a_process("somebody/no-tokenizer", variables)
     assert done.returncode == 2
-    assert re.search(r"base model 'somebody/no-tokenizer': .* got no tokenizer\.json", done.stderr)
+    assert re.search(r"base model 'somebody/no-tokenizer'.* it has no tokenizer\.json", done.stderr)
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "cache").rglob("config.json"))
 
@@ -270,7 +294,7 @@ def test_good_entries_are_unpacked(tmp_path: Path) -> None:
 def test_a_folder_is_taken_as_it_is(tiny_encoder: Path, tmp_path: Path) -> None:
     assert locate(str(tiny_encoder), SILENT) == tiny_encoder
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(HalfpintError, match=r"got no model\.safetensors, tokenizer\.json"):
+    with pytest.raises(HalfpintError, match=r"it has no model\.safetensors, tokenizer\.json"):
         locate(str(tmp_path), SILENT)
 
 
@@ -280,10 +304,10 @@ def test_a_folder_is_taken_as_it_is(tiny_encoder: Path, tmp_path: Path) -> None:
         ("all-minilm-l6", "Did you mean 'all-minilm-l6-v2'"),
         ("All-MiniLM-L6-v2", "Did you mean 'all-minilm-l6-v2'"),
         ("zzz", "There is: all-minilm-l6-v2"),
-        ("./no/such/folder", "expected a folder"),
-        ("/no/such/folder", "expected a folder"),
-        ("no/such/folder", "expected a folder"),
-        ("../folder", "expected a folder"),
+        ("./no/such/folder", "no base model .*: no folder"),
+        ("/no/such/folder", "no base model .*: no folder"),
+        ("no/such/folder", "no base model .*: no folder"),
+        ("../folder", "no base model .*: no folder"),
     ],
 )
 def test_unknown_names_tell_the_nearest(name: str, told: str) -> None:

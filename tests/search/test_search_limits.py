@@ -28,8 +28,8 @@ def test_sizes(text: str, size: int | None) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("25GiG", "Did you mean 'GiB'"), ("25XB", "There is: KB, MB"), ("", "got ''"), ("MB", "got 'MB'"),
-        ("-5MB", "got '-5MB'"), ("1e6", "25MB"), ("0MB", "expected more than 0"), ("0.2", "expected more than 0"),
+        ("25GiG", "Did you mean 'GiB'"), ("25XB", "There is: KB, MB"), ("", "not ''"), ("MB", "not 'MB'"),
+        ("-5MB", "not '-5MB'"), ("1e6", "25MB"), ("0MB", "must be more than 0"), ("0.2", "must be more than 0"),
         ("5,5MB", "25MB"), ("inf", "25MB"),
     ],
 )  # fmt: skip

@@ -94,3 +94,17 @@ def serve_bundle(
             self._listening.__exit__(*error)
 
     return Serving
+
+
+@pytest.fixture(scope="module")
+def torch(serve_bundle: Callable[..., Any]) -> Iterator[Served]:
+    """A language model in PyTorch; a bundle of the task chat."""
+    with serve_bundle("chat", slots=2) as served:
+        yield served
+
+
+@pytest.fixture(params=["gguf", "torch"])
+def served(request: pytest.FixtureRequest) -> Served:
+    """Each of them; a file has the fixture `gguf` with what it tries in llama.cpp."""
+    found: Served = request.getfixturevalue(request.param)
+    return found

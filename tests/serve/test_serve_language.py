@@ -53,20 +53,6 @@ def gguf(
         yield served
 
 
-@pytest.fixture(scope="module")
-def torch(serve_bundle: Callable[..., Any]) -> Iterator[Served]:
-    """PyTorch; a bundle of the task chat."""
-    with serve_bundle("chat", slots=2) as served:
-        yield served
-
-
-@pytest.fixture(params=["gguf", "torch"])
-def served(request: pytest.FixtureRequest) -> Served:
-    """Each of them."""
-    found: Served = request.getfixturevalue(request.param)
-    return found
-
-
 def test_a_chat_is_the_same_whole_and_in_a_stream(served: Served) -> None:
     whole = served.chat()
     message = whole.choices[0].message

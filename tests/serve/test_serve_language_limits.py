@@ -256,7 +256,7 @@ def test_settings_out_of_range_are_refused(bundles: Any, setting: str) -> None:
 
 
 def test_settings_of_language_models_are_refused_elsewhere(bundle_path: Path) -> None:
-    with pytest.raises(HalfpintError, match="--slots: expected a language model"):
+    with pytest.raises(HalfpintError, match="--slots needs a language model"):
         serve(bundle_path, slots=2, port=0)
 
 

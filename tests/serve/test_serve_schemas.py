@@ -41,20 +41,6 @@ def gguf(serve_bundle: Callable[..., Any]) -> Iterator[Served]:
         yield served
 
 
-@pytest.fixture(scope="module")
-def torch(serve_bundle: Callable[..., Any]) -> Iterator[Served]:
-    """PyTorch."""
-    with serve_bundle("chat", slots=2) as served:
-        yield served
-
-
-@pytest.fixture(params=["gguf", "torch"])
-def served(request: pytest.FixtureRequest) -> Served:
-    """Each of them."""
-    found: Served = request.getfixturevalue(request.param)
-    return found
-
-
 def by(schema: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
 

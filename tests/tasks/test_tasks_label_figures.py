@@ -160,7 +160,7 @@ def test_an_unknown_metric_is_told_with_the_nearest() -> None:
     "call", [lambda none: scores(none, np.zeros((0, 2))), lambda none: TASK.counts([], [], ["a", "b"])]
 )
 def test_no_row_is_an_error(call: Callable[[IntArray], object]) -> None:
-    with pytest.raises(HalfpintError, match="at least one row"):
+    with pytest.raises(HalfpintError, match="no labelled rows"):
         call(np.zeros(0, dtype=np.int64))
 
 

@@ -282,7 +282,7 @@ def test_labels_that_the_bundle_does_not_know_are_refused() -> None:
         TASK.need_labels([TagExample("a", (Span(0, 1, "ORG"),), 7)], BIO)
     with pytest.raises(HalfpintError, match="texts without labels"):
         TASK.need_labels([TASK.unlabelled("a")], BIO)
-    with pytest.raises(HalfpintError, match="at least one text"):
+    with pytest.raises(HalfpintError, match="no labelled texts"):
         TASK.counts([], [], BIO)
 
 

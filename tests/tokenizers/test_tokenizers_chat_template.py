@@ -139,7 +139,7 @@ def test_where_a_template_is_found(tmp_path: Path) -> None:
     named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]
     assert ChatTemplate(write(tmp_path / "named", None, chat_template=named)).render([]) == "yes"
     assert ChatTemplate(write(tmp_path / "file", "file", chat_template="config")).render([]) == "file"
-    with pytest.raises(HalfpintError, match=r"expected a model with a chat template, got none.*halfpint generate"):
+    with pytest.raises(HalfpintError, match=r"has no chat template, so it cannot answer.*halfpint generate"):
         ChatTemplate(write(tmp_path / "none", None))
     with pytest.raises(HalfpintError, match="expected a template that Jinja reads, got Unexpected end of template"):
         ChatTemplate(write(tmp_path / "broken", "{% if %"[:-2] + " true %}"))

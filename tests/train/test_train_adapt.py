@@ -69,9 +69,9 @@ def test_it_gets_better_and_resumes_exactly(
 
 def test_what_cannot_be_is_said(run: Callable[..., Any]) -> None:
     for change, message in (
-        ({"context": 500}, "context: expected at most the model's 96 tokens"),
-        ({"lora_targets": "q_proj"}, "lora_targets: expected lora = true"),
-        ({"packing": "tight"}, "packing: expected stream or fit"),
+        ({"context": 500}, "context must be at most the model's 96 tokens"),
+        ({"lora_targets": "q_proj"}, "lora_targets must be lora = true"),
+        ({"packing": "tight"}, "packing must be stream or fit"),
     ):
         with pytest.raises(HalfpintError, match=message):
             run(replace(TINY, **change))

@@ -87,7 +87,7 @@ def test_models_of_words_are_blended_word_by_word(bundles: Callable[[str], Bundl
 def test_what_cannot_be_blended_is_refused(
     bundles: Callable[[str], Bundle], work: Callable[..., Work], tmp_path: Path
 ) -> None:
-    with pytest.raises(HalfpintError, match="a stage that makes a whole model, got 'train/finetune'"):
+    with pytest.raises(HalfpintError, match="a stage that makes a whole model, not 'train/finetune'"):
         Blend(other="train/finetune")
     with pytest.raises(HalfpintError, match="one model to blend with, got a blend"):
         Blend().run(bundles("blend"), work(tmp_path / "again"))

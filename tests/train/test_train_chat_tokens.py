@@ -224,6 +224,6 @@ def test_a_conversation_whose_calls_the_template_does_not_write_is_dropped(
     tokenizer, log, plain = with_template("llama"), interrupting(), conversation("a", "b")
     assert readable(tokenizer, [CALLING, plain], "train", log) == [plain]
     assert any("does not write tools: left out (row 7)" in line for line in log.lines)
-    assert any("dropped 1 conversations with tool calls" in line and "(row 7)" in line for line in log.lines)
+    assert any("dropped 1 conversation with tool calls" in line and "(row 7)" in line for line in log.lines)
     with pytest.raises(HalfpintError, match="none: all have tool calls"):
         readable(tokenizer, [CALLING], "train", log)

@@ -124,7 +124,7 @@ def test_a_text_that_repeats_itself_is_foretold_from_itself() -> None:
 
 
 def test_refusals(bundles: Callable[[str], Bundle]) -> None:
-    with pytest.raises(HalfpintError, match="order: expected 2 to 8, got 9"):
+    with pytest.raises(HalfpintError, match="order must be 2 to 8, not 9"):
         Mix(order=9)
-    with pytest.raises(HalfpintError, match="cache: expected 0 or more, got -1"):
+    with pytest.raises(HalfpintError, match="cache must be 0 or more, not -1"):
         Mix(cache=-1)

@@ -73,5 +73,5 @@ def test_only_matrices_inside_are_stepped_so() -> None:
 
 
 def test_an_unknown_one_is_refused() -> None:
-    with pytest.raises(HalfpintError, match=r"optimizer: expected adamw or muon, got 'muno'"):
+    with pytest.raises(HalfpintError, match=r"optimizer must be adamw or muon, not 'muno'"):
         check_settings(Training(optimizer="muno"), "train/pretrain")

@@ -95,7 +95,7 @@ def test_a_text_larger_than_memory_is_counted_in_scratch(corpus_work: Work, monk
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"order": 9}, "order: expected 1 to 8"),
+        ({"order": 9}, "order must be 1 to 8"),
         ({"prune": "0 -1"}, "prune"),
         ({"prune": "few"}, "prune"),
         ({"smoothing": "some"}, "smoothing"),

@@ -365,16 +365,16 @@ def test_parts_of_a_batch_are_the_batch(
     ("change", "message"),
     [
         ({"arch": "lama"}, "Did you mean 'llama'"),
-        ({"size": "ten"}, "size: expected a number"),
+        ({"size": "ten"}, "size must be a number"),
         ({"objective": "causel"}, "Did you mean 'causal'"),
         ({"objective": "masked"}, "reads from left to right"),
         ({"arch": "bert", "objective": "causal"}, "reads in both directions"),
-        ({"packing": "tight"}, "packing: expected stream or fit"),
+        ({"packing": "tight"}, "packing must be stream or fit"),
         ({"tokenizer": "bppe"}, "Did you mean 'bpe'"),
         ({"vocabulary": 30_000}, "vocab_size: expected 30,000 tokens, got texts that have enough for"),
         ({"size": "20k", "vocabulary": 1000}, "size: expected a llama of about 20k"),
         ({"context": 100_000}, "corpus: expected at least one sequence of 100000 tokens"),
-        ({"context": 4}, "context: expected 8 tokens or more"),
+        ({"context": 4}, "context must be 8 tokens or more"),
     ],
 )
 def test_what_cannot_be_is_said(change: dict[str, Any], message: str, run: Callable[..., Any], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from halfpint.commands._compress_steps import steps_of
 from halfpint.compress.onnx_int8 import OnnxInt8
 from halfpint.counts import INTERVAL, Counts
 from halfpint.engines import open_engine
-from halfpint.errors import HalfpintError, RefusedError
+from halfpint.errors import RefusedError
 from halfpint.evaluate.intervals import difference, interval
 from halfpint.export.onnx import Onnx
 from halfpint.pipeline import Made
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
 
 def compress_classifier(run: Compression) -> tuple[Made, dict[str, Any]]:
     """Make the steps of a classifier; each end is judged as ONNX in a fresh process."""
-    if run.asked.target_bytes or run.asked.keep:
-        target = bool(run.asked.target_bytes)
-        raise HalfpintError(
-            "--target" if target else "--keep", wanted="a language model for it", got="a classifier",
-            todo=f"halfpint fit DATA {'--max-size' if target else '--keep'} finds the smallest classifier that is "
-            "enough.",
+    for name, flag in (("target", "--max-size"), ("keep", "--keep")):
+        run.asked.refuse(
+            name, wanted="a language model", got="a classifier",
+            todo=f"halfpint fit DATA {flag} finds the smallest classifier that is enough.",
         )  # fmt: skip
     stages = steps_of(run.asked, str(run.start.path), is_classifier=True)
     if run.start.kind == Kind.ONNX:

@@ -16,7 +16,7 @@ from halfpint.compress.sparse import Sparse
 from halfpint.compress.vocab import Vocab
 from halfpint.compress.width import Width
 from halfpint.distil.heal import Heal
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import HalfpintError, SettingError, nearest
 from halfpint.export.gguf import CODES, Gguf
 from halfpint.export.onnx import Onnx
 from halfpint.stage import Stage
@@ -53,7 +53,7 @@ def steps_of(asked: Compress, teacher: str = "", *, is_classifier: bool = False)
     if asked.plain and asked.packed:
         raise HalfpintError("--plain", wanted="it without --packed", got="both", todo="Leave one of the two out.")
     if asked.keep and not 0 < asked.keep < 1:
-        raise HalfpintError("--keep", wanted="a share between 0 and 1, such as 0.98", got=f"{asked.keep:g}")
+        raise SettingError("--keep", wanted="a share between 0 and 1, such as 0.98", got=f"{asked.keep:g}")
     if asked.static and asked.quantize != "8":
         raise HalfpintError("--static", wanted="--quantize 8 with it", got=repr(asked.quantize))
     stages: list[Stage] = [_pruning(one) for one in asked.prune]
@@ -128,7 +128,7 @@ def _pruning(asked: str) -> Stage:
     except ValueError:
         share = -1.0
     if name not in PRUNINGS or not equals or not 0 < share < 1:
-        raise HalfpintError(
+        raise SettingError(
             "--prune", wanted="depth=0.2, width=0.25, ffn=0.25, heads=0.25, hidden=0.25 or sparse=0.5", got=repr(asked),
             todo=nearest(name, PRUNINGS),
         )  # fmt: skip

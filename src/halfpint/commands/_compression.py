@@ -121,9 +121,7 @@ def opened(asked: Compress, work: Path, log: Log) -> Compression:
             todo="Compress the model that it was made from.",
         )  # fmt: skip
     asked.refuse_form("a language model")
-    for name, value in (("--static", asked.static), ("--test", asked.test)):
-        if value:
-            raise HalfpintError(name, wanted="a classifier for it", got="a language model", todo="Leave it out.")
+    asked.refuse("static", "test", wanted="a classifier", got="a language model", todo="Leave it out.")
     data = CorpusData(
         sources=(asked.data,), text=asked.text, validation_share=_HELD_SHARE, clean=False, seed=asked.seed
     )

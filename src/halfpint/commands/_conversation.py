@@ -14,13 +14,13 @@ from typing import Any, TextIO
 
 from halfpint.bundle import Bundle
 from halfpint.commands._writing import CUT_OFF
-from halfpint.data.chat_forms import conversations_of, form_of
+from halfpint.data.chat_forms import SETTINGS, VALUES, conversations_of, form_of
 from halfpint.data.messages import ASSISTANT, SYSTEM, USER
 from halfpint.data.read import read_table
 from halfpint.engines import Generation, Piece, open_language_engine
 from halfpint.errors import HalfpintError, nearest
 from halfpint.files import write_text
-from halfpint.terminal import escaped
+from halfpint.terminal import amount, escaped
 from halfpint.tokenizers.chat_template import ChatTemplate
 
 COMMANDS = {
@@ -45,6 +45,7 @@ class Talk:
     Attributes:
         messages: all that was said, in turn, without the system message.
         system: what the model is told before all else; empty for nothing.
+        values: what the chat template is given besides messages, such as the tools of a loaded conversation.
         settings: of the answers.
         left_out: messages, from the first on, that the model is not given any more.
 
@@ -56,7 +57,8 @@ class Talk:
         self._engine = open_language_engine(bundle, threads=threads)
         self._engine.check_writes("a conversation")  # a masked model is none, whatever template it has
         self._template = ChatTemplate(bundle.path)
-        self.messages: list[dict[str, str]] = []
+        self.messages: list[dict[str, Any]] = []
+        self.values: dict[str, Any] = {}
         self.settings = settings
         self.system = ""
         self.left_out = 0
@@ -73,7 +75,7 @@ class Talk:
         if system and not self._template.takes_system:
             raise HalfpintError(
                 "system", wanted="a model whose chat template takes a system message", got="one that does not",
-                todo="Say it in the first message.",
+                todo="Say it in the first message.", said="This model's chat template takes no system message.",
             )  # fmt: skip
         self.system = system
 
@@ -84,7 +86,7 @@ class Talk:
             HalfpintError: an empty message, or one that the context has no room for.
         """
         if not text.strip():
-            raise HalfpintError("message", wanted="some words", got="none")
+            raise HalfpintError("message", wanted="some words", got="none", said="The message is empty.")
         self._tries = 0
         return self._answer([*self.messages, {"role": USER, "content": text}])
 
@@ -92,21 +94,28 @@ class Talk:
         """Another answer to the last message, drawn with another seed; with a temperature of 0 it is the same one."""
         asked = self.messages[:-1] if self.messages and self.messages[-1]["role"] == ASSISTANT else self.messages
         if not asked:
-            raise HalfpintError("/retry", wanted="a message that was answered", got="none yet")
+            raise HalfpintError(
+                "/retry",
+                wanted="a message that was answered",
+                got="none yet",
+                said="There is no answered message to retry yet.",
+            )
         self._tries += 1
         return self._answer(asked)
 
     def undo(self) -> None:
         """Take the last message and its answer back."""
         if not self.messages:
-            raise HalfpintError("/undo", wanted="something that was said", got="nothing yet")
+            raise HalfpintError(
+                "/undo", wanted="something that was said", got="nothing yet", said="There is nothing to undo yet."
+            )
         while self.messages and self.messages.pop()["role"] != USER:
             pass
         self.left_out = 0
 
     def reset(self) -> None:
         """Forget what was said."""
-        self.messages, self.left_out = [], 0
+        self.messages, self.values, self.left_out = [], {}, 0
 
     def set(self, name: str, value: str) -> None:
         """Change a setting of `Generation`.
@@ -116,7 +125,13 @@ class Talk:
         """
         names = [item.name for item in fields(Generation) if item.name != "logprobs"]  # a conversation shows none
         if name not in names:
-            raise HalfpintError("/set", wanted="a setting", got=repr(name), todo=nearest(name, names))
+            raise HalfpintError(
+                "/set",
+                wanted="a setting",
+                got=repr(name),
+                todo=nearest(name, names),
+                said=f"There is no setting {name!r}.",
+            )
         try:
             found: Any = json.loads(value)
         except (ValueError, RecursionError):
@@ -139,15 +154,23 @@ class Talk:
             HalfpintError: nobody answered yet.
         """
         if not any(message["role"] == ASSISTANT for message in self.messages):
-            raise HalfpintError("/save", wanted="a conversation with an answer", got="none yet")
+            raise HalfpintError(
+                "/save", wanted="a conversation with an answer", got="none yet", said="There is no answer to save yet."
+            )
         whole = ([{"role": SYSTEM, "content": self.system}] if self.system else []) + self.messages
         before = path.read_text(encoding="utf-8") if path.is_file() else ""
         before += "\n" if before and not before.endswith("\n") else ""
-        write_text(path, before + json.dumps({"messages": whole}, ensure_ascii=False) + "\n")
+        write_text(path, before + json.dumps({"messages": whole, **self._saved()}, ensure_ascii=False) + "\n")
         return before.count("\n") + 1
 
+    def _saved(self) -> dict[str, Any]:
+        """The values as `halfpint finetune` reads them: those that are no columns of their own in one object."""
+        columns = {name: value for name, value in self.values.items() if name in VALUES}
+        others = {name: value for name, value in self.values.items() if name not in VALUES}
+        return {**columns, **({SETTINGS: others} if others else {})}
+
     def load(self, path: Path) -> None:
-        """Go on with the last conversation of a file, in any form that `halfpint finetune` reads.
+        """Go on with the last conversation of a file, in any form that `halfpint finetune` reads; its tools stay.
 
         Raises:
             HalfpintError: there is no such file, or no sound conversation in it.
@@ -155,20 +178,26 @@ class Talk:
         table = read_table(str(path))
         found = conversations_of(table, form_of(table))
         if not found.conversations:
-            raise HalfpintError(str(path), wanted="a sound conversation", got=", ".join(found.faults) or "none")
-        messages = found.conversations[-1].as_dicts()
+            raise HalfpintError(
+                str(path),
+                wanted="a sound conversation",
+                got=", ".join(found.faults) or "none",
+                said=f"{path} is not a conversation that can be continued: {', '.join(found.faults) or 'it has none'}.",
+            )
+        last = found.conversations[-1]
+        messages = last.as_dicts()
         system = messages.pop(0)["content"] if messages[0]["role"] == SYSTEM else ""
         self.tell(system)
-        self.messages, self.left_out = messages, 0
+        self.messages, self.values, self.left_out = messages, last.template_values(), 0
 
-    def _answer(self, asked: list[dict[str, str]]) -> Iterator[Piece]:
+    def _answer(self, asked: list[dict[str, Any]]) -> Iterator[Piece]:
         """The answer to the last of `asked`, which become the messages when there is one."""
         ids, left_out = self._ids(asked)
         pieces = self._engine.write(ids, replace(self.settings, seed=self.settings.seed + self._tries))
         self.left_out = left_out
         return self._kept(asked, pieces)
 
-    def _kept(self, asked: list[dict[str, str]], pieces: Iterator[Piece]) -> Iterator[Piece]:
+    def _kept(self, asked: list[dict[str, Any]], pieces: Iterator[Piece]) -> Iterator[Piece]:
         said = ""
         try:
             for piece in pieces:
@@ -178,14 +207,14 @@ class Talk:
             if said.strip():  # a message that nobody answered is none: user and assistant take turns
                 self.messages = [*asked, {"role": ASSISTANT, "content": said}]
 
-    def _ids(self, asked: list[dict[str, str]]) -> tuple[list[int], int]:
+    def _ids(self, asked: list[dict[str, Any]]) -> tuple[list[int], int]:
         """The ids of what fits, and how many of the oldest messages are left out, a question with its answer each."""
         context = self._engine.context
         most = context - min(self.settings.max_tokens, int(context * _MOST_ANSWER))
         system = [{"role": SYSTEM, "content": self.system}] if self.system else []
         wanted, first = most, self.left_out
         while True:
-            ids = self._template.ids([*system, *asked[first:]], self._engine.encode)
+            ids = self._template.ids([*system, *asked[first:]], self._engine.encode, **self.values)
             if len(ids) <= wanted:
                 return ids, first
             wanted = int(most * _LEFT_IN)
@@ -196,6 +225,7 @@ class Talk:
                 raise HalfpintError(
                     "message", wanted=f"at most {most} tokens with what is around it", got=str(len(ids)),
                     todo="Shorten it, or lower max_tokens, for which the rest is kept.",
+                    said=f"The message is too long: {len(ids):,} tokens with what is around it, where {most:,} fit.",
                 )  # fmt: skip
             first = following
 
@@ -290,26 +320,35 @@ class Terminal:
             self._show(talk.retry())
         elif name == "undo":
             talk.undo()
-            self._say(f"taken back; {len(talk.messages)} messages are left")
+            self._say(f"taken back; {amount(len(talk.messages), 'message')} left")
         elif name in ("save", "load"):
             if not rest:
-                raise HalfpintError(f"/{name}", wanted="a file", got="none", todo=f"Type: /{name} talk.jsonl")
+                raise HalfpintError(
+                    f"/{name}",
+                    wanted="a file",
+                    got="none",
+                    todo=f"Type: /{name} talk.jsonl",
+                    said=f"/{name} needs a file.",
+                )
             if name == "save":
                 self._say(f"saved as conversation {talk.save(Path(rest).expanduser())} of {rest}")
             else:
                 talk.load(Path(rest).expanduser())
-                self._say(f"{len(talk.messages)} messages read")
+                with_values = f", with {', '.join(talk.values)}" if talk.values else ""
+                self._say(f"{amount(len(talk.messages), 'message')} read{with_values}")
                 for message in talk.messages[-2:]:
                     self._say(f"{message['role']}: {message['content']}")
         else:
             names = [words.split()[0] for words in COMMANDS]
             todo = nearest(name, names) + " /help lists them; two slashes begin a message with one."
-            raise HalfpintError(f"/{name}", wanted="a command", got="no such command", todo=todo)
+            raise HalfpintError(
+                f"/{name}", wanted="a command", got="no such command", todo=todo, said=f"There is no command /{name}."
+            )
 
     def _show(self, pieces: Iterator[Piece]) -> None:
         """Write an answer as it comes; Ctrl-C ends it and what was said stays."""
         if self._talk.left_out > self._left_out:
-            self._say(f"(the first {self._talk.left_out} messages no longer fit and are left out)")
+            self._say(f"(the first {amount(self._talk.left_out, 'message')} no longer fit and are left out)")
         self._left_out = self._talk.left_out
         started, last = time.monotonic(), Piece("", (), "", 0)
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from halfpint.bundle import CARD
 from halfpint.distil.student import Student
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import HalfpintError, SettingError, nearest
 from halfpint.models.pull import Pull
 from halfpint.models.sources import catalogue
 from halfpint.stage import Stage
@@ -30,7 +30,7 @@ def check_methods(given: tuple[str, ...], known: tuple[str, ...], last: tuple[st
             todo=nearest(wrong, known) if wrong else "",
         )  # fmt: skip
     if given[-1] not in last:
-        raise HalfpintError(
+        raise SettingError(
             "--method", wanted=f"{' or '.join(last)} at the end ({given[-1]} alone teaches no answer)",
             got=repr(",".join(given)), todo=f"Write --method {','.join(given)},{last[0]}.",
         )  # fmt: skip
@@ -62,7 +62,7 @@ def need_student(asked: Distil, known: Iterable[str]) -> None:
     name = asked.student
     if asked.is_cut or Path(name).is_dir() or name in known or ("/" in name and "=" not in name):
         return
-    raise HalfpintError(
+    raise SettingError(
         "--student", wanted="layers=N, size=5M, a bundle, or a base model", got=repr(name),
         todo=nearest(name, ["layers=2", "size=5M", *known]),
     )  # fmt: skip

@@ -29,7 +29,7 @@ class ReadsTable(Command):
         Raises:
             HalfpintError: something is said.
         """
-        self.refuse(*self.written, wanted="a classifier for it", got=got)
+        self.refuse(*self.written, wanted="a classifier", got=got)
 
     @property
     def written(self) -> dict[str, str]:

@@ -160,9 +160,19 @@ def read_schema(text: str) -> Mapping[str, Any] | None:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise HalfpintError(place, wanted="a JSON schema", got=f"what is no JSON ({error})") from None
+        raise HalfpintError(
+            place,
+            wanted="a JSON schema",
+            got=f"what is no JSON ({error})",
+            said=f"{place} is not a JSON schema: it is not valid JSON ({error}).",
+        ) from None
     if not isinstance(found, dict):
-        raise HalfpintError(place, wanted="a JSON schema: an object", got=type(found).__name__)
+        raise HalfpintError(
+            place,
+            wanted="a JSON schema: an object",
+            got=type(found).__name__,
+            said=f"{place} is not a JSON schema: it is a {type(found).__name__}, not an object.",
+        )
     return found
 
 

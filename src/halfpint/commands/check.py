@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from halfpint.command import Group, Result, option, positional
 from halfpint.commands._table import ReadsTable
 from halfpint.progress import Log
+from halfpint.terminal import amount
 
 if TYPE_CHECKING:
     from halfpint.task import Finding
@@ -51,7 +52,7 @@ class Checked(Result):
         return json.dumps(report, ensure_ascii=False)
 
     def __str__(self) -> str:
-        lines = [f"{self.source}: {self.rows:,} rows, {self.labels} labels; {self.columns}"]
+        lines = [f"{self.source}: {amount(self.rows, 'row')}, {amount(self.labels, 'label')}; {self.columns}"]
         lines += [f"  {note}" for note in self.notes]
         for one in self.findings:
             left_out = " [left out of training]" if one.drop else ""
@@ -64,7 +65,9 @@ class Checked(Result):
         from halfpint.report import notebook
 
         rows = [(one.severity, one.kind, one.message) for one in self.findings]
-        head = f"{self.source}: {self.rows:,} rows, {self.labels} labels, {self.errors} errors"
+        head = (
+            f"{self.source}: {amount(self.rows, 'row')}, {amount(self.labels, 'label')}, {amount(self.errors, 'error')}"
+        )
         return notebook.shown(
             notebook.paragraph(head, strong=True),
             notebook.table(("severity", "kind", "finding"), rows) if rows else notebook.paragraph("No problems."),

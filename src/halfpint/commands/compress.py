@@ -144,6 +144,7 @@ class Compress(ReadsTable):
                 raise HalfpintError(
                     "halfpint compress", wanted="--prune, --low-rank, --vocab, --quantize, --target or --keep",
                     got="none of them",
+                    said="Say what to do: --prune, --low-rank, --vocab, --quantize, --target or --keep.",
                 )  # fmt: skip
             with metered(log):
                 run = opened(self, space.folder, log)

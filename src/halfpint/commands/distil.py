@@ -181,12 +181,19 @@ class Distil(ReadsTable):
 
         teachers = [_teacher(name, work, log) for name in self.teachers]
         if not teachers:
-            raise HalfpintError("TEACHER", wanted="the folder of a bundle", got="none")
+            raise HalfpintError(
+                "TEACHER", wanted="the folder of a bundle", got="none", said="Name a teacher: the folder of a model."
+            )
         tasks = {str(one.card.get("task")) for one in teachers}
         known = [open_task(name, "TEACHER") for name in sorted(tasks)]
         labelled = [task for task in known if isinstance(task, LabelTask)]
         if labelled and len(known) > 1:
-            raise HalfpintError("TEACHER", wanted="teachers of one task", got=f"of {', '.join(sorted(tasks))}")
+            raise HalfpintError(
+                "TEACHER",
+                wanted="teachers of one task",
+                got=f"of {', '.join(sorted(tasks))}",
+                said=f"Teachers must do the same task, and these do {', '.join(sorted(tasks))}.",
+            )
         kind = Classifiers if labelled else Languages
         run: Classifiers | Languages = kind(self, teachers, log)
         run.open(work)

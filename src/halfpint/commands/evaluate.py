@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from halfpint.command import Group, Result, option, positional
 from halfpint.commands._table import ReadsTable
-from halfpint.errors import HalfpintError
 from halfpint.progress import Log, plain
 
 if TYPE_CHECKING:
@@ -90,8 +89,7 @@ class Evaluate(ReadsTable):
             if answering and answering.recognises(self.data) >= _SURE:
                 return self._on_answers(bundle, answering, log)
             return self._on_text(bundle, log)
-        if self.reference:
-            raise HalfpintError("--reference", wanted="a language model for it", got=f"{self.bundle}: {task.about}")
+        self.refuse("reference", wanted="a language model", got=f"{self.bundle}: {task.about}")
         return self._on_labels(bundle, task, log)
 
     def _on_labels(self, bundle: Bundle, task: LabelTask[Any], log: Log) -> Evaluated:
@@ -107,9 +105,8 @@ class Evaluate(ReadsTable):
         from halfpint.evaluate.text import judge_answers
         from halfpint.train.chat import answers_of
 
-        if self.reference:
-            raise HalfpintError("--reference", wanted="running text for it", got=f"{self.data}: conversations")
-        self.refuse("label", "metric", wanted="a classifier for it", got="a language model")
+        self.refuse("reference", wanted="running text", got=f"{self.data}: conversations")
+        self.refuse("label", "metric", wanted="a classifier", got="a language model")
         conversations = task.given(task.data(source=self.data), log)
         most = int(bundle.config.get("max_position_embeddings") or 0) or _CONTEXT
         return Evaluated("answers", judge_answers(bundle, answers_of(bundle, conversations, most, log), log))
@@ -117,10 +114,10 @@ class Evaluate(ReadsTable):
     def _on_text(self, bundle: Bundle, log: Log) -> Evaluated:
         from halfpint.data.corpus import CorpusData
 
-        self.refuse("label", "metric", wanted="a classifier for it", got="a language model")
+        self.refuse("label", "metric", wanted="a classifier", got="a language model")
         self.refuse_form("a language model")
         if not self.reference:
-            self.refuse("tokens", wanted="--reference with it", got="none")
+            self.refuse("tokens", wanted="--reference", got="")
         source = CorpusData(sources=(self.data,), text=self.text)
         figures = evaluate_text(bundle, source, log, reference=self.reference, tokens=self.tokens)
         return Evaluated("kept" if self.reference else "text", figures)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from halfpint.command import Command, Group, Result, named_after, option, positional
 from halfpint.commands._made import Made, figures_of
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import HalfpintError, SettingError, nearest
 from halfpint.progress import Log
 
 if TYPE_CHECKING:
@@ -87,15 +87,13 @@ class Export(Command):
 
     def _check(self) -> None:
         if self.to not in _FORMATS:
-            raise HalfpintError(
-                "--to", wanted=" or ".join(_FORMATS), got=repr(self.to), todo=nearest(self.to, _FORMATS)
-            )
+            raise SettingError("--to", wanted=" or ".join(_FORMATS), got=repr(self.to), todo=nearest(self.to, _FORMATS))
         for name, formats in _OF_FORMATS.items():
             if getattr(self, name) and self.to not in formats:
-                self.refuse(name, wanted=f"--to {' or '.join(formats)} for it", got=f"--to {self.to}")
+                self.refuse(name, wanted=f"--to {' or '.join(formats)}", got=f"--to {self.to}")
         if self.to == "compressed-tensors" and self.type not in ("", *_ROUNDED):
             todo = nearest(self.type, _ROUNDED)
-            raise HalfpintError("--type", wanted=" or ".join(_ROUNDED), got=repr(self.type), todo=todo)
+            raise SettingError("--type", wanted=" or ".join(_ROUNDED), got=repr(self.type), todo=todo)
 
     def _stages(self) -> list[Stage]:
         from halfpint.compress.lossless import Lossless
@@ -137,7 +135,11 @@ def export(
     with open_workspace(out, log, force=force) as space:
         if packed and any(isinstance(stage, Lossless) for stage in stages):
             raise HalfpintError(
-                name, wanted="a model that is not packed yet", got="one that is", todo="Use it as it is."
+                name,
+                wanted="a model that is not packed yet",
+                got="one that is",
+                todo="Use it as it is.",
+                said=f"{name} is packed already.",
             )
         if packed and Kind.LANGUAGE not in stages[0].needs:
             raise HalfpintError(
@@ -175,9 +177,16 @@ def _rounding(start: Bundle, type_: str) -> list[Stage]:
         raise HalfpintError(
             str(start.path), wanted="a quantised model, or --type", got="neither",
             todo="Give --type q8_0 or q4_0, which rounds it, or quantise it by compress/quantize in a recipe.",
+            said=f"{start.path} is not quantised, and --type is not given.",
         )  # fmt: skip
     if start.kind == Kind.QUANTIZED and type_:
-        raise HalfpintError("--type", wanted="none, as the model is quantised", got=type_, todo="Leave it out.")
+        raise HalfpintError(
+            "--type",
+            wanted="none, as the model is quantised",
+            got=type_,
+            todo="Leave it out.",
+            said=f"--type {type_} does not fit: the model is quantised already.",
+        )
     if start.kind != Kind.LANGUAGE:
         return []
     ends = ["embeddings"] if start.config.get("tie_word_embeddings", True) else ["embeddings", "output"]
@@ -197,10 +206,21 @@ def write_arpa(name: str, out: Path, *, merge_unknown: bool, force: bool) -> dic
 
     if out.is_dir() or (out.exists() and not force):
         got = "a folder" if out.is_dir() else "one that is there"
-        raise HalfpintError(f"--out {out}", wanted="a new file", got=got, todo="Give another --out, or --force.")
+        raise HalfpintError(
+            f"--out {out}",
+            wanted="a new file",
+            got=got,
+            todo="Give another --out, or --force.",
+            said=f"--out {out} is a folder; a file is written." if out.is_dir() else f"The file {out} exists already.",
+        )
     bundle = open_bundle(name)
     if bundle.card.get("engine") != "ngram":
-        raise HalfpintError(str(name), wanted="an n-gram model", got=f"a bundle of {bundle.card.get('engine')}")
+        raise HalfpintError(
+            str(name),
+            wanted="an n-gram model",
+            got=f"a bundle of {bundle.card.get('engine')}",
+            said=f"{name} is not an n-gram model; its engine is {bundle.card.get('engine')}.",
+        )
     with disk_errors(out):
         NgramModel.load(bundle.path).to_arpa(out, merge_unknown=merge_unknown)
     return {"file": str(out), "size_bytes": out.stat().st_size}

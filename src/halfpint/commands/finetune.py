@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from halfpint.command import Command, Group, Result, named_after, option, positional
 from halfpint.commands._made import Made
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import SettingError, nearest
 from halfpint.progress import Log
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Finetune(Command):
         if task is None:
             names = [one.name for one in known]
             todo = nearest(self.task, names, "For labels: halfpint fit DATA.")
-            raise HalfpintError("--task", wanted=" or ".join(names), got=repr(self.task), todo=todo)
+            raise SettingError("--task", wanted=" or ".join(names), got=repr(self.task), todo=todo)
         if task.answers:
             return ChatData(
                 source=self.data, validation=self.validation, drop_faulty=self.drop_faulty, seed=self.seed
@@ -123,7 +123,7 @@ class Finetune(Command):
                 template=self.template, seed=self.seed, merge=self.merge,
             )  # fmt: skip
         unused = _OF_CONVERSATIONS if self.merge else (*_OF_CONVERSATIONS, "merge")
-        self.refuse(*unused, wanted="--task chat for it", got=f"--task {task.name}")
+        self.refuse(*unused, wanted="--task chat", got=f"--task {task.name}")
         return CorpusData(
             sources=(self.data,), text=self.text, validation=self.validation, seed=self.seed
         ), Adapt(

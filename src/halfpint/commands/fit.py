@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from halfpint.command import Group, Result, option, positional
 from halfpint.commands._table import ReadsTable
-from halfpint.errors import EXIT_INFEASIBLE, HalfpintError
+from halfpint.errors import EXIT_INFEASIBLE, SettingError
 from halfpint.progress import Log
 
 
@@ -130,7 +130,7 @@ class Fit(ReadsTable):
             within=parse_within(self.within),
         )
         if not 0 < self.minutes < float("inf"):
-            raise HalfpintError("--minutes", wanted="a number above 0", got=str(self.minutes))
+            raise SettingError("--minutes", wanted="a number above 0", got=f"{self.minutes:g}")
         data = settings_of(
             task, source=self.data, test=self.test, text=self.text, label=self.label, drop_missing=self.drop_missing,
             seed=self.seed, **self.written,

@@ -69,7 +69,11 @@ class Init(Command):
 
         if self.out.exists() and not self.force:
             raise HalfpintError(
-                f"--out {self.out}", wanted="a new file", got="one that is there", todo="Give --force or another."
+                f"--out {self.out}",
+                wanted="a new file",
+                got="one that is there",
+                todo="Give --force or another.",
+                said=f"The file {self.out} exists already.",
             )
         task = label_task(find_task(self.data, self.task, self.word(), log), "halfpint init")
         given = {"source": self.data, "test": self.test}

@@ -12,6 +12,7 @@ from halfpint.command import Group, Result, option, positional
 from halfpint.commands._table import ReadsTable
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log
+from halfpint.terminal import amount
 
 if TYPE_CHECKING:
     from halfpint.bundle import Bundle
@@ -80,7 +81,7 @@ class Labelled(Result):
     def __str__(self) -> str:
         counts = "".join(f"\n  {count:>9,}  {label}" for label, count in list(self.labels.items())[:_SHOWN])
         more = f"\n  and {len(self.labels) - _SHOWN:,} more labels" if len(self.labels) > _SHOWN else ""
-        return f"{self.rows:,} {'row' if self.rows == 1 else 'rows'} written to {self.file}{counts}{more}"
+        return f"{amount(self.rows, 'row')} written to {self.file}{counts}{more}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,31 +132,28 @@ class Predict(ReadsTable):
         from halfpint.models.pull_language import find_bundle
         from halfpint.task import LabelTask, label_task
 
-        if bool(self.texts) == bool(self.file) or (str(self.file) == "-" and not self.out):
-            raise HalfpintError(
-                "halfpint predict",
-                wanted='texts ("my card has not arrived"), or --file IN (with --out OUT for standard input)',
-                got="neither or both",
-            )
+        self._refuse_halves()
         self._refuse_files()
-        if (self.out and not self.file) or (self.json and self.file):
-            by_name = "texts for --json; the name of --out says its form"
-            wanted = "--file for --out" if self.out and not self.file else by_name
-            raise HalfpintError("halfpint predict", wanted=wanted, got="the other")
         bundle = find_bundle(self.bundle, log)
         task = need_command(bundle, self.word())
         if isinstance(task, LabelTask) and not task.ranks:
-            self.refuse("top", wanted="a model that ranks labels for it", got=f"one that gives {task.about}")
+            self.refuse("top", wanted="a model that ranks labels", got=f"one that gives {task.about}")
         if self.redact:
             label_task(task, "--redact").redacted("", {})  # refuses a task that marks nothing
-            self.refuse("top", "unsure", "only", wanted="no --redact with it", got="both")
+            self.refuse("top", "unsure", "only", wanted="answers", got="--redact")
         if self.unsure:
             self._check_unsure(bundle, label_task(task, "--unsure"))
         if not self.texts:
             return self._file(bundle, label_task(task, "--file"), log)
         if isinstance(task, LabelTask) and not all(text.strip() for text in self.texts):
             # As the server does; a row of a file without a text gets no label.
-            raise HalfpintError("halfpint predict", wanted="texts", got="an empty one", todo="Leave it out.")
+            raise HalfpintError(
+                "halfpint predict",
+                wanted="texts",
+                got="an empty one",
+                todo="Leave it out.",
+                said="An empty text has no answer.",
+            )
         if self.redact:
             one = label_task(task, "--redact")
             return Redacted(tuple(one.redacted(answer.text, answer.row) for answer in Model(bundle)(self.texts)))
@@ -165,9 +163,26 @@ class Predict(ReadsTable):
         from halfpint.task import UNSURE
 
         task.unsure({"label": "", "probability": 0.0}, self.unsure)  # refuses a task without single answers
-        self.refuse("top", wanted="no --unsure with it", got="both", todo="Leave one of the two out.")
+        self.refuse("top", wanted="the labels as they are", got="--unsure")
         if UNSURE in bundle.labels:
             raise HalfpintError("--unsure", wanted=f"a model without a label {UNSURE!r}", got="one that has it")
+
+    def _refuse_halves(self) -> None:
+        """Refuse flags that do not make one question."""
+        said = ""
+        if self.texts and self.file:
+            said = "Give texts or --file, not both."
+        elif not self.texts and not self.file:
+            said = 'Give a text, such as "my card has not arrived", or --file with a table of texts.'
+        elif str(self.file) == "-" and not self.out:
+            said = "Add --out FILE to say where the labelled rows go."
+        elif self.out and not self.file:
+            said = "--out needs --file; the answer to a text is printed."
+        elif self.json and self.file:
+            said = "--json is for texts; with --file the name of --out says the form, such as .jsonl."
+        if said:
+            wanted = "texts (--json), or --file IN (--out OUT)"
+            raise HalfpintError("halfpint predict", wanted=wanted, got="another choice of them", said=said)
 
     def _refuse_files(self) -> None:
         """Ask whether a text that is the name of a table was meant as one; refuse what belongs to tables alone."""
@@ -178,10 +193,10 @@ class Predict(ReadsTable):
                 raise HalfpintError(
                     "halfpint predict", wanted="texts", got=f"{text!r}, which is a file",
                     todo=f"Did you mean --file {text}? A text of that name can be sent through --file -.",
+                    said=f"{text!r} is a file, not a text.",
                 )  # fmt: skip
         if not self.file:
-            flags = ("only", "header", "delimiter", "encoding", "sheet")
-            self.refuse(*flags, wanted="--file for it", got="texts")
+            self.refuse("only", "header", "delimiter", "encoding", "sheet", wanted="--file", got="texts")
 
     def _file(self, bundle: Bundle, task: LabelTask[Any], log: Log) -> Labelled:
         from halfpint.data.table import Form

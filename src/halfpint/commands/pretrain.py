@@ -95,7 +95,7 @@ class Pretrain(Command):
         from halfpint.data.corpus import CorpusData
         from halfpint.train.ngram import Ngram
 
-        self.refuse(*_of_trained(), wanted="a Transformer for it", got=f"--arch {self.arch}", todo="Leave it out.")
+        self.refuse(*_of_trained(), wanted="a Transformer", got=f"--arch {self.arch}", todo="Leave it out.")
         data = CorpusData(  # counts want every line, as it is
             sources=self.texts, text=self.text, validation=self.validation, validation_share=0.0, clean=False,
             seed=self.seed,
@@ -110,7 +110,7 @@ class Pretrain(Command):
         from halfpint.train.pretrain import Pretrain as Training
 
         unused = _OF_COUNTED if self.counts else (*_OF_COUNTED, "order")
-        self.refuse(*unused, wanted=f"--arch {_COUNTED} for it", got=f"--arch {self.arch}", todo="Leave it out.")
+        self.refuse(*unused, wanted=f"--arch {_COUNTED}", got=f"--arch {self.arch}", todo="Leave it out.")
         data = CorpusData(
             sources=self.texts, text=self.text, validation=self.validation, clean=not self.as_it_is,
             language=self.language, seed=self.seed,

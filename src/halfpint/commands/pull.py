@@ -39,7 +39,7 @@ class Known(Result):
         for name, note, licence, parameters, is_here in self.models:
             here = "; in the cache" if is_here else ""
             lines.append(f"{name}  ({parameters / 1e6:,.0f}M parameters, {licence}{here})\n    {note}")
-        return "\n".join([*lines, "", "next:", "  halfpint pull NAME (or a Hub name, owner/model)"])
+        return "\n".join([*lines, "", "next:", "  halfpint pull NAME (or owner/model, or owner/model@revision)"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Pull(Command):
     """Download a base model into the cache and verify its hash; without a name: list what is known.
 
     Args:
-        name: Model in the catalogue, or a Hub name (owner/model).
+        name: Model in the catalogue, or a Hub name (owner/model, or owner/model@revision).
     """
 
     group: ClassVar[Group] = Group.MOVE

@@ -67,7 +67,12 @@ class Report(Command):
         if {"candidates", "verdict"} <= set(found) or found.get("kind") == KIND:
             return Reported(found, write_report(found, out))
         if not {"verdict", "bundle", "stages"} <= set(found):
-            raise HalfpintError(f"{out}/report.json", wanted="a report of halfpint", got="another file")
+            raise HalfpintError(
+                f"{out}/report.json",
+                wanted="a report of halfpint",
+                got="another file",
+                said=f"{out}/report.json is not a report of halfpint.",
+            )
         return Reported(found, None)
 
     def _folder(self) -> Path:

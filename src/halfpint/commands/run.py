@@ -153,11 +153,13 @@ def _refuse_other_files(out: Path, *, force: bool) -> None:
         raise HalfpintError(
             f"--out {out}", wanted="a folder whose `best` is a bundle and nothing else", got=f"{theirs[0]} besides",
             todo="Move it away, or give another --out.",
+            said=f"--force would remove {theirs[0]} in {out}, which halfpint did not write.",
         )  # fmt: skip
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / RECIPE).is_file())) and not force:
         raise HalfpintError(
             f"--out {out}", wanted="an empty folder, or one that `halfpint run` wrote", got="other files",
             todo="Give another --out, or --force.",
+            said=f"The folder {out} is not empty, and `halfpint run` did not write it.",
         )  # fmt: skip
 
 

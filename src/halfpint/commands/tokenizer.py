@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
 
 from halfpint.command import Command, Group, Result, option, positional
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import HalfpintError, SettingError, nearest
 from halfpint.progress import Log
 
 if TYPE_CHECKING:
@@ -102,10 +102,10 @@ def make_tokenizer(
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (force and (out / TOKENIZER).is_file()))):
         raise HalfpintError(
             f"--out {out}", wanted="a new or empty folder", got="files that are there",
-            todo="Give another --out, or --force to replace a tokenizer.",
+            todo="Give another --out, or --force to replace a tokenizer.", said=f"The folder {out} is not empty.",
         )  # fmt: skip
     if settings.kind not in KINDS:
-        raise HalfpintError(
+        raise SettingError(
             "kind", wanted="a kind of tokenizer", got=repr(settings.kind), todo=nearest(settings.kind, KINDS)
         )
     with disk_errors(out):

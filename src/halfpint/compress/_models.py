@@ -16,7 +16,7 @@ from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.compress._calibration import FEWEST_TOKENS, blocks_of, calibration_rows, linears_of
 from halfpint.compress.tensors import encoder_config, read_weights
 from halfpint.engines import torch_classifier, torch_lm
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.machine import memory_bytes
 from halfpint.models.block_codes import read_types
 from halfpint.models.sizes import CAUSAL, parse_parameters, resolve, shown_parameters
@@ -59,7 +59,7 @@ def check_calibration(stage: _Calibrated) -> None:
     """
     for name, value, least in (("samples", stage.samples, 0), ("tokens", stage.tokens, FEWEST_TOKENS)):
         if value < least:
-            raise HalfpintError(f"{stage.use}: {name}", wanted=f"{least} or more", got=str(value))
+            raise SettingError(f"{stage.use}: {name}", wanted=f"{least} or more", got=str(value))
 
 
 def check_share(place: str, share: float, *, may_be_zero: bool = False) -> None:
@@ -70,7 +70,7 @@ def check_share(place: str, share: float, *, may_be_zero: bool = False) -> None:
     """
     if not (0 < share < 1 or (may_be_zero and share == 0)):
         least = "0, or a share above it and below 1" if may_be_zero else "a share above 0 and below 1"
-        raise HalfpintError(place, wanted=least, got=str(share))
+        raise SettingError(place, wanted=least, got=str(share))
 
 
 def rows_for(stage: _Calibrated, bundle: Bundle, work: Work) -> tuple[Rows, Rows]:

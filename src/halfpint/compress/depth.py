@@ -13,7 +13,7 @@ from halfpint.bundle import Bundle, Kind
 from halfpint.compress import _models
 from halfpint.compress._calibration import walk
 from halfpint.compress.tensors import LAYER, encoder_config, read_weights, refuse_if_no_smaller, write_weights
-from halfpint.errors import HalfpintError, nearest, need
+from halfpint.errors import HalfpintError, SettingError, nearest, need
 from halfpint.stage import Stage, Work
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ class Depth(Stage):
         _models.check_share(f"{self.use}: share", self.share)
         _models.check_calibration(self)
         if self.keep < 0:
-            raise HalfpintError(f"{self.use}: keep", wanted="1 or more, or 0", got=str(self.keep))
+            raise SettingError(f"{self.use}: keep", wanted="1 or more, or 0", got=str(self.keep))
         if self.keep and self.size:
             raise HalfpintError(f"{self.use}: size", wanted="keep or size", got="both")
         if self.measure not in _MEASURES:
-            raise HalfpintError(
+            raise SettingError(
                 f"{self.use}: measure", wanted=" or ".join(_MEASURES), got=repr(self.measure),
                 todo=nearest(self.measure, _MEASURES),
             )  # fmt: skip

@@ -15,7 +15,7 @@ from halfpint.compress._layerwise import Change, changed_blocks
 from halfpint.compress._narrowing import OUTSIDE, Directions, Fit, first_weights
 from halfpint.compress._stream import Stream, gains_of, stream_of
 from halfpint.compress.tensors import encoder_config, refuse_if_no_smaller
-from halfpint.errors import HalfpintError, nearest, need
+from halfpint.errors import HalfpintError, SettingError, nearest, need
 from halfpint.models.sizes import CAUSAL, resolve
 from halfpint.stage import Stage, Work
 
@@ -64,9 +64,9 @@ class Hidden(Stage):
         _models.check_share(f"{self.use}: share", self.share)
         _models.check_calibration(self)
         if self.multiple < 0:
-            raise HalfpintError(f"{self.use}: multiple", wanted="1 or more, or 0", got=str(self.multiple))
+            raise SettingError(f"{self.use}: multiple", wanted="1 or more, or 0", got=str(self.multiple))
         if self.directions not in _DIRECTIONS:
-            raise HalfpintError(
+            raise SettingError(
                 f"{self.use}: directions", wanted=", ".join(_DIRECTIONS), got=repr(self.directions),
                 todo=nearest(self.directions, _DIRECTIONS),
             )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import ClassVar
 from halfpint.bundle import Bundle, Kind
 from halfpint.compress.depth import kept_layers, shallower, without_layers
 from halfpint.compress.tensors import encoder_config, read_weights, write_weights
-from halfpint.errors import HalfpintError
+from halfpint.errors import SettingError
 from halfpint.stage import Stage, Work
 
 
@@ -37,7 +37,7 @@ class Layers(Stage):
         started = time.monotonic()
         layers = int(encoder_config(bundle.config)["num_hidden_layers"])
         if not 0 < self.keep < layers:
-            raise HalfpintError(
+            raise SettingError(
                 f"{self.use}: keep", wanted=f"a number from 1 to {layers - 1} (the model has {layers} layers)",
                 got=str(self.keep),
             )  # fmt: skip

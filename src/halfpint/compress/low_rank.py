@@ -15,7 +15,7 @@ from halfpint.compress._calibration import Visit, blocks_of, linears_of, walk
 from halfpint.compress._layerwise import Change, Moments, changed_blocks, matrix_of
 from halfpint.compress._ranks import Layer, allotted_ranks, even_ranks, factors, sensitivities, spectrum
 from halfpint.compress.tensors import encoder_config, refuse_if_no_smaller
-from halfpint.errors import HalfpintError, nearest, need
+from halfpint.errors import HalfpintError, SettingError, nearest, need
 from halfpint.files import write_text
 from halfpint.models.sizes import CAUSAL, resolve
 from halfpint.stage import Stage, Work
@@ -66,9 +66,9 @@ class LowRank(Stage):
         _models.check_share(f"{self.use}: share", self.share)
         _models.check_calibration(self)
         if self.multiple < 1:
-            raise HalfpintError(f"{self.use}: multiple", wanted="1 or more", got=str(self.multiple))
+            raise SettingError(f"{self.use}: multiple", wanted="1 or more", got=str(self.multiple))
         if self.allocation not in _ALLOCATIONS:
-            raise HalfpintError(
+            raise SettingError(
                 f"{self.use}: allocation", wanted=", ".join(_ALLOCATIONS), got=repr(self.allocation),
                 todo=nearest(self.allocation, _ALLOCATIONS),
             )  # fmt: skip

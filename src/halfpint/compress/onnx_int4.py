@@ -13,7 +13,7 @@ from halfpint.compress._codes import Coded, round_to
 from halfpint.compress._gptq import Moments, gptq
 from halfpint.compress._onnx_tables import four_bits, packed, put_before, stored_groups, stored_rows
 from halfpint.compress.tensors import EMBEDDING, refuse_if_no_smaller
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.stage import Stage, Work
 
 _METHODS = ("gptq", "round")
@@ -61,7 +61,7 @@ class OnnxInt4(Stage):
             ("seed", self.seed >= 0, "0 or more"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=repr(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=repr(getattr(self, name)))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Write the bundle with model.onnx in 4 bits."""

@@ -12,7 +12,7 @@ from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.compress._codes import round_to
 from halfpint.compress._onnx_tables import four_bits, put_before, stored_groups, stored_rows
 from halfpint.compress.tensors import EMBEDDING, refuse_if_no_smaller
-from halfpint.errors import HalfpintError, RefusedError, need
+from halfpint.errors import HalfpintError, RefusedError, SettingError, need
 from halfpint.stage import Stage, Work
 
 _QUANTISED = ("MatMul", "Gather")
@@ -41,9 +41,9 @@ class OnnxInt8(Stage):
 
     def __post_init__(self) -> None:
         if self.compute not in ("int8", "fp32"):
-            raise HalfpintError(f"{self.use}: compute", wanted="int8 or fp32", got=repr(self.compute))
+            raise SettingError(f"{self.use}: compute", wanted="int8 or fp32", got=repr(self.compute))
         if self.embedding_bits not in (4, 8):
-            raise HalfpintError(f"{self.use}: embedding_bits", wanted="4 or 8", got=str(self.embedding_bits))
+            raise SettingError(f"{self.use}: embedding_bits", wanted="4 or 8", got=str(self.embedding_bits))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Write the bundle with model.onnx in int8."""

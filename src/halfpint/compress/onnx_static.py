@@ -13,7 +13,7 @@ import numpy as np
 from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.compress._activations import activations
 from halfpint.compress.tensors import refuse_if_no_smaller
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.stage import Stage, Work
 
 _RANGES = ("minmax", "percentile")
@@ -61,7 +61,7 @@ class OnnxStatic(Stage):
             ("seed", self.seed >= 0, "0 or more"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=repr(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=repr(getattr(self, name)))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Write the bundle with model.onnx in int8.

@@ -37,7 +37,7 @@ from halfpint.compress._row_scales import row_scales_of
 from halfpint.compress._sensitivity import sensitivity_of
 from halfpint.compress._tune import NORM_RATE_BESIDE_ROWS, Distiller, Learned, latents_of
 from halfpint.engines.torch_lm import empty_model, load_model
-from halfpint.errors import HalfpintError, nearest, need, need_installed
+from halfpint.errors import HalfpintError, SettingError, nearest, need, need_installed
 from halfpint.machine import memory_bytes
 from halfpint.models.block_codes import Blocks, write_codes
 from halfpint.models.packed_gguf import coded_bytes
@@ -116,7 +116,7 @@ class Quantize(Stage):
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise HalfpintError(
+            raise SettingError(
                 f"{self.use}: method", wanted="a method", got=repr(self.method), todo=nearest(self.method, METHODS)
             )
         for name, fits, wanted in (
@@ -136,7 +136,7 @@ class Quantize(Stage):
             ("importance", not (self.importance and self.packed), "none where codes are packed"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def check(self) -> None:
         """Refuse an installation that cannot write what the methods that read text write, before they read it."""
@@ -168,7 +168,7 @@ class Quantize(Stage):
         bits = _FEWEST_BITS if self.packed else min((one.bits for one in fitting(first.columns)), default=HALF_BITS)
         least = other_bytes(bundle.path, model, matrices, packed=self.packed) + int(first.size * bits / 8)
         if 0 < self.target_bytes < least:
-            raise HalfpintError(
+            raise SettingError(
                 f"{self.use}: target_bytes", got=f"{self.target_bytes:,}",
                 wanted=f"more than {least:,}: the tokenizer and the embeddings alone, {first.rows:,} x {first.columns} "
                 f"weights of {bits:g} bit{'s' * (bits != 1)}",

@@ -14,7 +14,7 @@ from halfpint.compress._calibration import Visit, blocks_of, linears_of
 from halfpint.compress._layerwise import Change, Moments, changed_blocks, matrix_of, put_matrix
 from halfpint.compress._zeros import by_magnitude, by_sparsegpt, by_wanda
 from halfpint.compress.tensors import refuse_if_no_smaller
-from halfpint.errors import HalfpintError, nearest, need
+from halfpint.errors import HalfpintError, SettingError, nearest, need
 from halfpint.models.sparse_weights import SPARSE_FILE, write_sparse
 from halfpint.models.weights import weight_types
 from halfpint.stage import Stage, Work
@@ -61,12 +61,12 @@ class Sparse(Stage):
         _models.check_calibration(self)
         for name, value, known in (("method", self.method, _METHODS), ("pattern", self.pattern, tuple(_PATTERNS))):
             if value not in known:
-                raise HalfpintError(
+                raise SettingError(
                     f"{self.use}: {name}", wanted=" or ".join(map(repr, known)), got=repr(value),
                     todo=nearest(value, known),
                 )  # fmt: skip
         if self.damping <= 0:
-            raise HalfpintError(f"{self.use}: damping", wanted="a number above 0", got=str(self.damping))
+            raise SettingError(f"{self.use}: damping", wanted="a number above 0", got=str(self.damping))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Write a bundle with model.sparse.safetensors in the place of model.safetensors."""
@@ -112,7 +112,7 @@ class Sparse(Stage):
         bits = _BITS[max(held, key=lambda name: held[name])]
         share = 0.5 if self.pattern else self.share
         if share * bits <= 1:
-            raise HalfpintError(
+            raise SettingError(
                 f"{self.use}: share", wanted=f"more than {1 / bits:.4g}, for weights of {bits} bits", got=str(share),
                 todo="Which weights are zero takes a bit each: with so few of them the file would grow.",
             )  # fmt: skip

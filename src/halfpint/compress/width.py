@@ -25,7 +25,7 @@ from halfpint.compress._layerwise import (
 )
 from halfpint.compress._parts import Heads, feed_forward_of, heads_of, outputs_of, width_name
 from halfpint.compress.tensors import refuse_if_no_smaller
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import HalfpintError, SettingError, nearest
 from halfpint.stage import Stage, Work
 
 if TYPE_CHECKING:
@@ -84,13 +84,13 @@ class Width(Stage):
         if not (self.ffn or self.heads or self.size):
             raise HalfpintError(f"{self.use}: ffn", wanted="something to cut", got="ffn, heads and size of nothing")
         if self.importance not in _IMPORTANCES:
-            raise HalfpintError(
+            raise SettingError(
                 f"{self.use}: importance", wanted=" or ".join(_IMPORTANCES), got=repr(self.importance),
                 todo=nearest(self.importance, _IMPORTANCES),
             )  # fmt: skip
         for name, value, least in (("ridge", self.ridge, 0), ("multiple", self.multiple, 1)):
             if value < least:
-                raise HalfpintError(f"{self.use}: {name}", wanted=f"{least} or more", got=str(value))
+                raise SettingError(f"{self.use}: {name}", wanted=f"{least} or more", got=str(value))
         _models.check_calibration(self)
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:

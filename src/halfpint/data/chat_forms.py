@@ -25,7 +25,9 @@ _FORMS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 _ASKED = ("input", "context")  # what follows an Alpaca instruction
 _SYSTEM = ("system", "system_prompt")
-_VALUES, _SETTINGS = ("tools", "documents"), "chat_template_kwargs"
+VALUES, SETTINGS = ("tools", "documents", "parallel_tool_calls"), "chat_template_kwargs"
+"""Columns that a chat template may read besides the messages, and the one with all others that it is given."""
+_LISTS = ("tools", "documents")
 _ROLES = {
     "system": SYSTEM, "developer": SYSTEM, "user": USER, "human": USER, "assistant": ASSISTANT, "gpt": ASSISTANT,
     "chatgpt": ASSISTANT, "model": ASSISTANT, "bot": ASSISTANT, "tool": TOOL, "function": TOOL, "observation": TOOL,
@@ -76,6 +78,9 @@ def form_of(table: Table) -> str:
         "(TRL)",
         got=", ".join(map(str, table.columns)),
         todo=next((text for text in near if text.startswith("Did you mean")), "Rename the columns."),
+        said=f"{table.source} has no columns of conversations: messages (OpenAI), conversations (ShareGPT), "
+        "instruction and output (Alpaca), or prompt and completion (TRL), only "
+        f"{', '.join(map(str, table.columns))}.",
     )
 
 
@@ -162,7 +167,7 @@ class _Reader:
     def __init__(self, form: str, columns: tuple[str, ...], *, arrow: bool) -> None:
         self._columns, self._arrow = columns, arrow
         self._messages = {"Alpaca": self._alpaca, "TRL": self._prompted}.get(form, self._turns)
-        self._own = {*columns, *_SYSTEM, *_VALUES, _SETTINGS}
+        self._own = {*columns, *_SYSTEM, *VALUES, SETTINGS}
         if form == "Alpaca":
             self._own |= {*_ASKED, "history"}
         self.unread: dict[str, None] = {}
@@ -181,16 +186,18 @@ class _Reader:
         return messages, self._values(cells)
 
     def _values(self, cells: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
-        values = {name: _parsed(cells[name]) for name in _VALUES if _filled(cells.get(name))}
+        values = {name: _parsed(cells[name]) for name in VALUES if _filled(cells.get(name))}
         for name, value in values.items():
-            if not isinstance(value, Sequence) or not all(isinstance(one, Mapping) for one in value):
+            if name in _LISTS and (not isinstance(value, Sequence) or not all(isinstance(v, Mapping) for v in value)):
                 raise _FaultError(f"{name}: no list of objects")
-        settings = _parsed(cells.get(_SETTINGS) or {})
+            if name not in _LISTS and not isinstance(value, bool):
+                raise _FaultError(f"{name}: neither true nor false")
+        settings = _parsed(cells.get(SETTINGS) or {})
         if not isinstance(settings, Mapping):
-            raise _FaultError(f"{_SETTINGS}: no object")
-        taken = {"messages", "add_generation_prompt", "chat_template", "tokenize", *_VALUES} & set(settings)
+            raise _FaultError(f"{SETTINGS}: no object")
+        taken = {"messages", "add_generation_prompt", "chat_template", "tokenize", *VALUES} & set(settings)
         if taken:
-            raise _FaultError(f"{_SETTINGS}: sets {', '.join(sorted(taken))}")
+            raise _FaultError(f"{SETTINGS}: sets {', '.join(sorted(taken))}")
         return tuple((name, self._json(value)) for name, value in {**values, **settings}.items() if value is not None)
 
     def _turns(self, cells: Mapping[str, object]) -> list[Message]:

@@ -16,6 +16,7 @@ from halfpint.data.terms import RUN_CHARACTER
 from halfpint.data.wrong_labels import MOST_ROWS, probable_wrong_labels
 from halfpint.errors import HalfpintError
 from halfpint.task import Finding
+from halfpint.terminal import amount
 
 CONFLICT = "conflicting_labels"
 """The kind of finding of texts that stand under several labels."""
@@ -93,6 +94,7 @@ def raise_if_unusable(findings: Sequence[Finding], source: str) -> None:
             got="; ".join([*(finding.message for finding in faults), *leaks_told(findings)]),  # they may be the reason
             todo="Add what is missing or remove those rows"
             + (" (--drop-missing leaves out rows without a label)." if unlabelled else "."),
+            said=f"{source} cannot be used as it is: {'; '.join(finding.message for finding in faults)}.",
         )
 
 
@@ -106,7 +108,7 @@ def _finding(kind: str, severity: str, what: str, rows: Iterable[int], *, drop: 
 
 
 def _shown(rows: Sequence[int]) -> str:
-    return f"{len(rows):,} row{'s' if len(rows) > 1 else ''} ({shown(rows)})"
+    return f"{amount(len(rows), 'row')} ({shown(rows)})"
 
 
 def find_missing(examples: Sequence[Example]) -> list[Finding]:
@@ -183,7 +185,7 @@ def _class_counts(usable: Sequence[Example], kept: Sequence[Example]) -> list[Fi
     if few:
         names = shown(list(map(repr, few)))
         rows = [example.row for example in usable if example.label in set(few)]
-        what = f"{len(few):,} label{'s' if len(few) > 1 else ''} with fewer than two usable examples ({names})"
+        what = f"{amount(len(few), 'label')} with fewer than two usable examples ({names})"
         return _finding("single_example_label", "error", what, rows)
     (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
     if largest < 4 * smallest:

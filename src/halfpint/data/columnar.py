@@ -12,12 +12,14 @@ from typing import Any, BinaryIO
 
 from halfpint.data.headers import has_header, names_of, numbered, rows_of_header, unique_names
 from halfpint.data.json_rows import cell
+from halfpint.data.sheet_span import most_cells
 from halfpint.data.table import Form, Layout, Part
-from halfpint.errors import HalfpintError, nearest, need
+from halfpint.errors import HalfpintError, SettingError, nearest, need, no_rows
 
 WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".xlsb", ".ods")
 
 _ROWS, _UNPACKED = 4096, 256
+_MOST_CELLS = 40_000_000  # of one sheet, empty ones too: about 1.6 GB
 _MOST_SHEET = 4 << 30  # bytes of a workbook, unpacked
 _SAMPLE = 1000
 _TEXTS = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
@@ -159,19 +161,24 @@ class Workbook:
             book = calamine.CalamineWorkbook.from_filelike(file)
             names = list(book.sheet_names)
             if form.sheet and form.sheet not in names:
-                raise HalfpintError(
+                raise SettingError(
                     f"{place}, --sheet", wanted="a sheet of the workbook", got=repr(form.sheet),
                     todo=nearest(form.sheet, names),
                 )  # fmt: skip
             if not names:
-                raise HalfpintError(place, wanted="a workbook with a sheet", got="one without")
+                raise HalfpintError(
+                    place,
+                    wanted="a workbook with a sheet",
+                    got="one without",
+                    said=f"{place} is a workbook without a sheet.",
+                )
             name = form.sheet or names[0]
             self._sheet = book.get_sheet_by_name(name)
             self._top = (self._sheet.start or (0, 0))[0]
             self._rows: list[list[object]] = self._sheet.to_python(skip_empty_area=True)
         filled = [row for row in self._rows if not _is_blank(row)]
         if not filled:
-            raise HalfpintError(f"{place}, sheet {name!r}", wanted="a table with rows", got="an empty sheet")
+            raise no_rows(f"{place}, sheet {name!r}", "is empty")
         texts = [[_written(value) for value in row] for row in filled[:_SAMPLE]]
         named = bool(form.names) and set(form.names) <= {value.strip() for value in texts[0]}
         header = form.header if form.header is not None else named or has_header(texts)
@@ -199,10 +206,19 @@ def _refuse_huge(file: BinaryIO, place: str) -> None:
         return
     with told(place, "an Excel workbook"), zipfile.ZipFile(file) as archive:
         size = sum(one.file_size for one in archive.infolist())
+        cells = most_cells(file) if size <= _MOST_SHEET else 0
     if size > _MOST_SHEET:
         raise HalfpintError(
             place, wanted=f"a workbook of at most {_MOST_SHEET >> 30} GB, unpacked", got=f"one of {size / 1e9:,.1f} GB",
             todo="Save the sheet as CSV.",
+            said=f"{place} is too large: {size / 1e9:,.1f} GB unpacked, where {_MOST_SHEET >> 30} GB are read.",
+        )  # fmt: skip
+    if cells > _MOST_CELLS:
+        raise HalfpintError(
+            place, wanted=f"a sheet that spans at most {_MOST_CELLS:,} cells", got=f"one of {cells:,}",
+            todo="Delete what stands far from the table, or save the sheet as CSV.",
+            said=f"A sheet of {place} is too large: from its first to its last cell it spans {cells:,} cells, where "
+            f"{_MOST_CELLS:,} are read.",
         )  # fmt: skip
 
 

@@ -36,7 +36,11 @@ def find_columns(table: Table, *, text: str | None = None, label: str | None = N
             _refuse_missing(table, name, flag)
     if text is not None and text == label:
         raise HalfpintError(
-            f"{table.source}, --text and --label", wanted="two columns", got=f"{text!r} for both", todo=_there_is(table)
+            f"{table.source}, --text and --label",
+            wanted="two columns",
+            got=f"{text!r} for both",
+            todo=_there_is(table),
+            said=f"{table.source}: the text and the label cannot both be the column {text!r}.",
         )
     found_label = label
     if found_label is None:
@@ -79,7 +83,13 @@ def _refuse_missing(table: Table, name: str, flag: str) -> None:
     if name not in table.columns:
         near = nearest(name, table.columns)
         todo = near if near.startswith("There is") else f"{near} {_there_is(table)}"
-        raise HalfpintError(f"{table.source}, {flag}", wanted=f"a column {name!r}", got="no such column", todo=todo)
+        raise HalfpintError(
+            f"{table.source}, {flag}",
+            wanted=f"a column {name!r}",
+            got="no such column",
+            todo=todo,
+            said=f"{table.source} has no column {name!r} for {flag}.",
+        )
 
 
 def _by_name(names: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -106,6 +116,8 @@ def _guess_label(table: Table, text: str | None) -> tuple[str, str]:
         wanted="a label column: few different short values",
         got=f"{len(likely)} that could be it ({', '.join(likely)})" if likely else "none that looks like one",
         todo=f"Name it with --label. {_there_is(table)}",
+        said=f"{table.source}: it is not clear which column holds the labels"
+        + (f" ({', '.join(likely)} could)." if likely else "; none looks like one."),
     )
 
 
@@ -121,6 +133,8 @@ def _guess_text(table: Table, label: str | None) -> tuple[str, str]:
         wanted="a text column",
         got="no column with words" + (f" besides the label column {label!r}" if label is not None else ""),
         todo=f"Name it with --text. {_there_is(table)}",
+        said=f"{table.source}: no column holds words"
+        + (f" besides the label column {label!r}." if label is not None else "."),
     )
 
 

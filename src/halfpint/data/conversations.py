@@ -18,9 +18,10 @@ from halfpint.data.chat_forms import conversations_of, form_of
 from halfpint.data.dataset_info import read_described
 from halfpint.data.messages import ASSISTANT, SYSTEM, Conversation
 from halfpint.data.read import read_table
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 from halfpint.progress import Log
 from halfpint.task import Split
+from halfpint.terminal import amount
 
 _SHOWN_ROWS = 8
 _MOST_VALIDATION_SHARE = 0.5
@@ -60,7 +61,7 @@ def prepare_chat(settings: ChatData, log: Log) -> Conversations:
     """
     share = settings.validation_share
     if not settings.validation and not 0 < share <= _MOST_VALIDATION_SHARE:
-        raise HalfpintError(
+        raise SettingError(
             "data.validation_share", wanted=f"a share above 0, at most {_MOST_VALIDATION_SHARE}", got=str(share)
         )
     dropped: list[dict[str, Any]] = []
@@ -78,6 +79,8 @@ def prepare_chat(settings: ChatData, log: Log) -> Conversations:
         raise HalfpintError(
             settings.source, wanted="conversations for training and some for validation",
             got=f"{len(train)} and {len(held)}", todo="Give more conversations, or a validation file of others.",
+            said=f"{settings.source} has too few conversations: {len(train)} for training and {len(held)} for "
+            "validation.",
         )  # fmt: skip
     answers = Counter(message.learn for one in (*train, *held) for message in one.messages if message.role == ASSISTANT)
     facts = {
@@ -106,13 +109,16 @@ def _read(
     """The sound conversations of a source, each once, and its form."""
     table = read_described(source) or read_table(source)
     form = form_of(table)
-    log.say(f"{source}: {len(table):,} conversations in the form of {form}", kind="data")
+    log.say(f"{source}: {amount(len(table), 'conversation')} in the form of {form}", kind="data")
     found = conversations_of(table, form)
     if found.faults and not settings.drop_faulty:
         raise HalfpintError(
             source, wanted="sound conversations: user and assistant in turn, after a system message if there is one",
             got="; ".join(f"{fault} ({shown_rows(rows)})" for fault, rows in found.faults.items()),
             todo="Repair those rows, or set drop_faulty to leave them out.",
+            said=f"{source} has conversations that do not fit (user and assistant in turn, after a system message if "
+            "there is one): "
+            f"{'; '.join(f'{fault} ({shown_rows(rows)})' for fault, rows in found.faults.items())}.",
         )  # fmt: skip
     for fault, rows in found.faults.items():
         _tell(rows, f"with {fault}", source, dropped, log)
@@ -124,7 +130,8 @@ def _read(
     if found.masked:
         rows = list(dict.fromkeys(found.masked))
         log.say(
-            f"  masked, as marked (weight 0, train false, prompt): {len(found.masked):,} answers ({shown_rows(rows)})"
+            f"  masked, as marked (weight 0, train false, prompt): {amount(len(found.masked), 'answer')} "
+            f"({shown_rows(rows)})"
         )
     _tell_unread(found.unread, len(table), unread, log)
     nothing = [one.row for one in found.conversations if not one.learns]
@@ -139,7 +146,13 @@ def _read(
             kept.append(one)
     _tell(again, "that are there already (exact duplicates)", source, dropped, log)
     if not kept:
-        raise HalfpintError(source, wanted="at least one sound conversation", got="none", todo="Check the file.")
+        raise HalfpintError(
+            source,
+            wanted="at least one sound conversation",
+            got="none",
+            todo="Check the file.",
+            said=f"{source} has no sound conversation.",
+        )
     return kept, form
 
 
@@ -171,7 +184,7 @@ def _split(found: Sequence[Conversation], share: float, seed: int) -> tuple[list
 def _tell(rows: Sequence[int], why: str, source: str, dropped: list[dict[str, Any]], log: Log) -> None:
     if rows:
         dropped.append({"source": source, "why": why, "count": len(rows), "rows": list(rows[:20])})
-        log.say(f"  dropped {len(rows):,} conversations {why} ({shown_rows(rows)})", kind="dropped")
+        log.say(f"  dropped {amount(len(rows), 'conversation')} {why} ({shown_rows(rows)})", kind="dropped")
 
 
 def shown_rows(rows: Sequence[int]) -> str:

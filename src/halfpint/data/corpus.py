@@ -18,10 +18,11 @@ from halfpint.data.corpus_make import CorpusMaker
 from halfpint.data.corpus_read import Source, find_source, fingerprint
 from halfpint.data.language import KNOWN
 from halfpint.data.text_store import TextPart, TextStore
-from halfpint.errors import DamagedError, HalfpintError, nearest
+from halfpint.errors import DamagedError, HalfpintError, SettingError, nearest
 from halfpint.files import new_folder
 from halfpint.progress import Log
 from halfpint.task import Split
+from halfpint.terminal import amount
 
 _FACTS = "corpus.json"
 _MEMO = "fingerprints.json"
@@ -93,7 +94,9 @@ def prepare_corpus(settings: CorpusData, folder: Path, log: Log) -> Corpus:
         with suppress(DamagedError):  # it is made again
             corpus = open_corpus(target)
             if corpus.key == key:
-                log.say(f"corpus {key[:_NAMED_BY]}: made before, {len(corpus.train):,} documents", kind="cached")
+                log.say(
+                    f"corpus {key[:_NAMED_BY]}: made before, {amount(len(corpus.train), 'document')}", kind="cached"
+                )
                 return corpus
     with _new_folder(target) as made:
         facts = CorpusMaker(settings, made, log).make(sources, held)
@@ -152,10 +155,10 @@ def _refuse_bad(settings: CorpusData) -> None:
         raise HalfpintError("data.sources", wanted="at least one source", got="none")
     share = settings.validation_share
     if not 0 <= share <= 0.5:
-        raise HalfpintError("data.validation_share", wanted="a share between 0 and 0.5", got=str(share))
+        raise SettingError("data.validation_share", wanted="a share between 0 and 0.5", got=str(share))
     if settings.language and settings.language not in KNOWN:
         todo = nearest(settings.language, KNOWN)
-        raise HalfpintError("data.language", wanted="a language that is known", got=repr(settings.language), todo=todo)
+        raise SettingError("data.language", wanted="a language that is known", got=repr(settings.language), todo=todo)
 
 
 def _key(settings: CorpusData, sources: list[Source], held: Source | None, memo: dict[str, list[Any]]) -> str:

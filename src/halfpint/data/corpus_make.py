@@ -122,6 +122,7 @@ class CorpusMaker:
             raise HalfpintError(
                 self.names, wanted="text files, or tables with a text column", got=f"none ({reasons or 'nothing'})",
                 todo="Give a file or a folder with text.",
+                said=f"There is no text in {self.names} ({reasons or 'nothing at all'}).",
             )  # fmt: skip
         if not len(texts):
             reasons = ", ".join(f"{count:,} × {reason}" for reason, count in self.dropped.most_common())
@@ -129,6 +130,7 @@ class CorpusMaker:
             raise HalfpintError(
                 self.names, wanted="documents worth learning from", got=f"all {read:,} dropped: {reasons}",
                 todo=f"The rule {first!r}: {RULES[first]}. Give other text, or keep all of it with clean = false.",
+                said=f"None of the {read:,} documents of {self.names} are worth learning from: {reasons}.",
             )  # fmt: skip
 
     def _sides(self, groups: NDArray[np.int64], texts: TextStore, held: int) -> NDArray[np.int8]:
@@ -162,6 +164,7 @@ class CorpusMaker:
             raise HalfpintError(
                 self.names, wanted="at least two documents, to keep one for validation", got="one",
                 todo="Give more text, a validation source, or validation_share = 0.",
+                said=f"There is only one document in {self.names}; two are needed, to keep one for validation.",
             )  # fmt: skip
         key, digests, size = str(self.settings.seed).encode()[:64], bytes(self.digests), _DIGEST_BYTES
         draws = (

@@ -20,10 +20,10 @@ from halfpint.data.columnar import told
 from halfpint.data.columns import find_text_column
 from halfpint.data.documents import cut
 from halfpint.data.encoding import decode, whole_characters
-from halfpint.data.read import refuse_unreadable_name
 from halfpint.data.rows import DATA_ENDINGS, Rows, is_pipe, spooled
 from halfpint.data.table import Table
-from halfpint.errors import HalfpintError, nearest, need
+from halfpint.errors import HalfpintError, damaged_gzip, nearest, need, no_path, no_rows, unreadable
+from halfpint.files import refuse_unreadable_name
 
 PYTHON_STDLIB = "python-stdlib"
 
@@ -96,16 +96,16 @@ def find_source(name: str) -> Source:
         if is_pipe(name):
             kept = spooled(name)
             if not os.fstat(kept.fileno()).st_size:
-                raise HalfpintError(name, wanted="a pipe with text", got="an empty one")
+                raise no_rows(name, "is empty")
             return Source(name, ((Path(f"/dev/fd/{kept.fileno()}"), name),), strict=True, kept=kept)
         if path.is_dir():
             return _folder(path, name)
         if path.exists():
             if not path.stat().st_size:
-                raise HalfpintError(name, wanted="a file with text", got="an empty file")
+                raise no_rows(name, "is empty")
             return Source(name, ((path, path.name),), strict=True)
     except OSError as error:
-        raise HalfpintError(name, wanted="a readable file or folder", got=str(error.strerror or error)) from error
+        raise unreadable(name, str(error.strerror or error)) from error
     beside = sorted(entry.name for entry in path.parent.glob("[!.]*")) if path.parent.is_dir() else []
     near = nearest(path.name, [*beside, PYTHON_STDLIB])
     if (
@@ -114,9 +114,7 @@ def find_source(name: str) -> Source:
         and path.suffix not in (".txt", ".gz", ".jsonl", ".ndjson")
     ):
         return Source(name, dataset=_from_hub(name))
-    raise HalfpintError(
-        name, wanted=f"a file, a folder, {PYTHON_STDLIB} or a Hub dataset (owner/name)", got="no such path", todo=near
-    )
+    raise no_path(name, f"a file, a folder, {PYTHON_STDLIB} or a Hub dataset (owner/name)", near)
 
 
 def _folder(path: Path, name: str) -> Source:
@@ -128,7 +126,12 @@ def _folder(path: Path, name: str) -> Source:
     # A README beside the texts tells of them and is none of them; alone it is all there is.
     texts = tuple(item for item in files if "/" in item[1] or item[1].split(".")[0].lower() not in _NOT_CORPUS)
     if not files:
-        raise HalfpintError(name, wanted="a folder with text files", got="a folder without files")
+        raise HalfpintError(
+            name,
+            wanted="a folder with text files",
+            got="a folder without files",
+            said=f"There are no files in the folder {name}.",
+        )
     return Source(name, texts or files)
 
 
@@ -158,6 +161,7 @@ def _from_hub(name: str) -> Any:
             wanted="a path, or a dataset that the Hub can give",
             got=f"no such path, and from the Hub {type(error).__name__}: {first}",
             todo="Check the name (owner/name:config where it has several); without a network give a path.",
+            said=f"There is no file {name}, and the Hub does not give it either ({type(error).__name__}: {first}).",
         ) from error
 
 
@@ -223,7 +227,7 @@ def read_source(source: Source, text: str, left_out: Counter[str]) -> Iterator[t
             left_out[f"not readable as text (expected {error.wanted})"] += 1
         except OSError as error:
             got = str(error.strerror or error)
-            raise HalfpintError(place, wanted="a readable file", got=got, todo="Check who may read it.") from error
+            raise unreadable(place, got, "Check who may read it.") from error
 
 
 def _is_utf8(path: Path) -> bool:
@@ -252,9 +256,7 @@ def _of_file(path: Path, place: str, text: str, left_out: Counter[str], strict: 
             if not number:
                 left_out["empty file"] += 1
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise HalfpintError(
-            place, wanted="a whole gzip file", got=f"a damaged one ({error})", todo="Download or copy it again."
-        ) from error
+        raise damaged_gzip(place, error) from error
 
 
 def _open(path: Path) -> BinaryIO:
@@ -305,11 +307,12 @@ def _of_table(rows: Rows, place: str, text: str, left_out: Counter[str]) -> Iter
             f"{place}, --text",
             wanted="a column of text",
             got=f"columns {', '.join(rows.columns)}, none of which is one",
+            said=f"{place} has no column of text, only {', '.join(rows.columns)}.",
         )
     parts = rows.parts(texts)
     first = next(parts, None)
     if first is None:
-        raise HalfpintError(place, wanted="a table with rows", got="no rows")
+        raise no_rows(place)
     some = slice(0, _SNIFFED_ROWS)
     table = Table({name: values[some] for name, values in first.columns.items()}, list(first.rows)[some], place, ())
     column = find_text_column(table, text=text or None)
@@ -336,7 +339,7 @@ def _of_rows(
 ) -> Iterator[Document]:
     first = list(islice(rows, _SNIFFED_ROWS))
     if not first:
-        raise HalfpintError(place, wanted="a table with rows", got="no rows")
+        raise no_rows(place)
     names = list(dict.fromkeys(name for _, row in first for name in row))
     table = Table({name: [row.get(name) for _, row in first] for name in names}, [n for n, _ in first], place, ())
     column = find_text_column(table, text=text or None)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfpint.data.terms import RUN_CHARACTER
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 
 _SHINGLE = 5  # characters
 _LETTERS = 3  # that a character of a script without spaces counts as
@@ -143,9 +143,9 @@ def _pairs_of_distinct(
     texts: Sequence[str], threshold: float, permutations: int, seed: int
 ) -> list[tuple[int, int, float]]:
     if not 0 < threshold <= 1:
-        raise HalfpintError("near-duplicate threshold", wanted="a number above 0, at most 1", got=str(threshold))
+        raise SettingError("near-duplicate threshold", wanted="a number above 0, at most 1", got=str(threshold))
     if permutations < 1:
-        raise HalfpintError("near-duplicate permutations", wanted="1 or more", got=str(permutations))
+        raise SettingError("near-duplicate permutations", wanted="1 or more", got=str(permutations))
     if len(texts) >= _MOST_TEXTS:
         raise HalfpintError("near-duplicate search", wanted=f"fewer than {_MOST_TEXTS:,} texts", got=f"{len(texts):,}")
     if len(texts) < 2:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from halfpint.data.headers import has_header, names_of, numbered, rows_of_header
 from halfpint.data.table import Form, Layout
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError, no_rows
 
 ONE_COLUMN = "\x1f"  # a delimiter that no text has
 END = "\x1e"  # fed after the last line: only an open quotation mark can swallow it
@@ -67,7 +67,7 @@ def find_layout(sample: str, *, whole: bool, ending: str, form: Form, place: str
         how = _with_marks(marks or sample, how)
     records = [cells for cells in cut(sample, how, whole=whole) if any(map(str.strip, cells))]
     if not records:
-        raise HalfpintError(place, wanted="a table with rows", got="no rows")
+        raise no_rows(place)
     width = Counter(map(len, records)).most_common(1)[0][0]
     width = max(width, 2) if how.delimiter != ONE_COLUMN else width
     fitting = [cells for cells in records if len(cells) == width]
@@ -79,6 +79,8 @@ def find_layout(sample: str, *, whole: bool, ending: str, form: Form, place: str
         raise HalfpintError(
             f"{place}, row 1", wanted=f"{width} names, as the rows have fields (delimiter {_NAMES.get(how.delimiter)})",
             got=str(len(first)), todo="Name each column, or say --no-header.",
+            said=f"{place}, row 1: there are {len(first)} names for {width} columns (delimiter "
+            f"{_NAMES.get(how.delimiter)}).",
         )  # fmt: skip
     top = rows_of_header(fitting) if header else 0
     names = names_of(fitting, top) if header else numbered(width)
@@ -148,7 +150,7 @@ def _is_labelled(sample: str) -> bool:
 def _delimiter(said: str, place: str) -> str:
     mark = _BY_NAME.get(said, said)
     if len(mark) > 1 or mark in ('"', "\n", "\r"):
-        raise HalfpintError(
+        raise SettingError(
             f"{place}: delimiter", wanted="one character, or comma, semicolon, tab or pipe", got=repr(said)
         )
     return mark

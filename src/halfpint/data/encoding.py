@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from halfpint.data.table import shown
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 
 BLOCK = 1 << 18
 _HALF = re.compile(r"[\ud800-\udfff]")
@@ -76,7 +76,9 @@ def find_encoding(
     start = reopened().read(16)
     for magic, (what, todo) in _NOT_TEXT.items():
         if start.startswith(magic):
-            raise HalfpintError(place, wanted="a text file", got=what, todo=todo)
+            raise HalfpintError(
+                place, wanted="a text file", got=what, todo=todo, said=f"{place} is {what}, not a text file."
+            )
     if named:
         return _checked(reopened, place, _known(named), f"encoding {named} (as named)", passed)
     if start.startswith(_UTF16):
@@ -89,7 +91,8 @@ def find_encoding(
             _refuse_binary(reopened(), place)
         if mark < 0 and b'"' in block:
             mark = size + block.index(b'"')
-        if escape < 0 and mark >= 0 and b'\\"' in (around := before + block):
+        # Most files have no backslash at all, which is known at once; two characters are looked for slowly.
+        if escape < 0 and mark >= 0 and (b"\\" in block or before == b"\\") and b'\\"' in (around := before + block):
             escape = size - len(before) + around.index(b'\\"')
         before, size = block[-1:], size + len(block)
         passed(size)
@@ -138,7 +141,7 @@ def _known(named: str) -> str:
         if not found._is_text_encoding:
             raise LookupError
     except LookupError:
-        raise HalfpintError(
+        raise SettingError(
             "encoding",
             wanted="an encoding that Python knows",
             got=repr(named),
@@ -189,6 +192,7 @@ def _refuse_binary(file: BinaryIO, place: str) -> None:
     raise HalfpintError(
         place, wanted="a text file", got=f"a binary file (a NUL byte on line {line})",
         todo="Save it as CSV, TSV or JSONL in UTF-8.",
+        said=f"{place} is a binary file, not text (a NUL byte on line {line}).",
     )  # fmt: skip
 
 
@@ -210,4 +214,6 @@ def _refuse_mixed(file: BinaryIO, place: str, marked: bool) -> None:
         wanted="one encoding in the whole file",
         got=f"mixed encodings: {good} lines with UTF-8 characters and {len(bad)} that are not UTF-8",
         todo="Save those lines again as UTF-8 (they are often Windows-1252 pasted into a UTF-8 file), or remove them.",
+        said=f"{place} mixes encodings: {good} lines with UTF-8 characters, and {len(bad)} that are not UTF-8 "
+        f"(line{'s' if len(bad) > 1 else ''} {shown(bad)}).",
     )

@@ -44,6 +44,8 @@ def labelled(table: Table, columns: Columns) -> list[Example]:
                     wanted="a text or a number",
                     got=f"a {type(value).__name__}: {value!r:.60}",
                     todo="Give one text and one label a row.",
+                    said=f"{table.source}, row {row}: the column {name!r} holds a {type(value).__name__}, not a text "
+                    f"or a number: {value!r:.60}.",
                 )
         examples.append(Example(_as_text(text), label_text(label), row))
     return examples

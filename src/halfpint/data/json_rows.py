@@ -52,7 +52,7 @@ def whole_parts(loaded: object, place: str) -> Iterator[Part]:
     Raises:
         HalfpintError: it is no table, or a row is no object.
     """
-    yield from _parts(((number, row, 0) for number, row in enumerate(rows_in(loaded, place), start=1)), place, "row")
+    yield from _parts(((number, row, 0) for number, row in enumerate(rows_in(loaded, place), start=1)), place, "item")
 
 
 def loaded(text: str, place: str) -> object:
@@ -64,7 +64,12 @@ def loaded(text: str, place: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise HalfpintError(place, wanted="a JSON array of objects", got=f"text that is not JSON ({error})") from None
+        raise HalfpintError(
+            place,
+            wanted="a JSON array of objects",
+            got=f"text that is not JSON ({error})",
+            said=f"{place} is not valid JSON: {error}.",
+        ) from None
 
 
 def rows_in(loaded: object, place: str) -> list[Any]:
@@ -125,6 +130,7 @@ def _lines(lines: Any, place: str) -> Iterator[tuple[int, Any, int]]:
             raise HalfpintError(
                 f"{place}, line {number}", wanted=f"lines of at most {LONGEST_LINE:,} characters", got="a longer one",
                 todo="Save it as JSONL, one object a line.",
+                said=f"{place}, line {number} is too long: at most {LONGEST_LINE:,} characters are read.",
             )  # fmt: skip
         if not line.strip():
             continue
@@ -136,6 +142,7 @@ def _lines(lines: Any, place: str) -> Iterator[tuple[int, Any, int]]:
                 wanted="one JSON object a line",
                 got=f"text that is not JSON ({error})",
                 todo="Repair that line, or give the file the ending that fits it.",
+                said=f"{place}, line {number} is not valid JSON: {error}.",
             ) from None
 
 
@@ -148,6 +155,7 @@ def _parts(numbered: Iterator[tuple[int, Any, int]], place: str, unit: str) -> I
                     f"{place}, {unit} {number}",
                     wanted="one JSON object",
                     got=f"a JSON {type(row).__name__}: {row!r:.60}",
+                    said=f"{place}, {unit} {number} is not a JSON object but a {type(row).__name__}: {row!r:.60}.",
                 )
             if not row.keys() <= names.keys():
                 names.update(dict.fromkeys(row))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfpint.data.token_store import TokenStore
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import HalfpintError, SettingError, nearest
 
 IGNORED = -100  # the label of a token that nothing is asked of, as PyTorch's cross_entropy has it
 PADDING = -1  # the sequence id of padding
@@ -92,11 +92,11 @@ class Packed:
         shuffle: bool = True,
     ) -> None:
         if length < 2:
-            raise HalfpintError("length", wanted="2 tokens a sequence or more", got=str(length))
+            raise SettingError("length", wanted="2 tokens a sequence or more", got=str(length))
         if batch_size < 1:
-            raise HalfpintError("batch_size", wanted="1 or more", got=str(batch_size))
+            raise SettingError("batch_size", wanted="1 or more", got=str(batch_size))
         if mode not in MODES:
-            raise HalfpintError("packing", wanted="stream or fit", got=repr(mode), todo=nearest(mode, MODES))
+            raise SettingError("packing", wanted="stream or fit", got=repr(mode), todo=nearest(mode, MODES))
         if not len(store.tokens):
             raise HalfpintError(str(store.folder), wanted="tokens to pack", got="an empty store")
         self.store, self.length, self.batch_size, self.mode = store, length, batch_size, mode
@@ -128,7 +128,7 @@ class Packed:
             HalfpintError: a step below 0.
         """
         if step < 0:
-            raise HalfpintError("step", wanted="0 or more", got=str(step))
+            raise SettingError("step", wanted="0 or more", got=str(step))
         epoch, within = divmod(step, self.steps_per_epoch)
         plan = self.plan(epoch)
         first = within * self.batch_size

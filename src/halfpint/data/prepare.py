@@ -16,10 +16,11 @@ from halfpint.data.read import read_table
 from halfpint.data.rows import ending_of
 from halfpint.data.split import alike, grouped, split_with
 from halfpint.data.table import Form, Table, shown
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 from halfpint.progress import Log
 from halfpint.settings import LATER
 from halfpint.task import Finding, Split
+from halfpint.terminal import amount
 
 _SHOWN_ROWS = 20
 _SMALL = 500
@@ -59,7 +60,7 @@ class Data:
 
     def __post_init__(self) -> None:
         if self.header not in ("", "yes", "no"):
-            raise HalfpintError("data.header", wanted="yes, no, or nothing", got=repr(self.header))
+            raise SettingError("data.header", wanted="yes, no, or nothing", got=repr(self.header))
 
     def table(self) -> Table:
         """The table at `source`."""
@@ -89,14 +90,14 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
         HalfpintError: the data cannot be read or cannot be learned from.
     """
     if settings.seed < 0:
-        raise HalfpintError("seed", wanted="0 or more", got=str(settings.seed))
+        raise SettingError("seed", wanted="0 or more", got=str(settings.seed))
     for name in ("validation_share", "test_share"):
         if not 0 < getattr(settings, name) < 0.9:
-            raise HalfpintError(f"data.{name}", wanted="a share between 0 and 0.9", got=str(getattr(settings, name)))
+            raise SettingError(f"data.{name}", wanted="a share between 0 and 0.9", got=str(getattr(settings, name)))
     table = settings.table()
     columns = find_columns(table, text=settings.text or None, label=settings.label or None)
     examples = labelled(table, columns)
-    log.say(f"{settings.source}: {len(examples):,} rows; {columns.said}", kind="data")
+    log.say(f"{settings.source}: {amount(len(examples), 'row')}; {columns.said}", kind="data")
     for note in table.notes:
         log.say(f"  {note}", kind="data")
     unlabelled: list[Finding] = []
@@ -122,6 +123,7 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
             raise HalfpintError(
                 settings.test, wanted="labels that the training data has", got=f"also {', '.join(unknown[:5])}",
                 todo="Check that both files are for the same task and that the label column is right.",
+                said=f"{settings.test} has labels that the training data does not have: {', '.join(unknown[:5])}.",
             )  # fmt: skip
     test_share = 0.0 if test else settings.test_share
     shares = (1 - settings.validation_share - test_share, settings.validation_share, test_share)
@@ -131,6 +133,8 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
             settings.source, wanted="enough rows to keep some for validation and test",
             got="; ".join([f"{len(kept)} rows", *leaks_told(findings)]),
             todo="Give more rows, or a test file with --test.",
+            said=f"{settings.source} has too few rows to keep some for validation and test: "
+            f"{amount(len(kept), 'row')}.",
         )  # fmt: skip
     test = test or parts.test
     log.say(
@@ -221,6 +225,7 @@ def read_test(settings: Data, columns: Columns) -> list[Example]:
         raise HalfpintError(
             settings.test, wanted="a text and a label in every row of the test file",
             got=f"{len(bad)} rows without (rows {shown(bad)})", todo="Complete or remove those rows.",
+            said=f"{settings.test}: {amount(len(bad), 'row')} without a text or a label (rows {shown(bad)}).",
         )  # fmt: skip
     return test
 

@@ -13,9 +13,10 @@ from halfpint.data.delimited import LONGEST_CELL
 from halfpint.data.json_rows import MOST_COLUMNS
 from halfpint.data.rows import DATA_ENDINGS, Rows, ending_of, is_pipe, opened, too_large
 from halfpint.data.table import Form, Table
-from halfpint.errors import HalfpintError, nearest, need
+from halfpint.errors import HalfpintError, nearest, need, no_path, no_rows, unreadable
+from halfpint.files import refuse_unreadable_name
 
-__all__ = ["DATA_ENDINGS", "Form", "Table", "read_table", "refuse_unreadable_name"]
+__all__ = ["DATA_ENDINGS", "Form", "Table", "read_table"]
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SHARD = re.compile(r"[-_.]?\d+(-of-\d+)?$")
@@ -55,6 +56,7 @@ def read_table(
                     wanted="a folder or a Hub dataset, which have splits",
                     got=f"one file and the split {split!r}",
                     todo="Leave the split out, or give the file of that split.",
+                    said=f"{source} is one file, and has no split {split!r}.",
                 )
             table = reading.file(path, source)
         else:
@@ -62,25 +64,10 @@ def read_table(
     except OSError as error:
         todo = "Check who may read it (ls -l)." if isinstance(error, PermissionError) else ""
         got = f"{error.strerror or error} ({type(error).__name__})"
-        raise HalfpintError(source, wanted="a readable file or folder", got=got, todo=todo) from error
+        raise unreadable(source, got, todo) from error
     if not table.rows:
-        raise HalfpintError(source, wanted="a table with rows", got="no rows")
+        raise no_rows(source)
     return table
-
-
-def refuse_unreadable_name(source: str) -> None:
-    """Refuse a name that no report, log or recipe could hold.
-
-    Raises:
-        HalfpintError: bytes in it are not UTF-8.
-    """
-    try:
-        source.encode("utf-8")
-    except UnicodeEncodeError:
-        shown = source.encode("utf-8", "backslashreplace").decode("ascii", "backslashreplace")
-        raise HalfpintError(
-            shown, wanted="a file name in UTF-8", got="other bytes in it", todo="Rename the file (mv)."
-        ) from None
 
 
 class _Reading:
@@ -107,13 +94,18 @@ class _Reading:
                     if name not in columns:
                         columns[name] = [None] * len(numbers)
                 if len(columns) > MOST_COLUMNS:
-                    raise HalfpintError(place, wanted=f"at most {MOST_COLUMNS:,} columns", got=f"{len(columns):,}")
+                    raise HalfpintError(
+                        place,
+                        wanted=f"at most {MOST_COLUMNS:,} columns",
+                        got=f"{len(columns):,}",
+                        said=f"{place} has {len(columns):,} columns; at most {MOST_COLUMNS:,} are read.",
+                    )
                 for name, column in columns.items():
                     column.extend(part.columns.get(name) or [None] * len(part))
                 numbers += part.rows
             if not numbers:
-                got = f"only the header {', '.join(rows.columns)}" if rows.layout.header and rows.columns else "no rows"
-                raise HalfpintError(place, wanted="rows under the header", got=got)
+                header = rows.layout.header and rows.columns
+                raise no_rows(place, f"has only its header, {', '.join(rows.columns)}" if header else "has no rows")
             return Table(columns, numbers, source, rows.notes)
 
     def files(self, paths: Sequence[Path], source: str) -> Table:
@@ -124,6 +116,8 @@ class _Reading:
                 raise HalfpintError(
                     str(path), wanted=f"the columns of {paths[0].name} ({', '.join(tables[0].columns)})",
                     got=", ".join(table.columns), todo="Give the path of one file, or files with the same columns.",
+                    said=f"{path} has other columns ({', '.join(table.columns)}) than {paths[0].name} "
+                    f"({', '.join(tables[0].columns)}).",
                 )  # fmt: skip
         columns = {name: [cell for table in tables for cell in table.columns[name]] for name in tables[0].columns}
         rows = list(range(1, sum(map(len, tables)) + 1))
@@ -150,10 +144,16 @@ def _read_folder(path: Path, source: str, split: str | None, reading: _Reading) 
             source,
             wanted=f"a folder with a data file ({', '.join(DATA_ENDINGS)}, each also .gz) or one saved by datasets",
             got="an empty folder" if not names else f"a folder with {', '.join(names[:8])}",
+            said=f"There is no table in the folder {source}"
+            + (f", only {', '.join(names[:8])}." if names else ": it is empty."),
         )
     if wanted is not None and wanted not in groups:
         raise HalfpintError(
-            source, wanted=f"a data file named {wanted}", got=", ".join(files[:8]), todo=nearest(wanted, groups)
+            source,
+            wanted=f"a data file named {wanted}",
+            got=", ".join(files[:8]),
+            todo=nearest(wanted, groups),
+            said=f"There is no data file named {wanted} in {source}, only {', '.join(files[:8])}.",
         )
     chosen = groups[wanted] if wanted is not None else files
     if len(chosen) == 1:
@@ -166,6 +166,8 @@ def _read_folder(path: Path, source: str, split: str | None, reading: _Reading) 
             wanted="a folder with one data file, or with parts of one table",
             got=f"{len(files)}: {', '.join(files[:8])}",
             todo="Give the path of one of them.",
+            said=f"The folder {source} holds {len(files)} data files that are not parts of one table: "
+            f"{', '.join(files[:8])}.",
         )
     return reading.files([path / name for name in chosen], source)
 
@@ -186,7 +188,7 @@ def _read_elsewhere(path: Path, source: str, split: str | None) -> Table:
         near = "Download it first and give the path."
     elif not parent.is_dir():
         near = f"The folder {parent} does not exist either."
-    raise HalfpintError(source, wanted="a file, a folder or a Hub dataset (owner/name)", got="no such path", todo=near)
+    raise no_path(source, "a file, a folder or a Hub dataset (owner/name)", near)
 
 
 def _read_hub(source: str, split: str | None) -> Table:
@@ -194,13 +196,13 @@ def _read_hub(source: str, split: str | None) -> Table:
     try:
         loaded = datasets.load_dataset(source)
     except Exception as error:  # whatever it is (no network, no such name, a gate), the way out is the same
+        why = ": ".join([type(error).__name__, *[line[:200] for line in str(error).splitlines()[:1]]])
         raise HalfpintError(
             source,
             wanted="a path, or a dataset that the Hub can give",
-            got=f"no such path, and from the Hub {type(error).__name__}: {str(error).splitlines()[0]:.200}"
-            if str(error)
-            else f"no such path, and from the Hub {type(error).__name__}",
+            got=f"no such path, and from the Hub {why}",
             todo="Check the name; without a network: download the data on a machine with network and give a path.",
+            said=f"There is no file {source}, and the Hub does not give it either ({why}).",
         ) from error
     return _from_dataset(loaded, source, split)
 
@@ -212,11 +214,20 @@ def _from_dataset(loaded: Any, source: str, split: str | None) -> Table:
         chosen = split or (names[0] if len(names) == 1 else "train")
         if chosen not in names:
             raise HalfpintError(
-                source, wanted=f"the split {chosen!r}", got=", ".join(names), todo=nearest(chosen, names)
+                source,
+                wanted=f"the split {chosen!r}",
+                got=", ".join(names),
+                todo=nearest(chosen, names),
+                said=f"{source} has no split {chosen!r}, only {', '.join(names)}.",
             )
         loaded, notes = loaded[chosen], (f"split {chosen!r} of {', '.join(names)}",)
     elif split is not None and str(loaded.split) != split:
-        raise HalfpintError(source, wanted=f"the split {split!r}", got=f"a dataset of the split {loaded.split}")
+        raise HalfpintError(
+            source,
+            wanted=f"the split {split!r}",
+            got=f"a dataset of the split {loaded.split}",
+            said=f"{source} has no split {split!r}: it is the split {loaded.split} itself.",
+        )
     class_names: dict[str, list[str]] = {}
     for name, feature in loaded.features.items():
         if getattr(feature, "names", None):

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from halfpint.data.delimited import END, ONE_COLUMN, is_suspicious, reader
 from halfpint.data.table import Layout, Part, shown
 from halfpint.errors import HalfpintError
+from halfpint.terminal import amount
 
 _ROWS = 4096
 _SHOWN = 8
@@ -264,6 +265,7 @@ class Records:
                     wanted="a closing quotation mark",
                     got="a quotation mark that is open until the end of the file",
                     todo='Remove it, or write it twice ("") inside a quoted cell.',
+                    said=f"{self._place}, row {self._row + len(batch)}: a quotation mark is opened and never closed.",
                 )
             if not batch and fault is None and (ended or not layout.quoted):
                 return
@@ -287,6 +289,9 @@ class Records:
                 wanted=f"{self._width} fields in every row (delimiter {self._layout.delimiter!r})",
                 got=f"{total:,} rows with another number (row {wrong[0][0]} has {wrong[0][1]})",
                 todo="Put quotation marks around cells that hold the delimiter, or repair those rows.",
+                said=f"{self._place} has {amount(total, 'row')} without the {self._width} fields of the others "
+                f"(delimiter {self._layout.delimiter!r}): row{'s' if total > 1 else ''} {rows} (row {wrong[0][0]} has "
+                f"{wrong[0][1]}).",
             )
 
 
@@ -320,6 +325,7 @@ def _too_long(place: str, row: int, most: int, got: str) -> HalfpintError:
     return HalfpintError(
         f"{place}, row {row}", wanted=f"cells of at most {most:,} characters", got=got,
         todo="Shorten or split that text; a quotation mark that is never closed can also join many lines.",
+        said=f"{place}, row {row} is too long: cells of at most {most:,} characters are read, and here is {got}.",
     )  # fmt: skip
 
 

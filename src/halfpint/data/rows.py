@@ -25,7 +25,8 @@ from halfpint.data.encoding import Encoding, find_encoding, utf8_blocks
 from halfpint.data.json_rows import LONGEST_LINE, is_object, json_parts, loaded, whole_parts
 from halfpint.data.records import Records, fasttext_parts
 from halfpint.data.table import Form, Layout, Part, shown
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, damaged_gzip, no_rows
+from halfpint.terminal import amount
 
 LINES = (".jsonl", ".ndjson")
 DATA_ENDINGS = (".csv", ".tsv", ".tab", *LINES, ".json", ".parquet", *WORKBOOKS)
@@ -111,7 +112,7 @@ class Rows:
         self._rows: Any = None
         start = self._start(4)
         if not start:
-            raise HalfpintError(place, wanted="a table with rows", got="an empty file")
+            raise no_rows(place, "is empty")
         if ending == ".parquet" or (start == b"PAR1" and ending not in (".csv", ".tsv", ".tab", *LINES)):
             self._rows = Parquet(self._whole(), place)
             self.layout = Layout("parquet", columns=self._rows.columns, notes=self._rows.notes)
@@ -120,7 +121,12 @@ class Rows:
             self.layout = self._rows.layout
         else:
             if self._form.sheet:
-                raise HalfpintError(f"{place}, --sheet", wanted="a workbook for it", got="a text file")
+                raise HalfpintError(
+                    f"{place}, --sheet",
+                    wanted="a workbook for it",
+                    got="a text file",
+                    said=f"{place} is no workbook, so --sheet does not fit it.",
+                )
             self.layout = self._text_layout(ending)
 
     @property
@@ -136,7 +142,8 @@ class Rows:
     @property
     def unit(self) -> str:
         """What the numbers of rows count."""
-        return "line" if "JSONL" in self.layout.notes else "row"
+        notes = self.layout.notes
+        return "line" if "JSONL" in notes else "item" if "JSON" in notes else "row"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -145,7 +152,7 @@ class Rows:
         tally = self._records.tally if self._records is not None else None
         blank = tally.blank if tally is not None else getattr(self._rows, "blank", 0)
         if blank:
-            found.append(f"{blank:,} empty row{'s' if blank > 1 else ''} skipped")
+            found.append(f"{amount(blank, 'empty row')} skipped")
         if tally is not None and tally.suspicious:
             row = tally.suspicious[0]
             found.append(f"a quoted cell holds whole lines of the table at row {row}: check its quotation marks")
@@ -197,6 +204,8 @@ class Rows:
                     wanted=f"cells of at most {self._most:,} characters",
                     got=f"one of {len(long):,}",
                     todo="Shorten or split that text.",
+                    said=f"{self._place}, {self.unit} {row}: the column {name!r} has a cell of {len(long):,} "
+                    f"characters; at most {self._most:,} are read.",
                 )
 
     def _text_layout(self, ending: str) -> Layout:
@@ -208,7 +217,7 @@ class Rows:
         whole = len(data) < _SAMPLE
         sample = data.decode("utf-8", "ignore")
         if not sample.strip():
-            raise HalfpintError(place, wanted="a table with rows", got="no rows")
+            raise no_rows(place)
         first = next((line for line in sample.split("\n") if line.strip()), "")
         if not whole and first.lstrip().startswith("{") and "\n" not in sample:
             first = self._first_line()
@@ -251,6 +260,8 @@ class Rows:
             raise HalfpintError(
                 self._place, wanted=f"a JSON file of at most {_WHOLE_JSON >> 30} GB", got=f"{self._size / 1e9:,.1f} GB",
                 todo="It cannot be read row by row: save it as JSONL, one object a line.",
+                said=f"{self._place} is too large for one JSON value: {self._size / 1e9:,.1f} GB, where "
+                f"{_WHOLE_JSON >> 30} GB are read.",
             )  # fmt: skip
         return loaded(b"".join(self._blocks()).decode("utf-8"), self._place)
 
@@ -296,10 +307,7 @@ class Rows:
         try:
             yield
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise HalfpintError(
-                self._place, wanted="a whole gzip file", got=f"a damaged one ({error})",
-                todo="Download or copy it again.",
-            ) from error  # fmt: skip
+            raise damaged_gzip(self._place, error) from error  # fmt: skip
 
 
 def too_large(place: str, most: int) -> HalfpintError:
@@ -307,6 +315,8 @@ def too_large(place: str, most: int) -> HalfpintError:
     return HalfpintError(
         place, wanted=f"a table of at most {most / 1e9:,.1f} GB, unpacked (an eighth of this machine's memory)",
         got="a larger one", todo="Take a part of its rows, or only the columns of the text and the label.",
+        said=f"{place} is too large: at most {most / 1e9:,.1f} GB, unpacked, are read at once (an eighth of this "
+        "machine's memory).",
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from halfpint.data.spans import Read, Span, TagExample, span_labels
 from halfpint.data.words import words
 from halfpint.errors import HalfpintError
 from halfpint.task import Finding
+from halfpint.terminal import amount
 
 _ORDER = ("error", "warning", "note")
 _FEW = 5
@@ -80,7 +81,7 @@ def _finding(kind: str, severity: str, what: str, rows: Iterable[int], *, drop: 
     rows = tuple(dict.fromkeys(rows))
     if not rows:
         return []
-    message = f"{what}: {len(rows):,} text{'s' if len(rows) > 1 else ''} ({shown(rows)})"
+    message = f"{what}: {amount(len(rows), 'text')} ({shown(rows)})"
     return [Finding(kind=kind, severity=severity, message=message, rows=rows, drop=drop)]
 
 
@@ -180,7 +181,7 @@ def _labels(examples: Sequence[TagExample], others: Mapping[str, Read]) -> list[
         unknown = [label for label in span_labels(other.examples) if label not in counts]
         if unknown:
             rows = [one.row for one in other.examples if any(span.label in unknown for span in one.spans or ())]
-            message = f"labels that are only in {side}: {_named(unknown)} ({len(rows):,} texts; {shown(rows)})"
+            message = f"labels that are only in {side}: {_named(unknown)} ({amount(len(rows), 'text')}; {shown(rows)})"
             found.append(Finding(kind=f"unknown_in_{side}", severity="error", message=message))
         if not other.examples or not span_labels(other.examples):
             found.append(Finding(kind=f"no_spans_in_{side}", severity="error", message=f"no span in {side}"))

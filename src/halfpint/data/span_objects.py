@@ -17,6 +17,7 @@ from halfpint.data.span_columns import Sentence, TagReader, mark_of, scheme_of, 
 from halfpint.data.spans import Read, Span, TagData, TagExample
 from halfpint.errors import HalfpintError, nearest
 from halfpint.task import Finding
+from halfpint.terminal import amount
 
 _SPANS = ("spans", "entities", "label", "labels", "annotations", "ents")
 _SURE = ("spans", "entities", "ents")
@@ -67,7 +68,9 @@ def read_objects(text: str, source: str, settings: TagData) -> Read:
             examples.append(example)
     findings = []
     if broken:
-        message = f"{len(broken):,} rows without a text, or with spans of no known form ({shown(broken)}): left out"
+        message = (
+            f"{amount(len(broken), 'row')} without a text, or with spans of no known form ({shown(broken)}): left out"
+        )
         findings.append(Finding(kind="unreadable_row", severity="error", message=message, rows=tuple(broken)))
     said = f"texts from {text_field!r}, spans from {named!r}"
     return Read(source, examples, findings, said, (), {"text": text_field, "label": named})
@@ -210,7 +213,7 @@ def _read_tokens(rows: Sequence[tuple[int, Mapping[str, Any] | None]], source: s
     examples = [sentence_example(sentence, reader) for sentence in sentences]
     findings = reader.findings()
     if broken:
-        message = f"{len(broken):,} rows without as many tags as words ({shown(broken)}): left out"
+        message = f"{amount(len(broken), 'row')} without as many tags as words ({shown(broken)}): left out"
         findings.append(Finding(kind="unreadable_row", severity="error", message=message, rows=tuple(broken)))
     said = f"words from {names[0]!r}, tags from {names[1]!r}, read as {reader.name}"
     return Read(source, examples, findings, said, (), {"text": names[0], "label": names[1]})

@@ -14,10 +14,11 @@ import numpy as np
 from halfpint.data.examples import Example
 from halfpint.data.prepare import findings_told, sources
 from halfpint.data.split import split
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError, damaged_gzip, no_rows, unreadable
 from halfpint.outputs import Ints
 from halfpint.progress import Log
 from halfpint.task import Finding, Split
+from halfpint.terminal import amount
 
 _SMALL = 300
 _DOCUMENTS = 30  # with fewer, a side might get one that is like no other
@@ -76,14 +77,14 @@ class TagData:
     def __post_init__(self) -> None:
         schemes = ("", "iob1", "iob2", "bioes", "plain")
         if self.scheme not in schemes:
-            raise HalfpintError(
+            raise SettingError(
                 "data.scheme", wanted=f"one of {', '.join(schemes[1:])}, or nothing", got=repr(self.scheme)
             )
         if self.seed < 0:
-            raise HalfpintError("data.seed", wanted="0 or more", got=str(self.seed))
+            raise SettingError("data.seed", wanted="0 or more", got=str(self.seed))
         for name in ("validation_share", "test_share"):
             if not 0 < getattr(self, name) < 0.9:
-                raise HalfpintError(f"data.{name}", wanted="a share between 0 and 0.9", got=str(getattr(self, name)))
+                raise SettingError(f"data.{name}", wanted="a share between 0 and 0.9", got=str(getattr(self, name)))
 
 
 def span_labels(examples: Sequence[TagExample]) -> Counter[str]:
@@ -117,7 +118,7 @@ def prepare_spans(settings: TagData, log: Log) -> Split[TagExample]:
     others = {
         side: read_spans(path, settings) for side in ("validation", "test") if (path := getattr(settings, side))
     }  # fmt: skip
-    log.say(f"{settings.source}: {len(given.examples):,} texts; {given.said}", kind="data")
+    log.say(f"{settings.source}: {amount(len(given.examples), 'text')}; {given.said}", kind="data")
     for note in given.notes:
         log.say(f"  {note}", kind="data")
     findings = find_faults(given, others)
@@ -186,6 +187,8 @@ def _parts(
         raise HalfpintError(
             settings.source, wanted="enough texts to keep some for validation and test",
             got=f"{len(kept)} texts{labels}", todo="Give more texts, or a test file with --test.",
+            said=f"{settings.source} has too few texts to keep some for validation and test: "
+            f"{amount(len(kept), 'text')}{labels}.",
         )  # fmt: skip
     return train, validation, test
 
@@ -252,13 +255,11 @@ def text_of_file(source: str, *, most_bytes: int = 0) -> tuple[str, str]:
             reader = gzip.GzipFile(fileobj=file) if packed else file
             data = reader.read(most_bytes) if most_bytes else reader.read()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise HalfpintError(
-            source, wanted="a whole gzip file", got=f"a damaged one ({error})", todo="Download or copy it again."
-        ) from None
+        raise damaged_gzip(source, error) from None
     except OSError as error:
-        raise HalfpintError(source, wanted="a readable file", got=str(error.strerror or error).lower()) from None
+        raise unreadable(source, str(error.strerror or error).lower()) from None
     if not data.strip():
-        raise HalfpintError(source, wanted="texts with labelled spans", got="an empty file")
+        raise no_rows(source, "is empty")
     if most_bytes and len(data) == most_bytes:  # the last line is not whole, nor may its last character be
         wide = {codecs.BOM_UTF16_LE: b"\n\0", codecs.BOM_UTF16_BE: b"\0\n"}.get(data[:2], b"\n")
         data = data[: data.rfind(wide) + len(wide)] or data

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from halfpint.data.containment import join_contained
 from halfpint.data.dedup import near_duplicate_groups
 from halfpint.data.examples import Example
-from halfpint.errors import HalfpintError
+from halfpint.errors import SettingError
 
 _TRAIN, _VALIDATION, _TEST = range(3)
 
@@ -66,7 +66,7 @@ def split(
         HalfpintError: fractions that are none, or groups of another length.
     """
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] <= 0:
-        raise HalfpintError(
+        raise SettingError(
             "split fractions",
             wanted="three numbers that sum to 1, the first above 0",
             got=str(tuple(fractions)),
@@ -76,7 +76,7 @@ def split(
         groups = alike([example.text for example in examples])
     groups = np.asarray(groups)
     if len(groups) != len(examples):
-        raise HalfpintError("split groups", wanted=f"one for each of {len(examples)} examples", got=str(len(groups)))
+        raise SettingError("split groups", wanted=f"one for each of {len(examples)} examples", got=str(len(groups)))
     examples = grouped(examples, groups)
     members: dict[int, list[int]] = defaultdict(list)
     for index, group in enumerate(groups.tolist()):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from halfpint.bundle import read_json, write_json
 from halfpint.data.documents import END_OF_TEXT
-from halfpint.errors import DamagedError, HalfpintError
+from halfpint.errors import DamagedError, HalfpintError, SettingError
 from halfpint.files import new_folder
 from halfpint.progress import Log
 
@@ -128,7 +128,7 @@ def write_tokens(
     size = max(size, largest)  # a vocabulary may have gaps
     end = tokenizer.token_to_id(END_OF_TEXT) if end is None else end
     if end is not None and not 0 <= end < size:
-        raise HalfpintError("end token", wanted=f"a token below {size}", got=str(end))
+        raise SettingError("end token", wanted=f"a token below {size}", got=str(end))
     name = token_key(tokenizer, key, end)
     if (folder / _META).is_file():
         with suppress(DamagedError):  # it is made again

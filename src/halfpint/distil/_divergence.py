@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import SettingError, nearest
 
 FORWARD, REVERSE, JS = "forward", "reverse", "js"
 DIVERGENCES = (FORWARD, REVERSE, JS)
@@ -35,7 +35,7 @@ class Softened:
     def check_softened(self, place: str) -> None:
         """Raise a HalfpintError for the first setting that cannot be."""
         if self.divergence not in DIVERGENCES:
-            raise HalfpintError(
+            raise SettingError(
                 f"{place}: divergence", wanted=f"one of {', '.join(DIVERGENCES)}", got=repr(self.divergence),
                 todo=nearest(self.divergence, DIVERGENCES),
             )  # fmt: skip
@@ -44,7 +44,7 @@ class Softened:
             ("js_beta", 0 < self.js_beta < 1, "a share between 0 and 1"),
         ):
             if not fits:
-                raise HalfpintError(f"{place}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{place}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def distance(self, student: Any, teacher: Any) -> Any:
         """The divergence of each row, times the squared temperature: fp32 of the shape of the logits less the last.

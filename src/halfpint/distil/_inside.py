@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 
 _LAYER = re.compile(r"(?:.*\.)?(?:layer|layers|h|blocks)\.(\d+)")
 # What the three projections are called in the architectures of transformers, or the one that makes all three, one after
@@ -49,7 +49,7 @@ class Inward:
             ("layer_map", self.match == STATES or not self.layer_map, f"match = {STATES} for it"),
         ):
             if not fits:
-                raise HalfpintError(f"{place}: {name}", wanted=wanted, got=repr(getattr(self, name)))
+                raise SettingError(f"{place}: {name}", wanted=wanted, got=repr(getattr(self, name)))
 
 
 def pair(settings: Any, student: Any, teacher: Any) -> Any:
@@ -71,7 +71,7 @@ def pair(settings: Any, student: Any, teacher: Any) -> Any:
     place = settings.use
     ours, theirs = layers_of(student), layers_of(teacher)
     if settings.teacher_layer > len(theirs):
-        raise HalfpintError(
+        raise SettingError(
             f"{place}: teacher_layer", wanted=f"a number up to {len(theirs)}", got=str(settings.teacher_layer)
         )
     widths = int(student.config.hidden_size), int(teacher.config.hidden_size)
@@ -195,7 +195,7 @@ def relation_heads(first: int, second: int, wanted: int, place: str) -> int:
     common = math.gcd(first, second)
     if wanted:
         if common % wanted:
-            raise HalfpintError(
+            raise SettingError(
                 f"{place}: relation_heads", wanted=f"a divisor of {common}, as the widths are {first} and {second}",
                 got=str(wanted),
             )  # fmt: skip
@@ -257,7 +257,7 @@ def layer_map(written: str, student: int, teacher: int, place: str) -> list[int]
         return [max(1, round((number + 1) * teacher / student)) for number in range(student)]
     parts = [part.strip() for part in written.split(",")]
     if len(parts) != student or not all(part.isdecimal() and 1 <= int(part) <= teacher for part in parts):
-        raise HalfpintError(
+        raise SettingError(
             f"{place}: layer_map", wanted=f"{student} numbers from 1 to {teacher}, one a layer of the student",
             got=repr(written), todo=f"Write for example {','.join(map(str, layer_map('', student, teacher, place)))}.",
         )  # fmt: skip

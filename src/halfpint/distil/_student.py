@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from halfpint.bundle import CARD, Bundle, Kind
-from halfpint.errors import HalfpintError, nearest, need
+from halfpint.errors import HalfpintError, SettingError, nearest, need
 from halfpint.stage import Work
 from halfpint.tokenizers.load import open_tokenizer
 from halfpint.train import encoders
@@ -46,7 +46,7 @@ def with_adapters(model: Any, settings: LoRA, place: str) -> Any:
     names = [name.strip() for name in settings.lora_targets.split(",") if name.strip()]
     for name in names:
         if name not in known:
-            raise HalfpintError(
+            raise SettingError(
                 f"{place}: lora_targets", wanted="last names of linear layers", got=repr(name),
                 todo=nearest(name, known),
             )  # fmt: skip

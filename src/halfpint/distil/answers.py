@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle, Kind, file_sha256, read_json, write_json
-from halfpint.distil.teachers import Ensemble, Taught, unlabelled_texts
+from halfpint.distil.teachers import Ensemble, WithTeacher, unlabelled_texts
 from halfpint.errors import HalfpintError
 from halfpint.files import written
 from halfpint.outputs import joined
@@ -29,7 +29,7 @@ _DROPPED, _PIECES, _LONGEST_PIECE = 0.1, 0.25, 5  # of changed copies: words tha
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers(Taught, Stage):
+class Answers(WithTeacher, Stage):
     """Log-probabilities of one or several classifiers (their mean), and no model: answers.npy, float32 (units, labels).
 
     A killed run goes on with the chunks that are whole: each is checked by its hash.
@@ -54,7 +54,7 @@ class Answers(Taught, Stage):
         started = time.monotonic()
         asked = bundle if not self.teacher else None
         bundles = [asked] if asked else self.teachers(bundle, work.task.name, self.use)
-        examples, _ = lessons(work, self.train_texts, self.seed, self.unlabelled, self.copies)
+        examples, _ = training_examples(work, self.train_texts, self.seed, self.unlabelled, self.copies)
         texts = work.labelled.texts(examples)
         teachers = Ensemble(bundles, work.labels, self.use)
         name = texts_key(texts)
@@ -77,7 +77,9 @@ class Answers(Taught, Stage):
         return Bundle(work.target)
 
 
-def lessons(work: Work, train_texts: int, seed: int, unlabelled: str, copies: int = 0) -> tuple[list[Any], int]:
+def training_examples(
+    work: Work, train_texts: int, seed: int, unlabelled: str, copies: int = 0
+) -> tuple[list[Any], int]:
     """What a student learns from: so many of the training examples (0: all), then texts without a label; and how many
     those are."""
     chosen: Sequence[Any] = work.train

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.distil.logits import Logits
-from halfpint.distil.teachers import Taught
+from halfpint.distil.teachers import WithTeacher
 from halfpint.distil.token_logits import TokenLogits
-from halfpint.errors import HalfpintError, need_installed
+from halfpint.errors import SettingError, need_installed
 from halfpint.stage import Stage, Work
 
 _RATE, TOKEN_RATE, _LORA_RATE = 5e-5, 2e-4, 2e-4
@@ -20,7 +20,7 @@ _BATCH, TOKEN_BATCH = 4096, 1024  # tokens; of a classifier, and of a language m
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heal(Taught, Stage):
+class Heal(WithTeacher, Stage):
     """Train a pruned, factored or shallower model for a while on the answers of the model that it was made from.
 
     For classifiers and language models; without `teacher` it is the bundle that the compress/ stages began from, which
@@ -64,7 +64,7 @@ class Heal(Taught, Stage):
     def __post_init__(self) -> None:
         for name in ("learning_rate", "batch_tokens"):
             if getattr(self, name) < 0:
-                raise HalfpintError(f"{self.use}: {name}", wanted="0 or more", got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted="0 or more", got=str(getattr(self, name)))
         for make in (self._of_texts, self._of_tokens):  # refuse what they refuse
             make()
 

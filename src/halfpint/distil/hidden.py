@@ -14,10 +14,10 @@ import numpy.typing as npt
 from halfpint.bundle import Bundle, Kind, open_bundle
 from halfpint.distil import _student
 from halfpint.distil._inside import Inward, pair
-from halfpint.distil.answers import lessons
-from halfpint.distil.teachers import Taught, folders, need_same_tokenizer
+from halfpint.distil.answers import training_examples
+from halfpint.distil.teachers import WithTeacher, folders, need_same_tokenizer
 from halfpint.engines.torch_classifier import tensors
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.outputs import Encoded
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.batching import length_batches
@@ -25,7 +25,7 @@ from halfpint.train.loop import Training, check_settings, device, train
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hidden(Inward, Taught, Training, Stage):
+class Hidden(Inward, WithTeacher, Training, Stage):
     """Train the student's layers on what happens in the teacher's; the head, if there is one, stays as it is.
 
     Labels are not used. relations: the student's last layer learns how the teacher's queries (keys, values) stand to
@@ -60,7 +60,7 @@ class Hidden(Inward, Taught, Training, Stage):
             ("evaluation_texts", self.evaluation_texts >= 1, "1 or more"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=repr(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=repr(getattr(self, name)))
 
     def check(self) -> None:
         """Refuse a teacher that is not there, or whose states cannot be looked at."""
@@ -75,7 +75,7 @@ class Hidden(Inward, Taught, Training, Stage):
         torch = need("torch", "distilling")
         teacher = self._teacher(self.teachers(bundle, work.task.name, self.use))
         task = work.labelled
-        texts = task.texts(lessons(work, self.train_texts, self.seed, self.unlabelled)[0])
+        texts = task.texts(training_examples(work, self.train_texts, self.seed, self.unlabelled)[0])
         need_same_tokenizer(teacher, bundle, texts, self.use)
         torch.manual_seed(self.seed)
         student, max_tokens = _student.classifier(bundle, work, self.max_tokens, self.dropout)

@@ -14,10 +14,10 @@ from halfpint.bundle import Bundle, Kind
 from halfpint.distil import _student
 from halfpint.distil._divergence import Softened
 from halfpint.distil._zeros import hold_zeros
-from halfpint.distil.answers import Answers, answers_for, lessons
-from halfpint.distil.teachers import Taught
+from halfpint.distil.answers import Answers, answers_for, training_examples
+from halfpint.distil.teachers import WithTeacher
 from halfpint.engines.torch_classifier import logits, picked, tensors
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import SettingError, need
 from halfpint.outputs import NO_LABEL
 from halfpint.stage import Stage, Work
 from halfpint.train.loop import Training, check_settings, device, train
@@ -25,7 +25,7 @@ from halfpint.train.lora import LoRA
 
 
 @dataclass(frozen=True, kw_only=True)
-class Logits(Softened, Taught, LoRA, Training, Stage):
+class Logits(Softened, WithTeacher, LoRA, Training, Stage):
     """Train a student on a mix of its teacher's answers and the labels; an encoder gets a new head.
 
     Any classifier can teach, TF-IDF ones, exports and several together too: what they answer is asked once
@@ -71,7 +71,7 @@ class Logits(Softened, Taught, LoRA, Training, Stage):
             ("copies", not self.copies or self.label_share < 1, "a label_share below 1 for them"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Ask the teacher, train, keep the best evaluation on validation."""
@@ -79,7 +79,7 @@ class Logits(Softened, Taught, LoRA, Training, Stage):
         started = time.monotonic()
         torch = need("torch", "distilling")
         _student.need_labels_of(bundle, work.labels, self.use)
-        examples, more = lessons(work, self.train_texts, self.seed, self.unlabelled, self.copies)
+        examples, more = training_examples(work, self.train_texts, self.seed, self.unlabelled, self.copies)
         teaching = self.label_share < 1
         task = work.labelled
         texts = task.texts(examples)

@@ -11,7 +11,7 @@ from halfpint.data.packing import IGNORED
 from halfpint.distil._divergence import JS
 from halfpint.distil.sequence import continued
 from halfpint.distil.token_logits import TokenLogits
-from halfpint.errors import HalfpintError
+from halfpint.errors import SettingError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class OnPolicy(TokenLogits):
             ("new_tokens", self.new_tokens >= 1, "1 or more"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def _loss(self, learner: Any, large: Any, draws: Any, arrays: dict[str, Any]) -> Any:
         """As of `TokenLogits`, or of the student's own texts: their mean distance, once for each label of the part."""

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from halfpint.bundle import Bundle
-from halfpint.distil.answers import Answers, answers_for, lessons
-from halfpint.distil.teachers import Taught
-from halfpint.errors import HalfpintError
+from halfpint.distil.answers import Answers, answers_for, training_examples
+from halfpint.distil.teachers import WithTeacher
+from halfpint.errors import HalfpintError, SettingError
 from halfpint.outputs import per_text
 from halfpint.stage import Work
 from halfpint.train.finetune import Finetune
 
 
 @dataclass(frozen=True, kw_only=True)
-class PseudoLabels(Taught, Finetune):
+class PseudoLabels(WithTeacher, Finetune):
     """Fine-tune on the labelled texts and on those that the teacher labels with confidence.
 
     Source: Lee 2013, "Pseudo-Label", with the threshold of Sohn et al. 2020, "FixMatch", section 2.1; here the labels
@@ -35,7 +35,7 @@ class PseudoLabels(Taught, Finetune):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.confidence < 1:
-            raise HalfpintError(f"{self.use}: confidence", wanted="a share below 1", got=str(self.confidence))
+            raise SettingError(f"{self.use}: confidence", wanted="a share below 1", got=str(self.confidence))
         if self.teacher and not self.unlabelled:
             raise HalfpintError(
                 f"{self.use}: unlabelled", wanted="a table of texts for the teacher to label", got="none",
@@ -50,7 +50,7 @@ class PseudoLabels(Taught, Finetune):
         teacher = ",".join(str(one.path) for one in teachers)
         asked = Answers(teacher=teacher, unlabelled=self.unlabelled, train_texts=1)  # the labelled have their labels
         task = work.labelled
-        texts = task.texts(lessons(work, 1, 0, self.unlabelled)[0])
+        texts = task.texts(training_examples(work, 1, 0, self.unlabelled)[0])
         logs = answers_for(asked, texts, work)
         units = task.units(texts)
         said = per_text(np.exp(logs), units)

@@ -13,10 +13,10 @@ import numpy as np
 from halfpint.bundle import Bundle, read_json, write_json
 from halfpint.data.text_store import TextWriter
 from halfpint.data.token_store import TokenStore
-from halfpint.distil.teachers import Taught
+from halfpint.distil.teachers import WithTeacher
 from halfpint.distil.token_answers import need_causal, store_for
 from halfpint.engines.torch_lm import load_model
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import SettingError, need
 from halfpint.models.sizes import CAUSAL
 from halfpint.stage import Work
 from halfpint.task import Split
@@ -28,7 +28,7 @@ _AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sequence(Taught, Adapt):
+class Sequence(WithTeacher, Adapt):
     """Train on texts that the teacher writes on from pieces of the documents, besides the documents themselves.
 
     The teacher may have another tokenizer, as only its texts are read. Source: Kim & Rush 2016, "Sequence-Level
@@ -60,7 +60,7 @@ class Sequence(Taught, Adapt):
             ("keep", 0 < self.keep <= 1, "a share above 0"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def fits(self, bundle: Bundle) -> None:
         """Refuse teachers that do not write texts."""
@@ -79,7 +79,7 @@ class Sequence(Taught, Adapt):
     def _teacher(self, bundle: Bundle) -> Bundle:
         teachers = self.teachers(bundle, "", self.use)
         if len(teachers) != 1:
-            raise HalfpintError(f"{self.use}: teacher", wanted="one", got=str(len(teachers)))
+            raise SettingError(f"{self.use}: teacher", wanted="one", got=str(len(teachers)))
         need_causal(teachers[0], self.use)
         return teachers[0]
 

@@ -18,11 +18,11 @@ from halfpint.bundle import Bundle, Kind, write_json
 from halfpint.compress.vocab import choose_tokens, reindex_tokenizer
 from halfpint.distil import _student
 from halfpint.distil._divergence import Softened
-from halfpint.distil.answers import Answers, answers_for, lessons
-from halfpint.distil.teachers import Taught
+from halfpint.distil.answers import Answers, answers_for, training_examples
+from halfpint.distil.teachers import WithTeacher
 from halfpint.engines.static import Ints, Pieces, pair_keys
 from halfpint.engines.torch_classifier import run_batches
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.outputs import NO_LABEL, Encoded
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.load import open_tokenizer
@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Static(Softened, Taught, Training, Stage):
+class Static(Softened, WithTeacher, Training, Stage):
     """A table with a vector for each token and for frequent pairs of neighbours; a text is the mean of its rows.
 
     Each token (and pair) goes through the encoder once, alone; the vectors' first principal directions stay, and
@@ -89,7 +89,7 @@ class Static(Softened, Taught, Training, Stage):
             ("dropout", 0 <= self.dropout < 1, "a share below 1"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Make the table, train it with its head, write both."""
@@ -97,7 +97,7 @@ class Static(Softened, Taught, Training, Stage):
         started = time.monotonic()
         torch = need("torch", "distilling")
         task = work.labelled
-        examples, _ = lessons(work, self.train_texts, self.seed, self.unlabelled)
+        examples, _ = training_examples(work, self.train_texts, self.seed, self.unlabelled)
         texts = task.texts(examples)
         answers = self._answers(bundle, texts, work)
         work.scratch.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from halfpint.bundle import Bundle, Kind, copy_files, write_json
 from halfpint.compress.depth import kept_layers, shallower, without_layers
 from halfpint.compress.tensors import EMBEDDING, encoder_config, read_weights, write_weights
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import SettingError, need
 from halfpint.models import sizes
 from halfpint.models.heads import head_in
 from halfpint.stage import Stage, Work
@@ -47,7 +47,7 @@ class Student(Stage):
             return
         parts = self.layers.split(",")
         if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-            raise HalfpintError(
+            raise SettingError(
                 f"{self.use}: layers", wanted='a number such as "2", or numbers of layers such as "1,6"',
                 got=repr(self.layers),
             )  # fmt: skip
@@ -70,7 +70,7 @@ class Student(Stage):
         if "," not in self.layers:
             numbers = kept_layers(total, numbers[0] + 1) if numbers[0] + 1 < total else [total]
         if max(numbers) >= total or sorted(set(numbers)) != numbers:
-            raise HalfpintError(
+            raise SettingError(
                 f"{self.use}: layers", wanted=f"fewer than {total}, or rising numbers from 1 to {total}",
                 got=repr(self.layers),
             )  # fmt: skip

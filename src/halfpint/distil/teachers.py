@@ -25,7 +25,7 @@ _COMPARED = 200  # texts on which two tokenizers have to agree
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taught:
+class WithTeacher:
     """Settings of a stage that learns from a teacher; it stands before the stage among the bases of a class.
 
     Args:

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from halfpint.bundle import Bundle, Kind, file_sha256, read_json, write_json
 from halfpint.data.token_store import TokenStore, write_tokens
 from halfpint.distil._sampled import Drawn, SampledStore, draw
-from halfpint.distil.teachers import Taught, content_key
+from halfpint.distil.teachers import WithTeacher, content_key
 from halfpint.engines.torch_lm import load_model
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.files import new_file
 from halfpint.models.sizes import CAUSAL, resolve
 from halfpint.stage import Stage, Work
@@ -44,7 +44,7 @@ class Window(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenAnswers(Taught, Stage):
+class TokenAnswers(WithTeacher, Stage):
     """Tokens drawn from a language model's distribution at each place of the training documents, and no model.
 
     ids.npy, counts.npy and starts.npy, a few bytes a token. A killed run goes on with the chunks that are whole.
@@ -75,7 +75,7 @@ class TokenAnswers(Taught, Stage):
             ("context", self.context == 0 or self.context >= 8, "8 tokens or more, or 0"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Ask chunk by chunk, then join the chunks; without `teacher` the parent is asked."""

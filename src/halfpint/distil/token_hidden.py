@@ -12,9 +12,9 @@ import numpy as np
 from halfpint.bundle import Bundle
 from halfpint.data.packing import IGNORED
 from halfpint.distil._inside import RELATIONS, STATES, Inward, pair
-from halfpint.distil._token_taught import TokenTaught
+from halfpint.distil._token_distillation import TokenDistillation
 from halfpint.engines.torch_lm import load_model
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.models.sizes import CAUSAL
 from halfpint.stage import Work
 from halfpint.train.adapt import Loss
@@ -25,7 +25,7 @@ _RELATION_BYTES = 4 * 3 * 3  # of a relation: queries', keys' and values', each 
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenHidden(Inward, TokenTaught):
+class TokenHidden(Inward, TokenDistillation):
     """Train the student's layers on what happens in the teacher's; what follows them stays as it is.
 
     The text is read, and nothing predicted. relations: the student's last layer learns how the teacher's queries (keys,
@@ -48,7 +48,7 @@ class TokenHidden(Inward, TokenTaught):
         if self.match == STATES and 0 not in widths:
             self._check_widths(*widths)
         if self.teacher_layer > (layers := int(teacher.config.get("num_hidden_layers") or self.teacher_layer)):
-            raise HalfpintError(
+            raise SettingError(
                 f"{self.use}: teacher_layer", wanted=f"a number up to {layers}", got=str(self.teacher_layer)
             )
 
@@ -61,7 +61,7 @@ class TokenHidden(Inward, TokenTaught):
 
     def _teacher(self, bundle: Bundle, some: Sequence[str]) -> Bundle:
         if (count := len(self.teachers(bundle, "", self.use))) > 1:
-            raise HalfpintError(f"{self.use}: teacher", wanted="one, as its states are looked at", got=str(count))
+            raise SettingError(f"{self.use}: teacher", wanted="one, as its states are looked at", got=str(count))
         return super()._teacher(bundle, some)
 
     def _freeze(self, model: Any) -> None:

@@ -14,10 +14,10 @@ from halfpint.bundle import Bundle
 from halfpint.data.packing import IGNORED
 from halfpint.distil._divergence import FORWARD, Softened
 from halfpint.distil._sampled import sampled_loss
-from halfpint.distil._token_taught import TokenTaught
+from halfpint.distil._token_distillation import TokenDistillation
 from halfpint.distil.token_answers import TokenAnswers, draws_for
 from halfpint.engines.torch_lm import load_model
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 from halfpint.models.sizes import CAUSAL
 from halfpint.stage import Work
 from halfpint.train import ranks
@@ -31,7 +31,7 @@ _TRIED, _ASKING = 128, 0.2  # tokens; share of the time
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenLogits(Softened, TokenTaught):
+class TokenLogits(Softened, TokenDistillation):
     """Train a student on a mix of its teacher's distributions and the text itself, token by token.
 
     The teacher's distributions are drawn from once (distil/token_answers); with `cached = false`, and where `minutes`
@@ -55,7 +55,7 @@ class TokenLogits(Softened, TokenTaught):
         self.check_softened(self.use)
         TokenAnswers(draws=self.draws, temperature=self.temperature)
         if not 0 <= self.label_share <= 1:
-            raise HalfpintError(f"{self.use}: label_share", wanted="a share from 0 to 1", got=str(self.label_share))
+            raise SettingError(f"{self.use}: label_share", wanted="a share from 0 to 1", got=str(self.label_share))
         if self.cached and self.divergence != FORWARD:
             raise HalfpintError(
                 f"{self.use}: divergence", wanted=f"{FORWARD} with cached = true", got=self.divergence,
@@ -83,7 +83,7 @@ class TokenLogits(Softened, TokenTaught):
     def _teacher(self, bundle: Bundle, some: Sequence[str]) -> Bundle:
         found = self.teachers(bundle, "", self.use)
         if len(found) > 1 and not self.cached:
-            raise HalfpintError(f"{self.use}: teacher", wanted="one, with cached = false", got=str(len(found)))
+            raise SettingError(f"{self.use}: teacher", wanted="one, with cached = false", got=str(len(found)))
         return super()._teacher(bundle, some)
 
     def _keeps(self, learner: Any, learn: Any, work: Work) -> bool:

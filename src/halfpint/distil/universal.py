@@ -15,7 +15,7 @@ from halfpint.distil.ranked_answers import RankedAnswers
 from halfpint.distil.token_answers import kept_answers, need_causal, store_for
 from halfpint.distil.token_logits import TokenLogits
 from halfpint.engines.torch_lm import load_model
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 from halfpint.models.sizes import CAUSAL
 from halfpint.stage import Work
 from halfpint.tokenizers.load import open_tokenizer
@@ -47,7 +47,7 @@ class Universal(TokenLogits):
         """The one teacher, of any tokenizer that tells where in a text a token ends."""
         found = self.teachers(bundle, "", self.use)
         if len(found) != 1:
-            raise HalfpintError(f"{self.use}: teacher", wanted="one", got=str(len(found)))
+            raise SettingError(f"{self.use}: teacher", wanted="one", got=str(len(found)))
         need_causal(found[0], self.use)
         return found[0]
 

@@ -136,6 +136,7 @@ def open_language_engine(bundle: Bundle, *, threads: int | None = None) -> Langu
         raise HalfpintError(
             str(bundle.path), wanted="a language model", got=f"a bundle of the task {bundle.card.get('task')!r}",
             todo="Give a bundle that `halfpint pretrain` made.",
+            said=f"{bundle.path} is not a language model: its task is {bundle.card.get('task')!r}.",
         )  # fmt: skip
     found: LanguageEngine = engine
     return found

@@ -13,7 +13,7 @@ from halfpint.engines._generation import Continuation, Generation, TokenScore
 from halfpint.engines._sampling import likeliest
 from halfpint.engines._text import Text
 from halfpint.engines._writing import Logits, Writer, log_softmax, score_token
-from halfpint.errors import HalfpintError
+from halfpint.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def beams(
     section 7, with the mean as the length's normalisation.
     """
     if settings.repetition_penalty != 1:
-        raise HalfpintError(
+        raise SettingError(
             "repetition_penalty", wanted="1 with a temperature of 0 and several texts",
             got=str(settings.repetition_penalty), todo="Give a temperature above 0.",
         )  # fmt: skip

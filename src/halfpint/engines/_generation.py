@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from halfpint.engines._sampling import Sampling
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import HalfpintError, SettingError, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Generation(Sampling):
             ("logprobs", self.logprobs is None or self.logprobs >= 0, "0 or more"),
         ):
             if not fits:
-                raise HalfpintError(name, wanted=wanted, got=repr(getattr(self, name))[:80])
+                raise SettingError(name, wanted=wanted, got=repr(getattr(self, name))[:80])
 
     @classmethod
     def of(cls, **settings: Any) -> Generation:
@@ -55,7 +55,13 @@ class Generation(Sampling):
         names = [item.name for item in fields(cls)]
         for name in settings:
             if name not in names:
-                raise HalfpintError(name, wanted="a setting of generation", got="none", todo=nearest(name, names))
+                raise HalfpintError(
+                    name,
+                    wanted="a setting of generation",
+                    got="none",
+                    todo=nearest(name, names),
+                    said=f"There is no setting {name!r} of generation.",
+                )
         return cls(**settings)
 
 

@@ -21,17 +21,32 @@ def prompt_of(
     if not as_chat(bundle, chat):
         if system:
             raise HalfpintError(
-                "--system", wanted="a model that answers", got="one that goes on with a text", todo="Give --chat."
+                "--system",
+                wanted="a model that answers",
+                got="one that goes on with a text",
+                todo="Give --chat.",
+                said="--system needs a model that answers, and this one continues a text.",
             )
         return prompt
     if not prompt.strip():
-        raise HalfpintError("PROMPT", wanted="a message to answer", got="none", todo="Give one, or --no-chat.")
+        raise HalfpintError(
+            "PROMPT",
+            wanted="a message to answer",
+            got="none",
+            todo="Give one, or --no-chat.",
+            said="There is no message to answer.",
+        )
     messages = [{"role": "user", "content": prompt}]
     if system:
         messages.insert(0, {"role": "system", "content": system})
     ids = ChatTemplate(bundle.path).ids(messages, engine.encode)
     if len(ids) >= engine.context:
-        raise HalfpintError("PROMPT", wanted=f"fewer than {engine.context} tokens", got=str(len(ids)))
+        raise HalfpintError(
+            "PROMPT",
+            wanted=f"fewer than {engine.context} tokens",
+            got=str(len(ids)),
+            said=f"The prompt is too long: {len(ids):,} tokens, where fewer than {engine.context:,} fit.",
+        )
     return ids
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.errors import HalfpintError
+from halfpint.errors import SettingError
 
 _FIRST = 2048  # of the likeliest, put in order before all are
 
@@ -47,7 +47,7 @@ class Sampling:
             ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "a number from 0.01 to 100"),
         ):
             if not fits:
-                raise HalfpintError(name, wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(name, wanted=wanted, got=str(getattr(self, name)))
 
 
 def choose(

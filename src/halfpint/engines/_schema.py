@@ -13,7 +13,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError, SettingError, need
 
 MOST_BYTES = 1 << 16
 MOST_DEPTH = 100
@@ -72,7 +72,7 @@ def checked(schema: Mapping[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError) as error:
         raise HalfpintError("schema", wanted="a JSON schema", got=str(error)[:_SHOWN]) from None
     if len(text) > MOST_BYTES:
-        raise HalfpintError("schema", wanted=f"at most {MOST_BYTES:,} bytes", got=f"{len(text):,}", todo=_TODO)
+        raise SettingError("schema", wanted=f"at most {MOST_BYTES:,} bytes", got=f"{len(text):,}", todo=_TODO)
     return made
 
 

@@ -15,7 +15,7 @@ from halfpint.engines._constraint import Constraint, Grammars
 from halfpint.engines._generation import Continuation, Generation, Piece, TokenScore
 from halfpint.engines._sampling import choose, likeliest
 from halfpint.engines._text import Text
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 
 Logits = npt.NDArray[np.float32]
 _WORD_PIECES = 6
@@ -128,7 +128,7 @@ class Writer:
         from halfpint.engines._beams import beams
 
         if n < 1:
-            raise HalfpintError("n", wanted="1 or more", got=str(n))
+            raise SettingError("n", wanted="1 or more", got=str(n))
         scored = replace(settings, logprobs=settings.logprobs or 0)
         if settings.temperature == 0 and n > 1:
             found = beams(self, *self.prepare(prompt, scored, "best"), scored, n)

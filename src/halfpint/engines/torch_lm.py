@@ -20,7 +20,7 @@ from halfpint.engines._constraint import Grammars
 from halfpint.engines._prefix_cache import PrefixCache, states_of
 from halfpint.engines._scored import Done, ScoredText, unsaid
 from halfpint.engines._writing import Writer
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.models.sizes import CAUSAL, MASKED, resolve
 from halfpint.tokenizers.batching import length_batches, pad
 from halfpint.tokenizers.load import open_tokenizer
@@ -128,9 +128,9 @@ class TorchLanguageEngine(Writer):
         ids = self._tokenizer.encode(text.replace(MASK, own)).ids
         places = [place for place, token in enumerate(ids) if token == self._mask_id]
         if not places:
-            raise HalfpintError("text", wanted=f"a text with {MASK}", got=repr(text[:80]), todo="Mark a gap with it.")
+            raise SettingError("text", wanted=f"a text with {MASK}", got=repr(text[:80]), todo="Mark a gap with it.")
         if len(ids) > self.context:
-            raise HalfpintError("text", wanted=f"at most {self.context} tokens", got=str(len(ids)), todo="Shorten it.")
+            raise SettingError("text", wanted=f"at most {self.context} tokens", got=str(len(ids)), todo="Shorten it.")
         with torch.inference_mode():
             chances = torch.softmax(self._model(input_ids=torch.tensor([ids])).logits[0, places].float(), -1)
             found = chances.topk(min(top, chances.shape[-1]))
@@ -212,6 +212,7 @@ class TorchLanguageEngine(Writer):
                 what, wanted=f"a {objective} language model", got=f"a {self.objective} one",
                 todo='It fills gaps: halfpint predict BUNDLE "the [MASK] of".' if self.objective == MASKED
                 else "It continues texts: halfpint generate BUNDLE TEXT.",
+                said=f"{what} needs a {objective} language model, and this is a {self.objective} one.",
             )  # fmt: skip
 
     def _from_start(self, rows: Sequence[list[int]]) -> list[list[int]]:

@@ -167,8 +167,8 @@ def _failure(bundle: Bundle, out: Path, done: subprocess.CompletedProcess[str]) 
     if (out / RESULT).is_file():
         told = read_json(out / RESULT).get("error")
         if isinstance(told, dict):
-            place, wanted, got, todo = (str(told.get(key, "")) for key in ("place", "wanted", "got", "todo"))
-            return HalfpintError(place, wanted=wanted, got=got, todo=todo)
+            place, *rest = (str(told.get(key, "")) for key in ("place", "wanted", "got", "todo", "said"))
+            return HalfpintError(place, **dict(zip(("wanted", "got", "todo", "said"), rest, strict=True)))
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     got = " / ".join(lines[-2:])[-600:] or f"exit code {done.returncode}, no output"
     if done.returncode < 0:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.counts import LEVEL, Counts
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 from halfpint.evaluate.intervals import difference, intervals
 from halfpint.lookup import text_task
 
@@ -135,7 +135,7 @@ def perplexity(
             "perplexity", wanted="negative log-probabilities of 0 or more", got="others", todo="Check what scored them."
         )
     if not 0 < level < 1:
-        raise HalfpintError("level", wanted="a share between 0 and 1", got=str(level), todo="Give 0.95, for example.")
+        raise SettingError("level", wanted="a share between 0 and 1", got=str(level), todo="Give 0.95, for example.")
     total = table.sum(axis=0)
     counts = Counts(np.arange(len(table)), table)
     metrics = [text_task().metrics[name] for name in METRICS]

@@ -172,7 +172,7 @@ def read_outputs(out: Path) -> Outputs:
 
 def told_of(error: HalfpintError, out: Path) -> int:
     """Leave an error in the folder `out` for the process that waits; gives its exit code."""
-    told = {"place": error.place, "wanted": error.wanted, "got": error.got, "todo": error.todo}
+    told = {"place": error.place, "wanted": error.wanted, "got": error.got, "todo": error.todo, "said": error.said}
     write_json(out / RESULT, {"error": told})
     print(error, file=sys.stderr)
     return error.exit_code

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 
 Array = npt.NDArray[np.float32]
 _TURNED = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
@@ -106,7 +106,7 @@ def architecture_of(config: Any, place: str) -> Architecture:
     }
     for name, (fits, told) in wanted.items():
         if not fits:
-            raise HalfpintError(f"{place}: {name}", wanted=told, got=str(getattr(config, name, head)))
+            raise SettingError(f"{place}: {name}", wanted=told, got=str(getattr(config, name, head)))
     return ARCHITECTURES[config.model_type]
 
 
@@ -148,7 +148,7 @@ def write_hyperparameters(writer: Any, config: Any, place: str) -> None:
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(ropes["factor"])
     elif kind not in ("default", "llama3"):
-        raise HalfpintError(f"{place}: rope_parameters", wanted="rope_type default, linear or llama3", got=str(kind))
+        raise SettingError(f"{place}: rope_parameters", wanted="rope_type default, linear or llama3", got=str(kind))
 
 
 def rope_factors(config: Any) -> Array | None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle, Kind, read_json
-from halfpint.errors import HalfpintError, nearest, need, need_installed
+from halfpint.errors import HalfpintError, SettingError, nearest, need, need_installed
 from halfpint.export._gate import run_gate
 from halfpint.export._gguf_architectures import (
     Architecture,
@@ -89,7 +89,7 @@ class Gguf(Stage):
         """Refuse an unknown type, and an installation that cannot write or try the file."""
         known = [*_TYPES, CODES]
         if self.type not in known:
-            raise HalfpintError(
+            raise SettingError(
                 f"{self.use}: type", wanted="a type of weights", got=repr(self.type), todo=nearest(self.type, known)
             )
         need_installed("gguf", "exporting to GGUF")

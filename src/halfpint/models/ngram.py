@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import read_json, write_json
-from halfpint.errors import HalfpintError, nearest, need
+from halfpint.errors import HalfpintError, SettingError, nearest, need
 from halfpint.files import new_file, write_text
 from halfpint.models import _arpa
 from halfpint.models._ngram_columns import Storage
@@ -191,7 +191,7 @@ class NgramModel:
             HalfpintError: `top` is below 1.
         """
         if top < 1:
-            raise HalfpintError("top", wanted="1 or more", got=str(top))
+            raise SettingError("top", wanted="1 or more", got=str(top))
         chances = self.tables.after(self._history(context))
         chances[UNKNOWN] = 0
         top = min(top, len(chances))
@@ -331,15 +331,15 @@ def check_settings(order: int, smoothing: str, prune: Sequence[int], min_count: 
         HalfpintError: one is out of range.
     """
     if not 1 <= order <= MAX_ORDER:
-        raise HalfpintError("order", wanted=f"1 to {MAX_ORDER}", got=str(order))
+        raise SettingError("order", wanted=f"1 to {MAX_ORDER}", got=str(order))
     if smoothing not in SMOOTHINGS:
-        raise HalfpintError("smoothing", wanted="a kind of smoothing", got=repr(smoothing),
+        raise SettingError("smoothing", wanted="a kind of smoothing", got=repr(smoothing),
                             todo=nearest(smoothing, SMOOTHINGS))  # fmt: skip
     if min_count < 0:
-        raise HalfpintError("min_count", wanted="0 or more", got=str(min_count))
+        raise SettingError("min_count", wanted="0 or more", got=str(min_count))
     prune = tuple(prune) or (0,)
     if len(prune) > order or min(prune) < 0 or list(prune) != sorted(prune):
-        raise HalfpintError(
+        raise SettingError(
             "prune",
             wanted=f"at most {order} counts, each 0 or more and none below the one before it",
             got=" ".join(map(str, prune)),
@@ -357,4 +357,4 @@ def parse_prune(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split())
     except ValueError:
-        raise HalfpintError("prune", wanted='whole numbers such as "0 0 1"', got=repr(text)) from None
+        raise SettingError("prune", wanted='whole numbers such as "0 0 1"', got=repr(text)) from None

@@ -18,7 +18,8 @@ class Pull(Stage):
     """A base encoder.
 
     Args:
-        base: a name in the catalogue, a Hub name (owner/model), or a folder in Hugging Face layout.
+        base: a name in the catalogue, a Hub name (owner/model or owner/model@revision), or a folder in Hugging Face
+            layout.
     """
 
     needs: ClassVar[tuple[Kind, ...]] = (Kind.NOTHING,)

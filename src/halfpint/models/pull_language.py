@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from halfpint.bundle import CARD, REPORTS, Bundle, Kind, new_bundle, open_bundle, read_json, without_kernels, write_json
 from halfpint.errors import HalfpintError
+from halfpint.files import refuse_unreadable_name
 from halfpint.lookup import text_task
 from halfpint.models.sources import SOURCE, cache_folder, catalogue, locate
 from halfpint.progress import Log
@@ -27,7 +28,8 @@ class PullLanguage(Stage):
     """A language model to go on from.
 
     Args:
-        base: a name in the catalogue, a Hub name (owner/model), a folder in Hugging Face layout, or a bundle's folder.
+        base: a name in the catalogue, a Hub name (owner/model or owner/model@revision), a folder in Hugging Face
+            layout, or a bundle's folder.
     """
 
     needs: ClassVar[tuple[Kind, ...]] = (Kind.NOTHING,)
@@ -78,6 +80,7 @@ def base_bundle(name: str, folder: Path, log: Log) -> Bundle:
     Raises:
         HalfpintError: there is no such model, or it cannot be had.
     """
+    refuse_unreadable_name(name)
     if (Path(name) / CARD).is_file():
         return open_bundle(name)
     files = sorted(one for one in Path(name).glob("[!.]*") if one.is_file() and one.suffix != ".md")

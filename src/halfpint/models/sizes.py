@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from halfpint.errors import HalfpintError, nearest, need
+from halfpint.errors import HalfpintError, SettingError, nearest, need
 
 CAUSAL, MASKED = "causal", "masked"
 OBJECTIVES = (CAUSAL, MASKED)
@@ -41,7 +41,7 @@ def parse_parameters(size: str, place: str = "size") -> int:
     found = re.fullmatch(r"\s*(\d+(?:[_,]\d{3})*(?:\.\d+)?)\s*([kmb]?)\s*", str(size).lower())
     number = round(float(re.sub("[_,]", "", found[1])) * _UNITS[found[2]]) if found else 0
     if number < 10_000:
-        raise HalfpintError(
+        raise SettingError(
             place,
             wanted=f"a number of {'parameters of ' if place == 'size' else ''}10k or more",
             got=repr(size),
@@ -80,7 +80,7 @@ def resolve(arch: str, objective: str = "") -> tuple[str, str]:
     )
 
     if objective and objective not in OBJECTIVES:
-        raise HalfpintError(
+        raise SettingError(
             "objective", wanted="causal or masked", got=repr(objective), todo=nearest(objective, OBJECTIVES)
         )
     if arch == "halfpint_factored" and objective in ("", CAUSAL):
@@ -89,7 +89,7 @@ def resolve(arch: str, objective: str = "") -> tuple[str, str]:
     known = sorted((causal | masked) & set(CONFIG_MAPPING_NAMES))
     name = f"{arch}_text" if f"{arch}_text" in causal else arch
     if name not in known:
-        raise HalfpintError(
+        raise SettingError(
             "arch", wanted="an architecture of transformers with a language model", got=repr(arch),
             todo=nearest(arch, ["ngram", *known], "For example ngram, llama, qwen3, gpt2, bert or modernbert."),
         )  # fmt: skip

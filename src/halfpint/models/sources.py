@@ -1,4 +1,5 @@
-"""Where base models come from: a folder, the catalogue (Python package index, then the Hub), or a Hub name."""
+"""Where base models come from: a folder, the catalogue (Python package index, then the Hub), or a Hub name, which may
+end in @REVISION."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from typing import Any
 
 from halfpint.bundle import file_sha256, read_json, write_json
 from halfpint.errors import DamagedError, HalfpintError, nearest
-from halfpint.files import new_folder
+from halfpint.files import new_folder, refuse_unreadable_name
 from halfpint.progress import Log
 
 _WANTED = ("config.json", "model.safetensors", "tokenizer.json")
@@ -30,7 +31,8 @@ _FILES = (
     "special_tokens_map.json",
     "vocab.txt",
 )
-_HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
+_HUB_NAME = re.compile(r"(\w[\w.-]*/[\w.-]+)(?:@(\w[\w./-]*))?")
+_COMMIT = re.compile("[0-9a-f]{40}")
 _LONGEST_UNPACKED = 8 * 1024**3
 
 
@@ -66,13 +68,17 @@ def locate(name: str, log: Log) -> Path:
     Raises:
         HalfpintError: no such model, or it cannot be had (no network, hash differs).
     """
+    refuse_unreadable_name(name)
     if Path(name).is_dir():
         return _checked(Path(name), name)
     known = catalogue("")
-    if name not in known and not _HUB_NAME.fullmatch(name):
+    on_hub = _HUB_NAME.fullmatch(name)
+    if name not in known and on_hub is None:
         raise HalfpintError(
             f"base model {name!r}", wanted="a folder, a name in the catalogue, or a Hub name", got="none of these",
             todo=nearest(name, known),
+            said=f"There is no base model {name!r}: no folder, no name in the catalogue, and no Hub name (owner/name, "
+            "or owner/name@revision).",
         )  # fmt: skip
     target = cached(name)
     if target.is_dir():
@@ -86,7 +92,7 @@ def locate(name: str, log: Log) -> Path:
     for source in (_from_index, _from_hub):
         try:
             with tempfile.TemporaryDirectory(prefix="halfpint-") as scratch:
-                folder = source(name, known.get(name, {}), Path(scratch))
+                folder = source(name, known.get(name) or _entry(on_hub), Path(scratch))
                 _checked(folder, f"base model {name!r}")
                 wanted = known.get(name, {}).get("weights_sha256")
                 if wanted and file_sha256(folder / "model.safetensors") != wanted:
@@ -105,7 +111,13 @@ def locate(name: str, log: Log) -> Path:
         got="; ".join(failures) or "no source for it",
         todo=f"With no network: on a machine that has one run `halfpint pull {name}` and copy {target} to the "
         "same place here, or give the folder of a model in Hugging Face layout as the base.",
+        said=f"The base model {name!r} cannot be downloaded: {'; '.join(failures) or 'nothing offers it'}.",
     )
+
+
+def _entry(on_hub: re.Match[str] | None) -> dict[str, Any]:
+    """What is known of a model that is not in the catalogue: its name on the Hub, and the revision, if any."""
+    return {"hub": on_hub[1], "revision": on_hub[2]} if on_hub else {}
 
 
 class _NotHereError(Exception):
@@ -118,6 +130,7 @@ def _checked(folder: Path, place: str) -> Path:
         raise HalfpintError(
             place, wanted="a model in Hugging Face layout", got=f"no {', '.join(missing)}",
             todo="Give one with config.json, model.safetensors and tokenizer.json.",
+            said=f"{place} is not a model in Hugging Face layout: it has no {', '.join(missing)}.",
         )  # fmt: skip
     return folder
 
@@ -224,6 +237,9 @@ def _from_hub(name: str, entry: dict[str, Any], scratch: Path) -> Path:
         )
         told = folder / ".cache" / "huggingface" / "download" / "config.json.metadata"
         revision = told.read_text(encoding="utf-8").split("\n")[0] if told.is_file() else ""
+        asked = str(entry.get("revision") or "")
+        if _COMMIT.fullmatch(asked) and revision != asked:
+            raise OSError(f"the Hub gave the revision {revision or 'of no name'}, not {asked}; refused")
         hashes = {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
         write_json(folder / SOURCE, {"hub": owner, "revision": revision, "sha256": hashes})
         return folder

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from halfpint.counts import INTERVAL, Metric, check_metric
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import SettingError, nearest
 from halfpint.settings import LATER
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -108,7 +108,7 @@ def parse_size(text: str, place: str = "--max-size") -> int:
     unit = match[2].lower() if match else ""
     if match is None or (unit or "b") not in _UNITS:
         todo = nearest(unit.upper(), ["KB", "MB", "GB", "KiB", "MiB", "GiB"]) if unit else ""
-        raise HalfpintError(place, wanted="a size such as 25MB or 800KB", got=repr(text), todo=todo)
+        raise SettingError(place, wanted="a size such as 25MB or 800KB", got=repr(text), todo=todo)
     return _positive(int(Decimal(match[1]) * _UNITS[unit or "b"]), place, text)
 
 
@@ -117,7 +117,7 @@ def parse_latency(text: str, place: str = "--max-latency") -> float:
     match = _NUMBER.fullmatch(text)
     factors = {"": 1.0, "ms": 1.0, "s": 1000.0, "us": 0.001, "µs": 0.001}
     if match is None or match[2].lower() not in factors:
-        raise HalfpintError(place, wanted="a time such as 10ms or 0.5s", got=repr(text))
+        raise SettingError(place, wanted="a time such as 10ms or 0.5s", got=repr(text))
     return _positive(float(match[1]) * factors[match[2].lower()], place, text)
 
 
@@ -127,7 +127,7 @@ def parse_floor(texts: Sequence[str] | None, metrics: Mapping[str, Metric], plac
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"0?\.\d+|[01](\.0*)?", value.strip()):
-            raise HalfpintError(
+            raise SettingError(
                 place, wanted="METRIC=VALUE with a value from 0 to 1, such as f1_macro=0.85", got=repr(text)
             )
         check_metric(name.strip(), metrics, place)
@@ -138,18 +138,18 @@ def parse_floor(texts: Sequence[str] | None, metrics: Mapping[str, Metric], plac
 def parse_within(value: float, place: str = "--within") -> float:
     """How far below the best the chosen one may be: from 0, below 1."""
     if not 0 <= value < 1:
-        raise HalfpintError(place, wanted="a margin from 0, below 1, such as 0.01", got=f"{value:g}")
+        raise SettingError(place, wanted="a margin from 0, below 1, such as 0.01", got=f"{value:g}")
     return value
 
 
 def parse_share(value: float | None, place: str = "--keep") -> float | None:
     """A share above 0 and up to 1."""
     if value is not None and not 0 < value <= 1:
-        raise HalfpintError(place, wanted="a share above 0 and up to 1, such as 0.98", got=str(value))
+        raise SettingError(place, wanted="a share above 0 and up to 1, such as 0.98", got=str(value))
     return value
 
 
 def _positive(value: _Number, place: str, text: str) -> _Number:
     if value <= 0:
-        raise HalfpintError(place, wanted="more than 0", got=repr(text))
+        raise SettingError(place, wanted="more than 0", got=repr(text))
     return value

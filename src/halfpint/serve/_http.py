@@ -118,6 +118,8 @@ def key_needed(api_key: str | None) -> list[Any]:
             wanted="a key of printable characters without spaces around it",
             got="an empty key" if not api_key else "another",
             todo="Make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
+            said=f"--api-key is {'empty' if not api_key else 'not a key'}: it takes printable characters without "
+            "spaces around them.",
         )
     key = api_key.encode()
 

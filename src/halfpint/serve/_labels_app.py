@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from halfpint import __version__
 from halfpint.bundle import Bundle, open_bundle
 from halfpint.engines import Engine, open_engine
-from halfpint.errors import HalfpintError
+from halfpint.errors import SettingError
 from halfpint.lookup import need_routes
 from halfpint.outputs import Outputs
 from halfpint.progress import SILENT, Log
@@ -146,7 +146,7 @@ def build_labels_app(
         ("max_queue", max_queue),
     ):
         if value <= 0:
-            raise HalfpintError(name, wanted="a number above 0", got=repr(value))
+            raise SettingError(name, wanted="a number above 0", got=repr(value))
     key_needed = _http.key_needed(api_key)
     bundle = Bundle(bundle_path)
     task = label_task(need_routes(bundle, route.module), str(bundle_path))

@@ -64,6 +64,8 @@ def written_as(layout: Layout, ending: str, place: str, words: Sequence[str]) ->
         raise HalfpintError(
             place, wanted="a file that is written row by row: .csv, .tsv, .jsonl or .json, also .gz",
             got=f"a {ending} file", todo=f"Give {place.removesuffix(ending)}.csv, which spreadsheets open, or .jsonl.",
+            said=f"{place} would be a {ending} file, which is not written row by row: .csv, .tsv, .jsonl and .json "
+            "are, also .gz.",
         )  # fmt: skip
     if ending == ".json":
         return Layout("array")

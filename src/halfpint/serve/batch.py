@@ -22,7 +22,7 @@ from halfpint.data.json_rows import MOST_COLUMNS
 from halfpint.data.rows import Rows, ending_of, opened
 from halfpint.data.table import Form, Part, Table
 from halfpint.engines import Engine
-from halfpint.errors import HalfpintError, nearest
+from halfpint.errors import HalfpintError, nearest, no_path, no_rows, unreadable
 from halfpint.files import written
 from halfpint.progress import Log
 from halfpint.serve import _rows
@@ -96,10 +96,22 @@ def predict_file(
         task.redacted("", {})  # refuses a task that marks nothing
     place = "standard input" if str(source) == "-" else str(source)
     if str(out) != "-" and out.is_dir():
-        raise HalfpintError(str(out), wanted="a file to write", got="a folder", todo=f"Give {out}/labels.csv or so.")
+        raise HalfpintError(
+            str(out),
+            wanted="a file to write",
+            got="a folder",
+            todo=f"Give {out}/labels.csv or so.",
+            said=f"{out} is a folder; the labelled rows go into a file.",
+        )
     if str(source) != "-" and out.exists() and source.exists() and out.samefile(source):
         todo = f"Give another name, such as {beside(source)}."
-        raise HalfpintError(f"--out {out}", wanted="another file than the one that is read", got="the same", todo=todo)
+        raise HalfpintError(
+            f"--out {out}",
+            wanted="another file than the one that is read",
+            got="the same",
+            todo=todo,
+            said=f"--out {out} is the file that is read.",
+        )
     with ExitStack() as stack:
         file = stack.enter_context(_opened(source, place))
         size = os.fstat(file.fileno()).st_size
@@ -209,12 +221,17 @@ def _surveyed(
         count += len(part)
         names.update(dict.fromkeys(part.columns))
         if len(names) > MOST_COLUMNS:
-            raise HalfpintError(place, wanted=f"at most {MOST_COLUMNS:,} columns", got="more")
+            raise HalfpintError(
+                place,
+                wanted=f"at most {MOST_COLUMNS:,} columns",
+                got="more",
+                said=f"{place} has more than {MOST_COLUMNS:,} columns.",
+            )
         if sample is None:
             some = {name: values[:_SAMPLE] for name, values in part.columns.items()}
             sample = Table(some, list(part.rows)[:_SAMPLE], place, ())
     if sample is None:
-        raise HalfpintError(place, wanted="a table with rows", got="no rows")
+        raise no_rows(place)
     columns = {name: sample.columns.get(name, [None] * len(sample)) for name in names}
     return rows, Table(columns, sample.rows, place, ()), tuple(names), count
 
@@ -261,7 +278,10 @@ def _text_of(value: object, place: str, column: str) -> str:
         return ""
     if not isinstance(value, str | int | float):
         raise HalfpintError(
-            f"{place}, column {column!r}", wanted="a text", got=f"a {type(value).__name__}: {value!r:.60}"
+            f"{place}, column {column!r}",
+            wanted="a text",
+            got=f"a {type(value).__name__}: {value!r:.60}",
+            said=f"{place}: the column {column!r} holds a {type(value).__name__}, not a text: {value!r:.60}.",
         )
     return str(value)
 
@@ -276,8 +296,9 @@ def _opened(source: Path, place: str) -> Iterator[BinaryIO]:
     try:
         file = opened(source)
     except OSError as error:
-        near = nearest(source.name, _beside(source)) if isinstance(error, FileNotFoundError) else ""
-        raise HalfpintError(place, wanted="a readable file", got=_said(error), todo=near) from None
+        if isinstance(error, FileNotFoundError):
+            raise no_path(place, "a readable file", nearest(source.name, _beside(source))) from None
+        raise unreadable(place, _said(error)) from None
     with file:
         yield file
 
@@ -296,7 +317,9 @@ def _written(out: Path, encoding: str) -> Iterator[IO[str]]:
         try:
             raw = stack.enter_context(written(out))
         except OSError as error:
-            raise HalfpintError(str(out), wanted="a place to write", got=_said(error)) from None
+            raise HalfpintError(
+                str(out), wanted="a place to write", got=_said(error), said=f"{out} cannot be written: {_said(error)}."
+            ) from None
         # No name and no time in the header: the same rows give the same bytes.
         zipped = out.name.lower().endswith(".gz")
         packed = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, 0)) if zipped else raw
@@ -323,7 +346,13 @@ def _room_told(place: str, todo: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        raise HalfpintError(place, wanted="room on the disk", got=_said(error), todo=todo) from error
+        raise HalfpintError(
+            place,
+            wanted="room on the disk",
+            got=_said(error),
+            todo=todo,
+            said=f"There is no room left for {place}: {_said(error)}.",
+        ) from error
 
 
 def _said(error: OSError) -> str:

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from halfpint import __version__
 from halfpint.bundle import CARD, Bundle, open_bundle
 from halfpint.engines import LanguageEngine, Piece, open_language_engine
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 from halfpint.lookup import need_routes
 from halfpint.progress import SILENT, Log
 from halfpint.serve import _about, _http, _metrics
@@ -108,7 +108,7 @@ def build_app(
         ("context", context, 0),
     ):
         if value < least:
-            raise HalfpintError(name, wanted="a number above 0", got=repr(value))
+            raise SettingError(name, wanted="a number above 0", got=repr(value))
     key_needed = _http.key_needed(api_key)
     bundle = Bundle(bundle_path)
     task = need_routes(bundle, __name__)

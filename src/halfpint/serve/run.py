@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import signal
 import socket
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from halfpint import registry
 from halfpint.bundle import Bundle, open_bundle
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 from halfpint.lookup import need_command
 from halfpint.progress import Log
 
@@ -69,7 +70,10 @@ def serve(
     for name in own:
         if name not in signature(room.build_app).parameters:
             raise HalfpintError(
-                f"--{name}", wanted="a language model for it", got=f"a bundle of the task {task.name!r}"
+                f"--{name}",
+                wanted="a language model for it",
+                got=f"a bundle of the task {task.name!r}",
+                said=f"--{name} needs a language model; this is a model for the task {task.name!r}.",
             )
     listener = _listen(host, port)
     with listener:
@@ -146,12 +150,16 @@ def _listen(host: str, port: int) -> socket.socket:
     """
     place = f"{host}:{port}"
     if not 0 <= port <= 65535:
-        raise HalfpintError("--port", wanted="a port from 0 to 65535", got=str(port))
+        raise SettingError("--port", wanted="a port from 0 to 65535", got=str(port))
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise HalfpintError(
-            place, wanted="a host name or address of this machine", got=str(error), todo="Try --host 127.0.0.1."
+            place,
+            wanted="a host name or address of this machine",
+            got=str(error),
+            todo="Try --host 127.0.0.1.",
+            said=f"{place} is not an address of this machine ({error}).",
         ) from None
     # "localhost" is often both ::1 and 127.0.0.1: the latter is what older clients try.
     family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
@@ -167,6 +175,9 @@ def _listen(host: str, port: int) -> socket.socket:
             wanted="an address to listen on",
             got=(error.strerror or str(error)).lower(),
             todo="Give another port with --port (0 takes a free one), or stop the program that has this one.",
+            said=f"Port {port} is already in use."
+            if error.errno == errno.EADDRINUSE
+            else f"The server cannot listen on {place}: {(error.strerror or str(error)).lower()}.",
         ) from None
     listener.setblocking(False)
     return listener

@@ -21,6 +21,7 @@ from halfpint.outputs import NO_LABEL, Encoded, Ints, Outputs, joined
 from halfpint.progress import Log
 from halfpint.task import UNSURE, Candidate, Checked, LabelTask, Split
 from halfpint.tasks import _label_figures as figures
+from halfpint.terminal import amount
 
 _IMBALANCED = 1.5
 _SHOWN_LABELS, _SHOWN_ROWS = 5, 5
@@ -95,7 +96,7 @@ class Classify(LabelTask[Example]):
         """All rows of the table."""
         table = settings.table()
         columns = find_columns(table, text=settings.text or None, label=settings.label or None)
-        log.say(f"{settings.source}: {len(table):,} rows; {columns.said}", kind="data")
+        log.say(f"{settings.source}: {amount(len(table), 'row')}; {columns.said}", kind="data")
         return labelled(table, columns)
 
     def check(self, settings: Any) -> Checked:
@@ -131,6 +132,7 @@ class Classify(LabelTask[Example]):
             raise HalfpintError(
                 "label column", wanted="labels that the training data has", got=f"the label {error.args[0]!r}",
                 todo="Check the label column, or train on data that has it.",
+                said=f"The training data has no label {error.args[0]!r}.",
             ) from None  # fmt: skip
 
     def decode(self, texts: Sequence[str], outputs: Outputs, labels: Sequence[str]) -> Sequence[Any]:
@@ -240,7 +242,13 @@ def _indices(examples: Sequence[Example], labels: Sequence[str]) -> npt.NDArray[
         HalfpintError: there is no example, or a label is not among `labels`.
     """
     if not examples:
-        raise HalfpintError("evaluation", wanted="at least one row", got="none", todo="Give data with labelled rows.")
+        raise HalfpintError(
+            "evaluation",
+            wanted="at least one row",
+            got="none",
+            todo="Give data with labelled rows.",
+            said="There are no labelled rows to evaluate.",
+        )
     index = {label: at for at, label in enumerate(labels)}
     unknown: dict[str, list[int]] = {}
     for example in examples:
@@ -257,6 +265,8 @@ def _indices(examples: Sequence[Example], labels: Sequence[str]) -> npt.NDArray[
             wanted=f"only the {len(index)} labels that the bundle knows ({known})",
             got=_some(named, _SHOWN_LABELS),
             todo="Leave these rows out or mend their labels, or fit a bundle on data that has them.",
+            said=f"The data has labels that the model does not know: {_some(named, _SHOWN_LABELS)}. It knows "
+            f"{len(index)}: {known}.",
         )
     return np.array([index[example.label] for example in examples], dtype=np.int64)
 

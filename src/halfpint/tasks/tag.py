@@ -22,6 +22,7 @@ from halfpint.task import Candidate, Checked, LabelTask, Split
 from halfpint.tasks import _span_figures as figures
 from halfpint.tasks._tags import OUTSIDE, Tags, best_tags, labels_in, tag_names
 from halfpint.tasks._windows import word_rows
+from halfpint.terminal import amount
 
 _SHOWN, _SHOWN_TEXT, _WORST, _GLANCE = 5, 300, 20, 4096
 
@@ -90,7 +91,7 @@ class Tag(LabelTask[TagExample]):
         found = read_spans(settings.source, settings)
         findings = [*found.findings, *span_faults(found.examples)]
         kept = cleaned(found, findings)
-        log.say(f"{settings.source}: {len(found.examples):,} texts; {found.said}", kind="data")
+        log.say(f"{settings.source}: {amount(len(found.examples), 'text')}; {found.said}", kind="data")
         for finding in findings:
             log.say(f"  {'dropped' if finding.drop else finding.severity}: {finding.message}", kind="finding")
         if not kept:
@@ -203,7 +204,13 @@ class Tag(LabelTask[TagExample]):
     def counts(self, examples: Sequence[TagExample], answers: Sequence[Any], labels: Sequence[str]) -> Counts:
         """Right, found and gold spans of each label, and what is nearly right."""
         if not examples:
-            raise HalfpintError("evaluation", wanted="at least one text", got="none", todo="Give labelled texts.")
+            raise HalfpintError(
+                "evaluation",
+                wanted="at least one text",
+                got="none",
+                todo="Give labelled texts.",
+                said="There are no labelled texts to evaluate.",
+            )
         self.need_labels(examples, labels)
         gold = [example.spans or () for example in examples]
         found = figures.span_counts(gold, list(answers), labels_in(labels))

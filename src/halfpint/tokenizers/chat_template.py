@@ -47,6 +47,7 @@ class ChatTemplate:
                 self._place, wanted="a model with a chat template", got="none",
                 todo="Let it continue a text instead: halfpint generate BUNDLE PROMPT --no-chat; or teach it to "
                 "answer: halfpint finetune BUNDLE DATA --template chatml.",
+                said=f"{self._place} has no chat template, so it cannot answer.",
             )  # fmt: skip
         named = {name: settings.get(name) for name in _TOKENS}
         self.tokens = {

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 from halfpint.progress import Bar
 from halfpint.tokenizers.unigram import train_unigram
 
@@ -56,7 +56,7 @@ def _unknown(settings: TokenizerSettings) -> str:
 
 def too_small(settings: TokenizerSettings, least: int, what: str) -> NoReturn:
     """Raise a HalfpintError: the vocabulary has no room for `what`, which takes `least` tokens."""
-    raise HalfpintError(
+    raise SettingError(
         "vocab_size",
         wanted=f"at least {least:,}: {what}",
         got=f"{settings.vocab_size:,}",

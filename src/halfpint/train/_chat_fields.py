@@ -12,6 +12,7 @@ from halfpint.data.conversations import shown_rows
 from halfpint.data.messages import CALLS, TOOL, Conversation
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log
+from halfpint.terminal import amount
 from halfpint.train._chat_tokens import ChatTokenizer
 
 
@@ -45,8 +46,8 @@ def readable(
     for name, gone in dropped.items():
         rows = [conversations[place].row for place in sorted(gone)]
         log.say(
-            f"  {what}: dropped {len(rows):,} conversations with {name}, which the chat template does not write "
-            f"({shown_rows(rows)})", kind="dropped", count=len(rows), rows=rows[:20],
+            f"  {what}: dropped {amount(len(rows), 'conversation')} with {name}, which the chat template does not "
+            f"write ({shown_rows(rows)})", kind="dropped", count=len(rows), rows=rows[:20],
         )  # fmt: skip
     away = set().union(*dropped.values())
     kept = [one for place, one in enumerate(conversations) if place not in away]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from halfpint.data.packing import IGNORED, PADDING, Packed
 from halfpint.progress import Log
+from halfpint.terminal import amount
 from halfpint.train._chat_tokens import Rendered
 from halfpint.train.batches import epoch_batches
 from halfpint.train.rows import HeldOut, Part, part_rows
@@ -47,7 +48,7 @@ def within(rendered: Sequence[Rendered], context: int, what: str, log: Log) -> l
         if rows:
             shown = ", ".join(map(str, rows[:_SHOWN_ROWS])) + (", …" if len(rows) > _SHOWN_ROWS else "")
             log.say(
-                f"  {what}: {len(rows):,} conversations are longer than {context:,} tokens and were {done} "
+                f"  {what}: {amount(len(rows), 'conversation')} longer than {context:,} tokens: {done} "
                 f"(row{'s' if len(rows) > 1 else ''} {shown})", kind="dropped", count=len(rows), rows=rows[:20],
             )  # fmt: skip
     return kept

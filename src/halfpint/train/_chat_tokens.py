@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.data.messages import ASSISTANT, USER, Conversation, Message
-from halfpint.errors import HalfpintError, nearest, need
+from halfpint.errors import HalfpintError, SettingError, nearest, need
 from halfpint.tokenizers.load import open_tokenizer
 from halfpint.tokenizers.train import CHAT_TEMPLATE
 
@@ -89,7 +89,7 @@ class ChatTokenizer:
     def _template(self, place: str, name: str) -> str:
         has_chatml = all(self.tokenizer.token_to_id(token) in self._special for token in _CHATML_TOKENS)
         if name and name not in TEMPLATES:
-            raise HalfpintError(
+            raise SettingError(
                 "template", wanted=f"one of {', '.join(TEMPLATES)}, or nothing for the model's own", got=repr(name),
                 todo=nearest(name, TEMPLATES),
             )  # fmt: skip

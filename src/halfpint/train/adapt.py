@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.data.token_store import TokenStore, write_tokens
 from halfpint.engines.torch_lm import load_model
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.lookup import text_task
 from halfpint.models.sizes import CAUSAL, resolve, shown_parameters
 from halfpint.stage import Stage, Work
@@ -71,7 +71,7 @@ class Adapt(lora.LoRA, Training, Stage):
         check_settings(self, self.use, may_be_zero=("learning_rate",))
         self.check_lora(self.use)
         if 0 != self.context < 8:
-            raise HalfpintError(f"{self.use}: context", wanted="8 tokens or more, or 0", got=str(self.context))
+            raise SettingError(f"{self.use}: context", wanted="8 tokens or more, or 0", got=str(self.context))
         self._rows_of(self.context or MOST_CONTEXT)  # refuses what they refuse
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
@@ -152,7 +152,7 @@ class Adapt(lora.LoRA, Training, Stage):
     def _context_of(self, model: Any) -> int:
         most = int(getattr(model.config, "max_position_embeddings", None) or MOST_CONTEXT)
         if self.context > most:
-            raise HalfpintError(
+            raise SettingError(
                 f"{self.use}: context", wanted=f"at most the model's {most:,} tokens", got=f"{self.context:,}"
             )
         return self.context or min(most, MOST_CONTEXT)

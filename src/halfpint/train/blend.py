@@ -14,7 +14,7 @@ import numpy as np
 from halfpint.bundle import Bundle, Kind, copy_files, write_json
 from halfpint.engines import open_engine
 from halfpint.engines.blend import OTHER, blended
-from halfpint.errors import HalfpintError, RefusedError, need
+from halfpint.errors import HalfpintError, RefusedError, SettingError, need
 from halfpint.models.tfidf import FEATURES_FILE
 from halfpint.outputs import joined
 from halfpint.settings import LATER
@@ -50,9 +50,9 @@ class Blend(Stage):
 
     def __post_init__(self) -> None:
         if self._taught().gives != (Kind.READY if self.other else Kind.LINEAR):
-            raise HalfpintError(f"{self.use}: other", wanted="a stage that makes a whole model", got=repr(self.other))
+            raise SettingError(f"{self.use}: other", wanted="a stage that makes a whole model", got=repr(self.other))
         if not 0 <= self.share < 1:
-            raise HalfpintError(f"{self.use}: share", wanted="a share from 0, below 1", got=str(self.share))
+            raise SettingError(f"{self.use}: share", wanted="a share from 0, below 1", got=str(self.share))
 
     def settled(self, entry: Mapping[str, Any], growth: float) -> Blend:
         """With the share that it chose, and what its TF-IDF classifier chose."""

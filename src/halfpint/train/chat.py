@@ -17,7 +17,7 @@ from halfpint.bundle import Bundle, Kind, read_json, write_json
 from halfpint.data.conversations import Conversations
 from halfpint.data.messages import ASSISTANT, Conversation
 from halfpint.engines.torch_lm import load_model
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.files import write_text
 from halfpint.models.pull_language import PullLanguage
 from halfpint.models.sizes import CAUSAL, parameters_of, resolve, shown_parameters
@@ -94,7 +94,7 @@ class Chat(lora.LoRA, Training, Stage):
             ("evaluation_tokens", self.evaluation_tokens >= 1, "1 or more"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Train on the conversations of the task's data; keep the best evaluation on validation."""
@@ -192,7 +192,7 @@ class Chat(lora.LoRA, Training, Stage):
         longest = max(_length(one) for side in sides for one in side)
         most = int(bundle.config.get("max_position_embeddings") or bundle.config.get("n_positions") or longest)
         if self.context > most:
-            raise HalfpintError(
+            raise SettingError(
                 f"{self.use}: context", wanted=f"at most the model's {most:,} tokens", got=f"{self.context:,}"
             )
         context = self.context or min(most, -(-longest // _CONTEXT_STEP) * _CONTEXT_STEP)

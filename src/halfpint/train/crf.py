@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from halfpint.bundle import Bundle, Kind, write_json
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.models.crf import Crf, from_pairs
 from halfpint.models.word_attributes import attributes
 from halfpint.outputs import NO_LABEL, Floats, Ints
@@ -51,13 +51,11 @@ class CrfTraining(Stage):
     def __post_init__(self) -> None:
         for name in ("l1", "l2", "train_texts", "smallest", "seed"):
             if getattr(self, name) < 0:
-                raise HalfpintError(f"{self.use}: {name}", wanted="0 or more", got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted="0 or more", got=str(getattr(self, name)))
         if self.iterations < 1:
-            raise HalfpintError(f"{self.use}: iterations", wanted="1 or more", got=str(self.iterations))
+            raise SettingError(f"{self.use}: iterations", wanted="1 or more", got=str(self.iterations))
         if not 0 < self.time_share <= 1:
-            raise HalfpintError(
-                f"{self.use}: time_share", wanted="a share above 0, at most 1", got=str(self.time_share)
-            )
+            raise SettingError(f"{self.use}: time_share", wanted="a share above 0, at most 1", got=str(self.time_share))
 
     def check(self) -> None:
         """Refuse to begin without CRFsuite."""

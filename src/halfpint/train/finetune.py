@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from halfpint.bundle import Bundle, Kind
 from halfpint.engines.torch_classifier import logits, picked, tensors
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import SettingError, need
 from halfpint.outputs import NO_LABEL, Encoded
 from halfpint.settings import LATER
 from halfpint.stage import Stage, Work
@@ -67,7 +67,7 @@ class Finetune(Training, Stage):
     def __post_init__(self) -> None:
         check_settings(self, self.use)
         if self.class_weights not in _WEIGHTINGS:
-            raise HalfpintError(f"{self.use}: class_weights", wanted="none or balanced", got=repr(self.class_weights))
+            raise SettingError(f"{self.use}: class_weights", wanted="none or balanced", got=repr(self.class_weights))
         for name, fits, wanted in (
             ("dropout", 0 <= self.dropout < 1, "a share from 0, below 1"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "a share from 0, below 1"),
@@ -78,7 +78,7 @@ class Finetune(Training, Stage):
             ("train_texts", self.train_texts >= 0, "0 or more"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def settled(self, entry: Mapping[str, Any], growth: float) -> Finetune:
         """As many passes as were best, and the head that was kept: as trained, or refitted with the penalty chosen."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from halfpint.errors import HalfpintError, TrainingStoppedError, nearest
+from halfpint.errors import SettingError, TrainingStoppedError, nearest
 from halfpint.machine import describe
 from halfpint.stage import Work
 from halfpint.train import checkpoint, ranks
@@ -92,12 +92,12 @@ class Outcome:
 def check_settings(settings: Training, place: str, *, may_be_zero: Sequence[str] = ()) -> None:
     """Raise a HalfpintError for the first setting that cannot be; a zero may stand for a choice to be made."""
     if settings.schedule not in SCHEDULES:
-        raise HalfpintError(
+        raise SettingError(
             f"{place}: schedule", wanted=f"one of {', '.join(SCHEDULES)}", got=repr(settings.schedule),
             todo=nearest(settings.schedule, SCHEDULES),
         )  # fmt: skip
     if settings.optimizer not in OPTIMIZERS:
-        raise HalfpintError(
+        raise SettingError(
             f"{place}: optimizer", wanted=" or ".join(OPTIMIZERS), got=repr(settings.optimizer),
             todo=nearest(settings.optimizer, OPTIMIZERS),
         )  # fmt: skip
@@ -110,11 +110,11 @@ def check_settings(settings: Training, place: str, *, may_be_zero: Sequence[str]
         ("head_learning_rate", settings.head_learning_rate >= 0, "0 or more"),
     ):
         if not fits:
-            raise HalfpintError(f"{place}: {name}", wanted=wanted, got=str(getattr(settings, name)))
+            raise SettingError(f"{place}: {name}", wanted=wanted, got=str(getattr(settings, name)))
     for name in ("learning_rate", "epochs", "batch_size", "batch_tokens", "accumulate"):
         value = getattr(settings, name)
         if value < 0 or (value == 0 and name not in may_be_zero):
-            raise HalfpintError(f"{place}: {name}", wanted="a number above 0", got=str(value))
+            raise SettingError(f"{place}: {name}", wanted="a number above 0", got=str(value))
 
 
 def device() -> torch.device:
@@ -131,7 +131,7 @@ def check_precision(precision: str, place: str) -> None:
         HalfpintError: with those that there are.
     """
     if precision not in ("auto", "fp32", "bf16"):
-        raise HalfpintError(f"{place}: precision", wanted="auto, fp32 or bf16", got=repr(precision))
+        raise SettingError(f"{place}: precision", wanted="auto, fp32 or bf16", got=repr(precision))
 
 
 def use_bf16(precision: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from halfpint.errors import HalfpintError, RefusedError, nearest, need, need_installed
+from halfpint.errors import RefusedError, SettingError, nearest, need, need_installed
 
 _SAME = 1e-3  # share of the largest logit by which a merged model may differ in fp32
 
@@ -45,7 +45,7 @@ class LoRA:
             ("lora_targets", self.lora or not self.lora_targets, "lora = true for it"),
         ):
             if not fits:
-                raise HalfpintError(f"{place}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{place}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def check(self) -> None:
         """Refuse LoRA without `peft`."""
@@ -89,7 +89,7 @@ def add_adapters(model: Any, settings: LoRA, place: str, *, embeddings: bool = F
     names = [name.strip() for name in settings.lora_targets.split(",") if name.strip()]
     for name in names:
         if name not in known:
-            raise HalfpintError(
+            raise SettingError(
                 f"{place}: lora_targets",
                 wanted="last names of linear layers",
                 got=repr(name),

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from halfpint.bundle import Bundle, Kind, copy_files
 from halfpint.engines.mixed import COUNTED, Floats, Mixture, Scored, mixed_logs
 from halfpint.engines.torch_lm import load as load_engine
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, SettingError
 from halfpint.models.continuous_cache import AGES, ContinuousCache, ages
 from halfpint.models.sizes import CAUSAL
 from halfpint.models.token_ngram import TokenNgram
@@ -54,9 +54,9 @@ class Mix(Stage):
 
     def __post_init__(self) -> None:
         if not 2 <= self.order <= 8:
-            raise HalfpintError(f"{self.use}: order", wanted="2 to 8", got=str(self.order))
+            raise SettingError(f"{self.use}: order", wanted="2 to 8", got=str(self.order))
         if self.cache < 0:
-            raise HalfpintError(f"{self.use}: cache", wanted="0 or more", got=str(self.cache))
+            raise SettingError(f"{self.use}: cache", wanted="0 or more", got=str(self.cache))
 
     def run(self, bundle: Bundle | None, work: Work) -> Bundle:
         """Count, fit the weights, write all of it into one bundle."""

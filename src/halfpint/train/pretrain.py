@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from halfpint.bundle import Bundle, Kind, read_json, write_json
 from halfpint.data.packing import MODES
 from halfpint.data.token_store import TokenStore, write_tokens
-from halfpint.errors import HalfpintError, nearest, need
+from halfpint.errors import HalfpintError, SettingError, nearest, need
 from halfpint.files import write_text
 from halfpint.lookup import text_task
 from halfpint.models import sizes
@@ -89,12 +89,12 @@ class Pretrain(Training, Stage):
     def __post_init__(self) -> None:
         check_settings(self, self.use, may_be_zero=("learning_rate",))
         if self.packing not in MODES:
-            raise HalfpintError(
+            raise SettingError(
                 f"{self.use}: packing", wanted=" or ".join(MODES), got=repr(self.packing),
                 todo=nearest(self.packing, MODES),
             )  # fmt: skip
         if self.tokenizer and self.tokenizer not in KINDS:
-            raise HalfpintError(
+            raise SettingError(
                 f"{self.use}: tokenizer", wanted=f"one of {', '.join(KINDS)}", got=repr(self.tokenizer),
                 todo=nearest(self.tokenizer, KINDS),
             )  # fmt: skip
@@ -110,7 +110,7 @@ class Pretrain(Training, Stage):
             ("beta2", 0 <= self.beta2 < 1, "a share below 1"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
         sizes.parse_parameters(self.size)
 
     def check(self) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from halfpint.bundle import Bundle, Kind, write_json
 from halfpint.data.terms import Shape
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import SettingError, need
 from halfpint.models.tfidf import Features
 from halfpint.settings import LATER
 from halfpint.stage import Stage, Work
@@ -72,7 +72,7 @@ class TfidfLinear(Stage):
             ("seed", self.seed >= 0, "0 or more"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def settled(self, entry: Mapping[str, Any], growth: float) -> TfidfLinear:
         """With the strength, the weights and the factor that it chose."""

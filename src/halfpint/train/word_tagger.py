@@ -17,7 +17,7 @@ import numpy.typing as npt
 from halfpint.bundle import Bundle, Kind, write_json
 from halfpint.data.words import words
 from halfpint.engines.onnx_words import OnnxWordsEngine
-from halfpint.errors import HalfpintError, RefusedError, need
+from halfpint.errors import HalfpintError, RefusedError, SettingError, need
 from halfpint.models.crf import marginals
 from halfpint.models.word_graph import write_graph
 from halfpint.models.word_inputs import FIRST, PADDING, UNKNOWN, Table, WordInputs
@@ -90,7 +90,7 @@ class WordTaggerTraining(Training, Stage):
             ("time_share", 0 < self.time_share <= 1, "a share above 0, at most 1"),
         ):
             if not fits:
-                raise HalfpintError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
+                raise SettingError(f"{self.use}: {name}", wanted=wanted, got=str(getattr(self, name)))
 
     def check(self) -> None:
         """Refuse to begin without what trains and exports it, or with vectors that nobody knows."""

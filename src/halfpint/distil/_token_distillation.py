@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, Kind
 from halfpint.distil._zeros import hold_zeros
-from halfpint.distil.teachers import Taught, need_same_tokenizer
+from halfpint.distil.teachers import WithTeacher, need_same_tokenizer
 from halfpint.distil.token_answers import need_causal
 from halfpint.models.weights import as_held
 from halfpint.stage import Work
@@ -24,7 +24,7 @@ _SHOWN = 4000  # characters of these
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenTaught(Taught, Adapt):
+class TokenDistillation(WithTeacher, Adapt):
     """A language model that learns beside its teacher; a subclass says from what."""
 
     needs: ClassVar[tuple[Kind, ...]] = (Kind.LANGUAGE,)
