@@ -111,7 +111,7 @@ def test_version_and_help(tmp_path: Path) -> None:
 
 def test_fit_ends_with_the_proof_and_the_next_commands(fitted: Path) -> None:
     report = json.loads((fitted / "report.json").read_text(encoding="utf-8"))
-    assert report["chosen"] == "tfidf-small-int8" and report["test"][report["chosen"]]["rows"] == 60
+    assert report["chosen"].startswith("tfidf-") and report["test"][report["chosen"]]["rows"] == 60
     assert {"report.html", "recipe.toml", "events.jsonl"} <= {path.name for path in fitted.iterdir()}
     events = [json.loads(line)["event"] for line in (fitted / "events.jsonl").read_text("utf-8").splitlines()]
     assert events[0] == "data" and events[-1] == "done"
@@ -190,7 +190,11 @@ def test_all_faults_of_a_recipe_are_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text('[data]\nsorce = "x.csv"\n\n[[stage]]\nuse = "train/finetun"\n')
     before = files(tmp_path)
     done = halfpint("run", "bad.toml", cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith("error: bad.toml: ") and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("error: bad.toml has 3 faults:")
+        and "Traceback" not in done.stderr
+    )
     assert all(words in done.stderr for words in ("mean 'source'?", "mean 'train/finetune'?", "has 3 faults:"))
     assert files(tmp_path) == before
 
@@ -208,7 +212,7 @@ BAD_DATA = {
     "binary": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40, ["a binary file", "Save it as CSV, TSV or JSONL"]),
     "mixed": (
         b"text,label\n" + "un café tiède,a\n".encode() * 20 + "un café tiède,b\n".encode("latin-1") * 20,
-        ["mixed.csv, lines 22, 23", "mixed encodings", "UTF-8"],
+        ["mixed.csv mixes encodings", "lines 22, 23", "UTF-8"],
     ),
     "huge": (
         SOME + b"word " * 1_000_000 + b",billing\n",
@@ -244,10 +248,13 @@ def test_data_that_nothing_can_be_learned_from(name: str, tmp_path: Path) -> Non
         ("predict BEST", ["Give a text", "--file"]),
         ("predict BEST --file none.csv --out labels.csv", ["no file or folder none.csv"]),
         ("evaluate BEST tickets.csv --metric f1", ["--metric", "f1_macro"]),
-        ("evaluate BEST tickets.csv --label text --text category", ["labels in the data", "8 labels"]),
+        (
+            "evaluate BEST tickets.csv --label text --text category",
+            ["labels that the model does not know", "feature_request"],
+        ),
         ("serve BEST --port 70000", ["--port", "70000"]),
         ("report nowhere", ["nowhere", "report.json"]),
-        ("run none.toml", ["none.toml", "a recipe"]),
+        ("run none.toml", ["no file or folder none.toml", "halfpint init"]),
     ],
 )
 def test_words_that_make_no_sense(line: str, words: list[str], best: Path, tmp_path: Path) -> None:
@@ -288,7 +295,9 @@ def test_force_drop_missing_and_a_size_that_nothing_meets(fitted: Path, tmp_path
 
 def test_too_little_room_is_told_before_any_work(device: Callable[[str], Path]) -> None:
     small = device("1m")
-    said(halfpint("fit", TICKETS, "--base", "none", "--out", small / "out", cwd=ROOT), "free on the device", "1 MB")
+    said(
+        halfpint("fit", TICKETS, "--base", "none", "--out", small / "out", cwd=ROOT), "too little room", "1 MB are free"
+    )
     assert list(small.iterdir()) == []
 
 
@@ -328,7 +337,7 @@ def test_standard_output_without_room(command: str, best: Path) -> None:
             [sys.executable, "-m", "halfpint", *map(str, words)], stdout=full, stderr=subprocess.PIPE, text=True,
             env=environment, check=False,
         )  # fmt: skip
-    assert done.returncode == 2 and "error: standard output" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "no room left for standard output" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def test_a_size_that_no_memory_holds_is_refused_before_anything_is_read(
 def test_places_that_cannot_be_written(tmp_path: Path, text: Path, typed: Typed) -> None:
     for command in (["tokenizer"], ["pretrain", "--arch", "ngram"]):
         code, _, errors = typed(command[0], text, *command[1:], "--out", text / "below" / "a" / "file")
-        assert code == 2 and "Not a directory" in errors, errors
+        assert code == 2 and "not a directory" in errors, errors
     code, _, errors = typed("tokenizer", text, "--kind", "bep", "--out", tmp_path / "out")
     assert code == 2 and "Did you mean 'bpe'?" in errors
 

@@ -92,13 +92,13 @@ def test_what_quantising_spoils_is_refused() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--quantize", "8", "--static"), "--static: expected a classifier for it"),
+        (("--quantize", "8", "--static"), "--static needs a classifier"),
         (("--quantize", "4", "--static"), "--static: expected --quantize 8 with it, got '4'"),
         ((), "Say what to do: --prune, --low-rank, --vocab, --quantize, --target or --keep"),
         (("--target", "1MB", "--prune", "depth=0.2"), "--target: expected it without --prune, got both"),
         (("--keep", "0.98", "--target", "1MB"), "--target: expected it without --keep"),
         (("--keep", "0.98", "--heal", "2"), "--keep: expected it without --heal"),
-        (("--quantize", "4", "--test", "held.csv"), "--test: expected a classifier for it"),
+        (("--quantize", "4", "--test", "held.csv"), "--test needs a classifier"),
         (("--keep", "1"), "--keep must be a share between 0 and 1"),
         (("--keep", "98"), "--keep must be a share above 0 and up to 1"),
         (("--prune", "dept=0.2"), "Did you mean 'depth'?"),

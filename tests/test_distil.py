@@ -144,9 +144,9 @@ def test_several_language_models_teach(bundles: Get, tmp_path: Path, monkeypatch
     scored: list[list[str]] = []
     score = TorchLanguageEngine.score
 
-    def noted(self: Any, texts: Any) -> Any:
+    def noted(self: Any, texts: Any, *rest: Any) -> Any:
         scored.append(list(texts))
-        return score(self, texts)
+        return score(self, texts, *rest)
 
     monkeypatch.setattr(TorchLanguageEngine, "score", noted)
     chosen: list[list[str]] = []

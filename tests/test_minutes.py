@@ -29,7 +29,7 @@ def test_excerpts_stand_for_text_that_takes_longer(
     assert 0 < chars <= 2000 < whole
     assert f"judged by {chars:,} of {whole:,} characters, as no time was left for more" in capsys.readouterr().err
     assert in_time([engine], ["few words"], -1e9, Log()) == ["few words"]
-    less, more = (judge(bundles("ngram"), DOCUMENTS, Log(quiet=True), until) for until in (-1e9, math.inf))
+    less, more = (judge(bundles("ngram"), DOCUMENTS, Log(quiet=True), until=until) for until in (-1e9, math.inf))
     assert 0 < less["tokens"] < more["tokens"]
 
 

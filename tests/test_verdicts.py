@@ -39,7 +39,7 @@ def windows(level: float, noise: float = 1.0) -> dict[str, Any]:
     return {
         "name": "4.5 bits", "window_kl": values.tolist(), "kl": float(values.mean()), "file_bytes": 10**6,
         "reference_bytes": 4 * 10**6, "ln_ppl_ratio": 0.02, "ln_ppl_ratio_error": 0.004, "same_top1": 0.9,
-        "windows": 32, "window": 512,
+        "windows": 32, "window": 512, "asked_tokens": 32 * 512, "text_tokens": 40 * 512,
     }  # fmt: skip
 
 
@@ -84,18 +84,18 @@ class Run:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, seconds: float, left_s: float) -> None:
         self.made: list[str] = []
-        self.left_s = left_s
+        self.left_s, self.end = left_s, left_s
+        self.costs = SimpleNamespace(exported=0.0, rounding=0.3)
         self.asked, self.start = SimpleNamespace(seed=0), None
         self.pipeline = self
         self.log = SimpleNamespace(say=lambda *rest, **named: None)
         card = {"stages": [{"use": "compress/quantize", "seconds": seconds}]}
         self.whole: Any = SimpleNamespace(bundle=SimpleNamespace(card=card))
-        monkeypatch.setattr(_compress_control.time, "monotonic", lambda: 0.0)
         monkeypatch.setattr(_compress_control, "weight_bytes", lambda bundle: bundle)
         monkeypatch.setattr(_compress_control, "row_of", lambda run, name, bundle, tokens: {"name": name})
 
-    def until(self, share: float) -> float:
-        return self.left_s
+    def has_time(self, seconds: float) -> bool:
+        return seconds < self.left_s
 
     def make(self, stages: list[Any], **named: Any) -> Any:
         self.made.append(f"{stages[0].bits:g} {stages[0].method}")

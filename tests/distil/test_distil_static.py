@@ -40,7 +40,7 @@ def test_a_table_learns_what_its_teacher_says(bundles: Get, work: Make, prepared
     pytest.importorskip("torch", reason="distilling needs torch")
     teacher = bundles("linear")
     stage = Static(
-        teacher=str(teacher.path), width=16, pairs=200, epochs=12, learning_rate=2e-2, head_learning_rate=5e-2,
+        teacher=str(teacher.path), width=16, pairs=200, epochs=20, learning_rate=2e-2, head_learning_rate=5e-2,
         label_share=0.0, temperature=1.0, dropout=0.0, patience=0, precision="fp32",
     )  # fmt: skip
     made = stage.run(bundles("encoder"), work(tmp_path / "made"))

@@ -40,7 +40,7 @@ def test_answers_are_judged_as_in_training(bundles: Callable[[str], Bundle], tal
 
 
 def test_conversations_want_a_template_and_a_transformer(bundles: Callable[[str], Bundle], talks: Path) -> None:
-    with pytest.raises(HalfpintError, match="--reference: expected running text"):
+    with pytest.raises(HalfpintError, match="--reference needs running text"):
         Evaluate(bundle=str(bundles("chat").path), data=str(talks), reference="x").run(SILENT)
     for name in ("ngram", "mixed"):
         with pytest.raises(HalfpintError, match="expected a Transformer, for conversations"):

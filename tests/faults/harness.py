@@ -159,7 +159,7 @@ def _filled(life: Life, reference: Mapping[str, str]) -> str:
                 pass
         os.kill(running.pid, signal.SIGCONT)
         told = ended(running, "disk full")
-        assert running.returncode == 2 and "room on the device, got none left" in told, told
+        assert running.returncode == 2 and "There is no room left on the device" in told, told
         ballast.unlink()
         life.finish(reference, "disk full")
     finally:

@@ -173,7 +173,7 @@ def test_quoting_is_found_where_the_sample_ends_inside_a_cell(tmp_path: Path) ->
 def test_a_text_column_is_named_or_guessed(tmp_path: Path) -> None:
     data = "id,subject_line,notes\n1,abc,a much longer text here\n2,abcd,and another long text\n"
     assert "1,abc,a much longer text here,odd" in labelled(tmp_path / "in.csv", data, text="subject_line")
-    with pytest.raises(HalfpintError, match=r"in\.csv.*--text.*'notess'.*Did you mean 'notes'"):
+    with pytest.raises(HalfpintError, match=r"in\.csv has no column 'notess' for --text.*Did you mean 'notes'"):
         labelled(tmp_path / "in.csv", data, text="notess")
 
 

@@ -75,7 +75,7 @@ def test_it_learns_a_pattern_by_heart(make: Callable[..., Bundle]) -> None:
     (found,) = TASK.decode(["Olga met us in Bonn ."], engine.probabilities(["Olga met us in Bonn ."]), engine.labels)
     assert Span(15, 19, "LOC") in found
     assert {file.name for file in bundle.path.iterdir()} == {
-        "README.md", "card.json", "config.json", "model.onnx", "model.safetensors", "words.txt"
+        "README.md", "card.json", "config.json", "learned_texts.hashes", "model.onnx", "model.safetensors", "words.txt"
     }  # fmt: skip
 
 

@@ -25,13 +25,13 @@ class OnnxLinearEngine:
     def probabilities(self, texts: Sequence[str]) -> Probabilities:
         """Class probabilities of `texts`."""
         rows = self._features.rows(texts, self._threads)
-        logits = np.zeros((len(texts), len(self.labels)), np.float32)
+        parts = [np.zeros((0, len(self.labels)), np.float32)] if not texts else []
         order = np.argsort(np.diff(rows.starts), kind="stable")  # texts of a batch are filled up to its longest
         for start in range(0, len(texts), _TEXTS_A_BATCH):
             some = order[start : start + _TEXTS_A_BATCH]
             indices, values = rows.of(some).padded()
-            logits[some] = self._session.run(None, {"indices": indices, "values": values})[0]
-        return softmax(logits)
+            parts.append(self._session.run(None, {"indices": indices, "values": values})[0])
+        return softmax(np.concatenate(parts)[np.argsort(order, kind="stable")])
 
 
 def load(bundle: Bundle, threads: int | None = None) -> OnnxLinearEngine:

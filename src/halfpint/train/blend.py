@@ -33,7 +33,9 @@ class Blend(Stage):
         other: the stage that trains the other model, such as train/crf; empty takes the TF-IDF classifier.
         features: of the TF-IDF classifier.
         share: of the other model in the average; 0 chooses it on the validation texts.
-        strength, weights, factor: of the TF-IDF classifier; 0 and empty choose on the validation texts.
+        strength: of the TF-IDF classifier, as there; 0 chooses it on the validation texts.
+        weights: of its terms, as there; empty chooses them on the validation texts.
+        factor: of its scores, as there; 0 fits it to the validation texts.
 
     Source: logarithmic opinion pools, Heskes 1998, "Selecting weighting factors in logarithmic opinion pools".
     """
