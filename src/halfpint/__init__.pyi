@@ -6,6 +6,7 @@ from os import PathLike
 from halfpint.commands._made import Made
 from halfpint.commands.chat import Chatted
 from halfpint.commands.check import Checked
+from halfpint.commands.choose import Chosen
 from halfpint.commands.compress import Compressed
 from halfpint.commands.distil import Distilled
 from halfpint.commands.evaluate import Evaluated
@@ -97,6 +98,28 @@ def check(
             (default: guessed).
         encoding: Encoding of the file, such as cp1252 or gb18030 (default: guessed).
         sheet: Sheet of a workbook (default: the first).
+        quiet: Hide progress.
+
+    Raises:
+        HalfpintError: something that was given is wrong; the message says what to do.
+    """
+
+def choose(
+    out: _Path,
+    candidate: str,
+    *,
+    quiet: bool = False,
+) -> Chosen:
+    """Use another candidate of a finished `fit`: it becomes OUT/best.
+
+    It is tested on the test texts, unless it was before; OUT/best, the report and the recipe are
+    replaced, and the report says that the choice was made by hand. The data must be as `fit` read it. A
+    candidate that does not meet the limits may be chosen too. The name of the one that `fit` chose
+    brings that back.
+
+    Args:
+        out: Output folder of a finished fit.
+        candidate: Name of a measured candidate, as the table of `halfpint report OUT` shows it.
         quiet: Hide progress.
 
     Raises:

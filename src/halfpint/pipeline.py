@@ -28,6 +28,7 @@ from halfpint.stage import Stage, Work
 from halfpint.task import LabelTask, Split, Task, label_task
 
 _NAMED_BY = 12  # characters of a key that name a folder
+_ASSESSMENT = ".assessment.json"
 _DAMAGED = (HalfpintError, OSError, ValueError, KeyError, EOFError, BadZipFile)
 """What reading a measurement raises that is not there, or was cut off: it is made again."""
 
@@ -52,6 +53,18 @@ class Assessment:
 
     figures: dict[str, Any]
     counts: Counts
+
+
+def recorded(folder: Path) -> Assessment | None:
+    """What `Pipeline.assess` wrote beside the bundle in `folder`, with the "fingerprint" of that bundle and the hash of
+    its "data" among the figures; None where there is nothing, or it is damaged."""
+    cached = folder.with_name(f"{folder.name}{_ASSESSMENT}")
+    with suppress(*_DAMAGED):
+        figures = read_json(cached)
+        with np.load(cached.with_suffix(".npz"), allow_pickle=False) as arrays:
+            groups = arrays["groups"] if arrays["groups"].size else None
+            return Assessment(figures, Counts(arrays["which"], arrays["rows"], groups))
+    return None
 
 
 def kind_after(stages: Sequence[Stage], kind: Kind = Kind.NOTHING) -> Kind:
@@ -184,17 +197,16 @@ class Pipeline:
         # A bundle from elsewhere may have been assessed on other data, and its folder is not ours to write to.
         inside = made.bundle.path.parent == self.folder
         name = made.bundle.path.name if inside else f"given-{made.bundle.fingerprint[:_NAMED_BY]}"
-        cached = self.folder / f"{name}.assessment.json"
+        cached = self.folder / f"{name}{_ASSESSMENT}"
         rows = cached.with_suffix(".npz")
-        with suppress(*_DAMAGED):
-            found = read_json(cached)
+        before = recorded(self.folder / name)
+        if before is not None:
+            found = before.figures
             same_data = found.pop("data", self.split.key) == self.split.key  # earlier versions did not write it
             if same_data and (found.get("fingerprint"), found.get("primary")) == (
                 made.bundle.fingerprint, self.primary,
             ):  # fmt: skip
-                with np.load(rows, allow_pickle=False) as arrays:
-                    groups = arrays["groups"] if arrays["groups"].size else None
-                    return Assessment(found, Counts(arrays["which"], arrays["rows"], groups))
+                return before
         one = score(made.bundle, self.labelled, self.split.validation, self.labels, self.primary, log=self.log)
         figures = {
             "fingerprint": made.bundle.fingerprint,

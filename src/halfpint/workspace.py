@@ -25,7 +25,7 @@ from halfpint.machine import available_disk_bytes, cpu_model, describe
 from halfpint.progress import Log
 
 REQUEST, REPORT, EVENTS = "request.json", "report.json", "events.jsonl"
-OURS = ("best", "work", "plan.json", "recipe.toml", REPORT, "report.html", EVENTS, REQUEST)
+OURS = ("best", "strongest", "work", "plan.json", "recipe.toml", REPORT, "report.html", EVENTS, REQUEST)
 UNFINISHED = ".unfinished"
 _TOOK_LONG = (CARD, "checkpoint")  # what is worth going on from
 _LEAST_FREE = 200_000_000
@@ -134,7 +134,7 @@ def check_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_
         )
     resume = False
     if folder.is_dir() and any(folder.iterdir()) and not force:
-        there = _request_in(folder)
+        there = request_in(folder)
         if there is not None and "task" in request:
             there = {"task": request["task"], **there}  # runs that did not keep its name yet go on
         resume = bool(there == _plain(request) and not (folder / REPORT).exists())
@@ -154,7 +154,7 @@ def check_output(folder: Path, request: Mapping[str, Any], *, force: bool, free_
     return resume
 
 
-def _request_in(folder: Path) -> dict[str, Any] | None:
+def request_in(folder: Path) -> dict[str, Any] | None:
     """The request of the run that wrote a folder, None where no run of ours did."""
     try:
         there = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
@@ -171,7 +171,7 @@ def _refuse_to_replace(folder: Path) -> None:
     """
     theirs = [name for name in OURS if os.path.lexists(folder / name)]
     # A run writes its request first, and --force removes it last.
-    if not theirs or _request_in(folder) is not None:
+    if not theirs or request_in(folder) is not None:
         theirs = [f"work/{path.name}" for path in _entries(folder / "work") if not _MADE.fullmatch(path.name)]
         best = Bundle(folder / "best")
         theirs += [f"best/{name}" for name in (other_files(best) if (best.path / CARD).is_file() else ())]

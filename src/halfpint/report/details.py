@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from halfpint.report import units
-from halfpint.report.sections import Part, section, test_of
+from halfpint.report.choices import test_of
+from halfpint.report.sections import Part, section
 from halfpint.report.tables import cell, confusion, per_class, table
 
 _SHOWN_ERRORS = 50

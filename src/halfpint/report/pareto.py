@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from halfpint.report import units
+from halfpint.report.choices import by_hand
 from halfpint.report.place import Box, Label, place, text_width
 from halfpint.report.scales import (
     Point,
@@ -40,6 +41,7 @@ class _Scene:
     floors: list[tuple[float, str]]
     max_size: float | None  # bytes
     max_latency: float | None  # ms
+    chosen: str  # what the mark of the chosen one is called
 
     def at(self, point: Point) -> tuple[float, float]:
         """Where the point is drawn; one far below the others stands on the lower edge."""
@@ -127,9 +129,12 @@ def _dots(scene: _Scene) -> tuple[list[str], list[Box], list[Box]]:
             parts.append(f'<path class="bar" d="M{x:.1f} {high:.1f}V{low:.1f}"/>')
             faint.append((x - 1.5, high, x + 1.5, low))
         radius, reach = (7.0, 12.0) if point.chosen else (5.5, 6.5)
+        reach += 4.5 if point.strongest else 0.0
         parts.append(f'<circle class="{"dot" if point.fits else "hole"}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"/>')
         if point.chosen:
             parts.append(f'<circle class="pick" cx="{x:.1f}" cy="{y:.1f}" r="11"/>')
+        if point.strongest:
+            parts.append(f'<circle class="top" cx="{x:.1f}" cy="{y:.1f}" r="10"/>')
         taken.append((x - reach, y - reach, x + reach, y + reach))
         out.append(f'<g class="{_colour(point.latency, scene.edges)}">{"".join(parts)}</g>')
     return out, taken, faint
@@ -148,18 +153,21 @@ def _lines(scene: _Scene, point: Point) -> list[str]:
 
 
 def _names(scene: _Scene, taken: list[Box], faint: list[Box]) -> list[str]:
-    """The names where they cover nothing: the chosen one first, then the front, then the others from the top."""
+    """The names where they cover nothing: the chosen, the strongest, the front, then the others from the top."""
     font, points = scene.font, scene.points
-    order = sorted(
-        range(len(points)),
-        key=lambda i: (not points[i].chosen, i not in scene.best, -points[i].quality, points[i].size),
-    )
+
+    def turn(i: int) -> tuple[bool, bool, bool, float, float]:
+        point = points[i]
+        return not point.chosen, not point.strongest, i not in scene.best, -point.quality, point.size
+
+    order = sorted(range(len(points)), key=turn)
     labels = []
     for point in (points[i] for i in order):
         lines = _lines(scene, point)
         wide = max(text_width(line, font, bold=point.chosen and not i) for i, line in enumerate(lines))
         x, y = scene.at(point)
-        radius, high = 12 if point.chosen else 6.5, font * 1.3 * len(lines)
+        radius = 12 if point.chosen else 11 if point.strongest else 6.5
+        high = font * 1.3 * len(lines)
         labels.append(Label(x=x, y=y, r=radius, width=wide, height=high, must=point.chosen))
     left, top, right, bottom = scene.scales.box
     out = []
@@ -200,7 +208,9 @@ def _signs(scene: _Scene) -> list[list[tuple[str, str]]]:
         colours.append(('<circle class="dot cx" r="5"/>', "not timed"))
     marks = []
     if any(point.chosen for point in points):
-        marks.append(('<circle class="pick" r="6"/>', "chosen"))
+        marks.append(('<circle class="pick" r="6"/>', scene.chosen))
+    if any(point.strongest for point in points):
+        marks.append(('<circle class="top" r="6"/>', "strongest"))
     if not all(point.fits for point in points):
         marks.append(('<circle class="hole cx" r="4.5"/>', "outside a limit"))
     marks.append(('<path class="front" d="M-7 4H0V-4H7"/>', "Pareto front"))
@@ -271,6 +281,7 @@ def pareto_svg(report: dict[str, Any], width: int = WIDE) -> str:
         floors=floors,
         max_size=max_size,
         max_latency=max_latency,
+        chosen="chosen by hand" if by_hand(report) else "chosen",
     )
     outside, writing = _limits(scene)
     steps, along = _front(scene)

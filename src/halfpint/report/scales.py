@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from halfpint.report import units
+from halfpint.report.choices import all_candidates, strongest
 from halfpint.report.place import Box
 
 
@@ -21,13 +22,14 @@ class Point:
     latency: float | None  # ms
     fits: bool
     chosen: bool
+    strongest: bool  # and not chosen
     about: str
 
 
 def points_of(report: dict[str, Any]) -> list[Point]:
     """The candidates that were measured and have both a size and a quality."""
-    metric, found = units.primary(report), []
-    for row in map(units.mapping, units.rows(report.get("candidates"))):
+    metric, top, found = units.primary(report), strongest(report), []
+    for row in all_candidates(report):
         size, quality = units.number(row.get("size_bytes")), units.number(units.mapping(row.get("metrics")).get(metric))
         if size is None or size <= 0 or quality is None or row.get("status", "measured") != "measured":
             continue
@@ -47,6 +49,7 @@ def points_of(report: dict[str, Any]) -> list[Point]:
                 latency=units.number(row.get("latency_p50_ms")),
                 fits=fits,
                 chosen=report.get("chosen") is not None and row.get("name") == report.get("chosen"),
+                strongest=row is top and row.get("name") != report.get("chosen"),
                 about=", ".join(about) + ("" if fits or not why else f". {why}"),
             )
         )

@@ -9,6 +9,15 @@ from pathlib import PurePath
 from typing import Any
 
 from halfpint.report import units
+from halfpint.report.choices import (
+    all_candidates,
+    by_hand,
+    chosen,
+    others_to_choose,
+    strongest,
+    strongest_words,
+    test_of,
+)
 from halfpint.report.pareto import NARROW, WIDE, pareto_svg
 from halfpint.report.tables import cell, table
 
@@ -46,22 +55,6 @@ def section(key: str, title: str, body: str, lead: str = "", short: str = "") ->
     lead = f'<p class="lead">{lead}</p>' if lead else ""
     html = f'<section id="{key}" aria-labelledby="{key}-h"><h2 id="{key}-h">{title}</h2>{lead}{body}</section>'
     return Part(html=html, key=key, short=short or title)
-
-
-def all_candidates(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of the candidates."""
-    return [row for row in units.rows(report.get("candidates")) if isinstance(row, dict)]
-
-
-def chosen(report: dict[str, Any]) -> dict[str, Any]:
-    """The row of the chosen candidate; empty when there is none."""
-    name = report.get("chosen")
-    return next((row for row in all_candidates(report) if name is not None and row.get("name") == name), {})
-
-
-def test_of(report: dict[str, Any], name: object) -> dict[str, Any]:
-    """What the candidate `name` reached on the test rows; empty when it was not judged there."""
-    return units.mapping(units.mapping(report.get("test")).get(str(name)))
 
 
 def limits(report: dict[str, Any]) -> list[str]:
@@ -190,6 +183,8 @@ def verdict(report: dict[str, Any]) -> Part:
         found.append(f'<span class="path">{units.text(data["source"])}</span>')
     words = f'<p class="verdict">{units.text(report["verdict"])}</p>' if report.get("verdict") else ""
     words = _named_below(report) + words
+    beside = strongest_words(report)
+    words += f'<p class="asked">{units.text(beside)}</p>' if beside else ""
     asked = limits(report)
     asked_for = f'<p class="asked"><b>Limits:</b> {"; ".join(asked)}.</p>' if asked else ""
     mark = "" if report.get("chosen") is not None else ' class="none"'
@@ -199,18 +194,17 @@ def verdict(report: dict[str, Any]) -> Part:
 
 def commands(report: dict[str, Any]) -> Part:
     """Next steps, with the bundle that was chosen."""
-    bundle = chosen(report).get("bundle")
-    if not bundle:
-        return Part(html="")
-    data = units.mapping(report.get("data"))
-    folder = shlex.quote(str(PurePath(str(report.get("out") or ""), str(bundle))))
-    steps = [
-        ("Predict one text", f"halfpint predict {folder} 'a text of yours'"),
-        ("Serve it over HTTP", f"halfpint serve {folder}"),
-    ]
-    judged = data.get("test_source")  # never the source: it was trained on
-    if judged:
-        steps.append(("Evaluate it on labelled texts", f"halfpint evaluate {folder} {shlex.quote(str(judged))}"))
+    bundle, steps = chosen(report).get("bundle"), list[tuple[str, str]]()
+    if bundle:
+        folder = shlex.quote(str(PurePath(str(report.get("out") or ""), str(bundle))))
+        steps += [
+            ("Predict one text", f"halfpint predict {folder} 'a text of yours'"),
+            ("Serve it over HTTP", f"halfpint serve {folder}"),
+        ]
+        judged = units.mapping(report.get("data")).get("test_source")  # never the source: it was trained on
+        if judged:
+            steps.append(("Evaluate it on labelled texts", f"halfpint evaluate {folder} {shlex.quote(str(judged))}"))
+    steps += [(f"Use {units.text(what)} instead", line) for what, line in others_to_choose(report)]
     return steps_shown(steps)
 
 
@@ -240,17 +234,20 @@ def picture(report: dict[str, Any]) -> Part:
     return section("picture", "Size against quality", body, lead, "Picture")
 
 
-def _outcome(row: dict[str, Any], chosen: bool) -> tuple[str, int]:
+def _outcome(row: dict[str, Any], chosen: bool, by_hand: bool, strongest: bool) -> tuple[str, int]:
     """How a candidate ended, as HTML, and its place when sorted by it."""
     status = row.get("status") or "measured"
     kinds = {"skipped": ("skipped", "off", 3), "refused": ("refused", "bad", 4), "failed": ("failed", "bad", 5)}
     fits = ("fits", "good", 1) if row.get("feasible", True) else ("outside a limit", "bad", 2)
-    words, look, rank = ("chosen", "pick", 0) if chosen else kinds.get(str(status), fits)
+    words, look, rank = kinds.get(str(status), fits)
+    if chosen:
+        words, look, rank = f"chosen{' by hand' if by_hand else ''}", "pick", 0
     reason = str(row.get("why") or "")
     if reason.lower().startswith(f"{words}: "):  # the mark says so already
         reason = reason[len(words) + 2 :]
     why = f'<span class="why">{units.text(reason)}</span>' if reason else ""
-    return f'<span class="tag {look}">{words}</span>{why}', rank
+    also = ' <span class="tag also">strongest</span>' if strongest else ""
+    return f'<span class="tag {look}">{words}</span>{also}{why}', rank
 
 
 def candidates(report: dict[str, Any]) -> Part:
@@ -267,10 +264,9 @@ def candidates(report: dict[str, Any]) -> Part:
         (units.text(units.metric_name(second)), True),
     ]
     head += [(column[0], True) for column in kept]
-    lines = []
+    lines, best, top = [], chosen(report), strongest(report)
     for row in found:
-        is_chosen = report.get("chosen") is not None and row.get("name") == report.get("chosen")
-        outcome, rank = _outcome(row, is_chosen)
+        outcome, rank = _outcome(row, row is best, by_hand(report), row is top)
         metrics = units.mapping(row.get("metrics"))
         ends = units.interval(metric, row.get("interval"))
         family = _small(units.text(row["family"], 40)) if row.get("family") else ""
@@ -304,6 +300,8 @@ def candidates(report: dict[str, Any]) -> Part:
             sources.setdefault(str(row["energy_source"]), []).append(str(row.get("name")))
     said = [source + (f" for {', '.join(names)}" if len(sources) > 1 else "") for source, names in sources.items()]
     lead = "Quality on the validation rows, by which the model was chosen; the test rows below had no part in it. "
+    if by_hand(report):
+        lead = "Quality on the validation rows; it was chosen by hand when figures on the test rows were known. "
     lead += f"Energy is {units.text('; '.join(said))}." if said else ""
     return section("candidates", "Every candidate", body, lead.strip(), "Candidates")
 
@@ -324,8 +322,10 @@ def results(report: dict[str, Any]) -> Part:
     rows = {str(row.get("name")): row for row in all_candidates(report)}
     names = sorted(tests, key=lambda name: (name != pick, list(rows).index(name) if name in rows else len(rows)))
     metrics = [units.mapping(tests[name].get("metrics")) for name in names]
-    mark = '<br><span class="tag pick">chosen</span>'
-    head = [("Metric", False), *((units.text(name, 40) + (mark if name == pick else ""), True) for name in names)]
+    marks = {str(pick): f'<br><span class="tag pick">chosen{" by hand" if by_hand(report) else ""}</span>'}
+    if top := strongest(report):
+        marks[str(top["name"])] = marks.get(str(top["name"]), "") + '<br><span class="tag also">strongest</span>'
+    head = [("Metric", False), *((units.text(name, 40) + marks.get(name, ""), True) for name in names)]
     lines = []
     for key in _metrics_in(metrics, primary):
         values = [units.number(found.get(key)) for found in metrics]

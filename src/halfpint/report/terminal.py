@@ -9,6 +9,7 @@ from typing import Any
 
 from halfpint.bundle import REPORTS
 from halfpint.counts import INTERVAL
+from halfpint.report.choices import others_to_choose, strongest, strongest_words
 from halfpint.report.language import KIND, answers_messages, taught
 from halfpint.report.language_page import commands_of
 from halfpint.report.sections import right
@@ -21,7 +22,7 @@ def summary(report: Mapping[str, Any]) -> str:
     """What `fit` prints at its end; of a language model its report in short."""
     if report.get("kind") == KIND:
         return _language_summary(report)
-    primary = report["primary_metric"]
+    primary, top, beside = report["primary_metric"], strongest(dict(report)), strongest_words(dict(report))
     rows = [("", "candidate", primary, INTERVAL, "size", "p50 ms", "texts/s", _energy_head(report), "train s", "")]
     for one in report["candidates"]:
         if one["status"] != "measured":
@@ -29,15 +30,18 @@ def summary(report: Mapping[str, Any]) -> str:
             continue
         low, high = one["interval"]
         mark = "->" if one["name"] == report["chosen"] else ""
+        notes = ["strongest"] if one is top and beside else []
+        notes += [] if one["feasible"] else [one["why"]]
         rows.append(
             (
                 mark, one["name"], f"{one['metrics'][primary]:.4f}", f"{low:.3f}-{high:.3f}", size(one["size_bytes"]),
                 latency(one), f"{one['throughput_per_s']:,.0f}", _energy_of(one, report),
-                f"{one['train_s']:.0f}", "" if one["feasible"] else one["why"],
+                f"{one['train_s']:.0f}", "; ".join(notes),
             )
         )  # fmt: skip
     said = right(dict(report))
     lines = ["", table(rows, left=(0, 1, 9)), "", *([f"{said}."] if said else []), report["verdict"]]
+    lines += [beside] if beside else []
     out = shlex.quote(str(report.get("out", "OUT")))
     if report["chosen"]:
         best = f"{out}/best"
@@ -47,6 +51,7 @@ def summary(report: Mapping[str, Any]) -> str:
         )
     else:
         lines += ["", f"Everything tried is kept in {out}; see {out}/report.html."]
+    lines += [f"  {line}   to use {what} instead" for what, line in others_to_choose(dict(report))]
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ from halfpint.errors import (
     need_installed,
 )
 from halfpint.evaluate.evaluate import evaluate
-from halfpint.files import clear_temporary, locked
+from halfpint.files import clear_temporary, locked, new_folder
 from halfpint.machine import describe
 from halfpint.models.sources import locate
 from halfpint.pipeline import Made, Pipeline
@@ -34,7 +35,7 @@ from halfpint.settings import identity
 from halfpint.stage import Stage
 from halfpint.task import LabelTask, Split
 from halfpint.train.loop import Training
-from halfpint.workspace import check_output, copy_bundle, disk_errors, open_output, write_figures
+from halfpint.workspace import check_output, disk_errors, open_output, write_figures
 
 NO_BASE = "none"
 _RESERVE_S, _RESERVE_SHARE = 45.0, 0.2  # for the last evaluation and the report, the less of the two
@@ -159,6 +160,9 @@ def _prove(request: Request, tries: Tries, choice: Choice, split: Split[Any], st
         if one is not None:
             keep(request.out / place, bundles[one["name"]], one, tests[one["name"]], tries.primary, split.key, task)
     if choice.chosen is not None:
+        # Where both come from, so that another candidate can take their place (`by_hand`), and be replaced again.
+        choice.chosen["measured_bundle"] = choice.chosen["bundle"]
+        choice.chosen["final_bundle"] = str(bundles[choice.chosen["name"]].path.relative_to(request.out))
         choice.chosen["bundle"] = BEST
         stages = repeatable(again or tries.made[choice.chosen["name"]])
         Recipe(request.data, task, tries.primary, stages, again is not None).write(request.out / "recipe.toml")
@@ -169,9 +173,10 @@ def keep(
     folder: Path, bundle: Bundle, candidate: Mapping[str, Any], test: dict[str, Any], primary: str, key: str,
     task: LabelTask[Any],
 ) -> None:  # fmt: skip
-    """Copy a candidate's bundle to `folder`, with its figures in the card."""
-    copy_bundle(bundle.path, folder)
-    write_figures(folder, primary, candidate, test, key, task.headline)
+    """Copy a candidate's bundle to `folder`, with its figures in the card: whole or not at all."""
+    with new_folder(folder) as made:
+        shutil.copytree(bundle.path, made, dirs_exist_ok=True)
+        write_figures(made, primary, candidate, test, key, task.headline)
 
 
 def repeatable(made: Made) -> tuple[Stage, ...]:
@@ -195,18 +200,18 @@ def _report(request: Request, tries: Tries, choice: Choice, tests: dict[str, Any
     if choice.chosen is not None:
         if "trained_on" in choice.chosen:
             rows = choice.chosen["trained_on"]
-            rows = choice.chosen["trained_on"]
             words.append(f"It was then trained again on all {rows:,} rows but those of the test.")
         words.append(on_test(choice.chosen, tests[choice.chosen["name"]], tries.primary, limits))
     recipe = request.out / "recipe.toml"
     return {
         "halfpint": __version__,
         "task": request.task.name,
-        "data": split.summary(),
+        "data": {**split.summary(), "test_fingerprint": split.proof},
         "limits": {**asdict(limits), "floor": dict(limits.floor) or None},
         "primary_metric": tries.primary,
         "candidates": tries.candidates,
         "chosen": choice.chosen["name"] if choice.chosen else None,
+        "chosen_by": "fit" if choice.chosen else None,
         "closest": choice.closest["name"] if choice.closest else None,
         "strongest": choice.best["name"] if choice.best else None,
         "verdict": " ".join(filter(None, words)),

@@ -107,13 +107,54 @@ def rare(task: LabelTask[Any], validation: Sequence[Any], primary: str) -> str:
     return f"Labels with under {_FEW_OF_A_LABEL} validation rows, whose scores are little known: {len(few)} ({named})."
 
 
+def by_hand(
+    chosen: Mapping[str, Any],
+    fitted: Mapping[str, Any] | None,
+    beside: tuple[float, float, float] | None,
+    rows: int,
+    primary: str,
+) -> str:
+    """What is said of a candidate that a person chose when `fit` was done.
+
+    Args:
+        fitted: the candidate that `fit` had chosen; None where none met the limits.
+        beside: the difference of `chosen` less `fitted` on validation, and the ends of its interval, where it is known.
+        rows: of validation.
+    """
+    words = ["Chosen by hand.", _figures_of(chosen, primary)]
+    if fitted is None:
+        words.append("fit had chosen none.")
+    else:
+        said = f"fit had chosen {fitted['name']} ({primary} {fitted['metrics'][primary]:.4f}"
+        said += f", {bytes_text(fitted['size_bytes'])})"
+        if beside is not None:
+            gain, low, high = beside
+            said += f": on the {rows:,} validation rows {chosen['name']} is {_apart(gain)}"
+            said += f" ({INTERVAL} of the difference {low:+.4f} to {high:+.4f})"
+        words.append(f"{said}.")
+    if not chosen["feasible"]:
+        words.append(f"It does not meet the limits that were asked for: {chosen['why']}.")
+    again = ""
+    if fitted is not None and "trained_on" in fitted:
+        again = f"; {fitted['name']} had been trained again on those of validation too"
+    words.append(f"It learned from the training rows only{again}.")
+    return " ".join(words)
+
+
+SEEN = "Figures on the test texts were known before this choice, so that this one may be a little too good."
+"""What is said of the test of a candidate that was chosen by hand."""
+
+
 def _figures(ground: Ground) -> str:
-    chosen = ground.chosen
+    return _figures_of(ground.chosen, ground.primary)
+
+
+def _figures_of(chosen: Mapping[str, Any], primary: str) -> str:
     low, high = chosen["interval"]
     asked = chosen.get("asked_rows")
     crossed = f"; {chosen['asked_score']:.4f} on {asked:,} rows with cross-validation" if asked else ""
     return (
-        f"{chosen['name']}: {ground.primary} {ground.score(chosen):.4f} on validation "
+        f"{chosen['name']}: {primary} {chosen['metrics'][primary]:.4f} on validation "
         f"({INTERVAL} {low:.4f} to {high:.4f}{crossed}), "
         f"{bytes_text(chosen['size_bytes'])}, {chosen['latency_p50_ms']:.1f} ms per text."
     )
