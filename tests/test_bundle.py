@@ -17,6 +17,8 @@ from halfpint.models.pull_language import pull_language
 from halfpint.progress import SILENT
 from halfpint.stage import Work
 
+Typed = Callable[..., tuple[int, str, str]]
+
 
 @pytest.fixture
 def changed(bundles: Callable[[str], Bundle], tmp_path: Path) -> Callable[..., Path]:
@@ -163,3 +165,37 @@ def test_a_link_in_a_base_model_publishes_nothing(tiny_language: Path, tmp_path:
     (given / "notes.txt").symlink_to(tmp_path / "secret")
     made = pull_language(str(given), tmp_path / "made", SILENT)
     assert "notes.txt" not in made.card["files"] and not (made.path / "notes.txt").exists()
+
+
+def test_the_commands_tell_of_a_damaged_bundle(
+    bundles: Callable[[str], Bundle], few_rows: Callable[[int], Path], tmp_path: Path, typed: Typed
+) -> None:
+    table, broken = few_rows(20), Path(shutil.copytree(bundles("int8").path, tmp_path / "broken"))
+
+    def refused(*words: object) -> str:
+        code, out, err = typed(*words)
+        assert code == 2 and "Traceback" not in out + err, err
+        return err.splitlines()[-1]
+
+    content = bytearray((broken / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (broken / "model.onnx").write_bytes(content)
+    for words in (("predict", broken, "hello"), ("evaluate", broken, table), ("serve", broken, "--port", "0")):
+        told = refused(*words)
+        assert str(broken / "model.onnx") in told and "damaged or was changed" in told
+    (broken / "model.onnx").unlink()
+    assert "its file model.onnx is missing" in refused("predict", broken, "hello")
+    (broken / "card.json").write_text("{", encoding="utf-8")
+    told = refused("predict", broken, "hello")
+    assert str(broken / "card.json") in told and "is damaged" in told
+
+
+def test_the_commands_tell_of_a_task_that_is_not_known(
+    bundles: Callable[[str], Bundle], few_rows: Callable[[int], Path], tmp_path: Path, typed: Typed
+) -> None:
+    with new_bundle(tmp_path / "tagger", bundles("int8")) as (folder, card):
+        copy_files(bundles("int8"), folder)
+        card["task"] = "ranking"
+    for words in (("predict", "hello"), ("evaluate", few_rows(20)), ("serve", "--port", "0")):
+        code, _, err = typed(words[0], tmp_path / "tagger", *words[1:])
+        assert code == 2 and "tagger/card.json: task" in err and "'ranking'" in err

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from halfpint import __version__
-from halfpint.bundle import Bundle, new_bundle, open_bundle
+from halfpint.bundle import open_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 TICKETS = ROOT / "examples" / "tickets.csv"
@@ -383,27 +383,3 @@ def test_ctrl_c_and_the_same_command_again(tmp_path: Path) -> None:
     after = [card.stat().st_mtime_ns for card in sorted(tmp_path.glob("out/work/*/card.json"))]
     assert set(trained) < set(after), "what was made before is not made again"
     assert (tmp_path / "out" / "best" / "card.json").is_file()
-
-
-def test_a_damaged_bundle(best: Path, tmp_path: Path) -> None:
-    broken = shutil.copytree(best, tmp_path / "broken")
-    content = bytearray((broken / "model.onnx").read_bytes())
-    content[len(content) // 2] ^= 1
-    (broken / "model.onnx").write_bytes(content)
-    for words in (("predict", broken, "hello"), ("evaluate", broken, TICKETS), ("serve", broken, "--port", "0")):
-        said(halfpint(*words, cwd=tmp_path), str(broken / "model.onnx"), "damaged or was changed")
-    (broken / "model.onnx").unlink()
-    said(halfpint("predict", broken, "hello", cwd=tmp_path), "its file model.onnx is missing")
-    (broken / "card.json").write_text("{", encoding="utf-8")
-    said(halfpint("predict", broken, "hello", cwd=tmp_path), str(broken / "card.json"), "is damaged")
-
-
-def test_a_bundle_of_another_task(best: Path, tmp_path: Path) -> None:
-    with new_bundle(tmp_path / "tagger", Bundle(best)) as (folder, card):
-        for file in best.iterdir():
-            if file.name != "card.json":
-                shutil.copyfile(file, folder / file.name)
-        card["task"] = "ranking"
-    for words in (("predict", "tagger", "hello"), ("evaluate", "tagger", TICKETS)):
-        said(halfpint(*words, cwd=tmp_path), "tagger/card.json: task", "'ranking'")
-    said(halfpint("serve", "tagger", "--port", "0", cwd=tmp_path), "tagger/card.json: task", "'ranking'")

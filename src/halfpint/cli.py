@@ -216,8 +216,10 @@ def _failed(error: Exception) -> int:
         if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO):
             # What standard output does not take must not fail again when the process ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        place = "standard output" if error.filename is None else os.fsdecode(error.filename)
-        message = f"{place}: {error.strerror}"
+        place, why = "standard output" if error.filename is None else os.fsdecode(error.filename), error.strerror or ""
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        message = f"There is no room left for {place}" if is_full else f"{place} cannot be read or written"
+        message += f": {why[:1].lower()}{why[1:]}."
     elif is_out_of_memory(error):
         message = "not enough memory. Free some, or give less data, a smaller model or a shorter context."
     else:

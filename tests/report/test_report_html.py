@@ -384,8 +384,7 @@ def test_the_title_says_how_often_it_is_right() -> None:
     assert any("ccuracy on test" in word and "82.0%" in word for word in words)
     assert "2 labels, 5 to 9 texts each" in words and "Texts" in words
     report["data"]["labels_of"] = "spans"
-    words = Page(render(report)).words
-    assert "2 labels, 5 to 9 spans each" in words and "Spans" in words
+    assert {"2 labels, 5 to 9 spans each", "Spans"} <= set(Page(render(report)).words)
     del report["test"]["majority"]
     assert "Right for 82 of 100 texts it had never seen" in Page(render(report)).words
     assert "Right for 82 of 100 texts it had never seen." in summary(report)
