@@ -14,7 +14,7 @@ from halfpint.errors import HalfpintError
 from halfpint.lookup import open_task
 from halfpint.search import fit as fitting
 from halfpint.search.choose import choose
-from halfpint.search.compare import Answers, strongest
+from halfpint.search.compare import Answers, compare, strongest
 from halfpint.search.limits import Limits
 from halfpint.task import Split, label_task
 from halfpint.tasks._label_figures import label_counts
@@ -178,3 +178,17 @@ def test_the_best_is_the_better_on_the_rows_of_both() -> None:
     many = {"lucky": answers(lucky), "steady": answers(steady)}
     assert strongest(["lucky", "steady"], many, metric) == "steady"
     assert strongest(["lucky", "steady"], {**few, "lucky": many["lucky"]}, metric) == "lucky"  # few rows are of both
+
+
+@pytest.mark.parametrize(("rows", "worse", "is_open"), [(60, 1, True), (60, 20, False), (4000, 67, False)])
+def test_a_row_of_sixty_is_no_proof_that_more_rows_would_not_show_it(rows: int, worse: int, is_open: bool) -> None:
+    """A mistake more on 60 rows is more than the margin, and leaves it open; a difference that is shown does not."""
+    true, right = np.arange(rows) % 2, np.ones(rows, dtype=bool)
+    right[:6] = False
+    small = right.copy()
+    small[6 : 6 + worse] = False
+    counts = [label_counts(true, np.where(one, true, 1 - true), 2) for one in (right, small)]
+    answers = dict(zip(("large", "small"), map(Answers.of, counts), strict=True))
+    found = compare(["large", "small"], "large", answers, TASK.metrics["accuracy"])["small"]
+    assert found.difference < -0.01 and not found.shows(0.01) and found.may_be(0.01) == is_open
+    assert found.rows_needed(0.01) is None
