@@ -236,6 +236,7 @@ def test_what_a_model_was_trained_on_is_found_in_its_card_or_above_it(tmp_path: 
 def test_what_was_judged_by_less_text_and_loads_larger_is_said_to() -> None:
     plain = _compress_language.verdict(windows(0.1), Control(None, "x"), CUT)
     assert "judged by" not in plain and "once it is loaded" not in plain and "asked for" not in plain
+    assert "over the target" not in plain
     less = _compress_language.verdict({**windows(0.1), "asked_tokens": 32_768}, Control(None, "x"), CUT)
     assert "judged by 16,384 tokens instead of 32,768, as no time was left for more" in less
     short = {**windows(0.1), "asked_tokens": 32_768, "text_tokens": 16_500}  # the text has no more
