@@ -131,6 +131,8 @@ def test_the_chosen_one_learns_from_all_rows_and_chooses_nothing_again(tmp_path:
     assert again is not None and again.bundle.path != first.bundle.path
     before, after = (one.bundle.card["stages"][0] for one in (first, again))
     assert after["strength"] == before["strength"]
+    given: Any = again.stages[0]
+    assert (given.strength, given.weights, given.factor) == tuple(before[n] for n in ("strength", "weights", "factor"))
     small = tries(tmp_path, rows(120), 20, max_size_bytes=3000)
     assert trained_on_all(small, first, time.monotonic() + 300) is None  # over the limit
 
