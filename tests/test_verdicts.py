@@ -17,6 +17,7 @@ from halfpint.commands import (
     _compress_language,
     _distil_classifier,
     _distil_language,
+    run,
 )
 from halfpint.commands._compress_control import NOTHING_ELSE, Control, compared, control_of, cuts
 from halfpint.commands._learned_texts import data_key, may_know
@@ -39,7 +40,7 @@ def windows(level: float, noise: float = 1.0) -> dict[str, Any]:
     return {
         "name": "4.5 bits", "window_kl": values.tolist(), "kl": float(values.mean()), "file_bytes": 10**6,
         "reference_bytes": 4 * 10**6, "ln_ppl_ratio": 0.02, "ln_ppl_ratio_error": 0.004, "same_top1": 0.9,
-        "windows": 32, "window": 512, "asked_tokens": 32 * 512, "text_tokens": 40 * 512,
+        "windows": 32, "window": 512, "asked_tokens": 32 * 512, "text_tokens": 10**6,
     }  # fmt: skip
 
 
@@ -82,10 +83,12 @@ def test_differences_are_of_the_windows_that_both_read() -> None:
 class Run:
     """A run of which every stage takes no time; keeps what was made and by what."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, seconds: float, left_s: float) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, seconds: float, left_s: float, rounding_s: float = 0.0
+    ) -> None:
         self.made: list[str] = []
-        self.left_s, self.end = left_s, left_s
-        self.costs = SimpleNamespace(exported=0.0, rounding=0.3)
+        self.end = left_s
+        self.costs = SimpleNamespace(exported=0.0, rounding=rounding_s)
         self.asked, self.start = SimpleNamespace(seed=0), None
         self.pipeline = self
         self.log = SimpleNamespace(say=lambda *rest, **named: None)
@@ -95,7 +98,7 @@ class Run:
         monkeypatch.setattr(_compress_control, "row_of", lambda run, name, bundle, tokens: {"name": name})
 
     def has_time(self, seconds: float) -> bool:
-        return seconds < self.left_s
+        return seconds < self.end
 
     def make(self, stages: list[Any], **named: Any) -> Any:
         self.made.append(f"{stages[0].bits:g} {stages[0].method}")
@@ -114,6 +117,9 @@ def test_the_control_of_cuts_goes_through_the_same_quantizer(monkeypatch: pytest
     none: Any = Run(monkeypatch, seconds=60, left_s=1)
     found = control_of(none, none.whole, row, CUT, 1.0)
     assert found.row is None and "Not compared" in found.why and not none.made
+    slow: Any = Run(monkeypatch, seconds=1, left_s=100, rounding_s=40)
+    found = control_of(slow, slow.whole, row, CUT, 1.0)
+    assert found.row is None and "Not compared" in found.why and not slow.made
 
 
 def test_codes_alone_are_compared_with_rounding_and_rounding_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +205,13 @@ def test_a_language_teacher_is_worth_fewer_bits(low: float, high: float, told: s
     rows = {name: {"test": {"bits_per_byte": 1.0}} for name in ("teacher", "student", "control")}
     said = _distil_language.verdict(rows, {"student less control": {"test": [(low + high) / 2, low, high]}})
     assert [words for words in ("worth", "does not show", "did harm") if words in said] == [told]
-    assert "over documents; one run of each" in said
+    assert "over documents; one run of each" in said and "may have learned" not in said and "layers" not in said
+    compared = {"student less control": {"test": [(low + high) / 2, low, high]}}
+    why = "nothing tells what it was trained on"
+    known = _distil_language.verdict(rows, compared, may_know=why)
+    assert known == f"{said} The teacher may have learned some of this held-out text ({why})."
+    known = _distil_language.verdict(rows, compared, may_know="x", has_layers=True)
+    assert known.endswith("(x), and the student began with its layers.")
     del rows["control"]
     assert "is unknown" in _distil_language.verdict(rows, {})
 
@@ -210,10 +222,41 @@ def test_what_a_model_was_trained_on_is_found_in_its_card_or_above_it(tmp_path: 
         folder.mkdir(parents=True)
         (folder / "card.json").write_text(json.dumps(card))
     (tmp_path / "out" / "report.json").write_text(json.dumps({"data": {"fingerprint": "one"}}))
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "card.json").write_text("{}")
+    (corpus / "report.json").write_text(json.dumps({"data": {"key": "of a corpus"}}))
+    assert data_key(corpus) == "of a corpus"
     assert [data_key(folder) for folder in (chosen, trained, tmp_path / "out", unknown)] == ["one", "one", "one", ""]
     assert may_know([chosen, trained], "one") == ""
     assert "another division" in may_know([chosen, trained], "two")
     assert "nothing tells" in may_know([chosen, unknown], "one")
+
+
+def test_what_was_judged_by_less_text_and_loads_larger_is_said_to() -> None:
+    plain = _compress_language.verdict(windows(0.1), Control(None, "x"), CUT)
+    assert "judged by" not in plain and "once it is loaded" not in plain and "asked for" not in plain
+    assert "over the target" not in plain
+    less = _compress_language.verdict({**windows(0.1), "asked_tokens": 32_768}, Control(None, "x"), CUT)
+    assert "judged by 16,384 tokens instead of 32,768, as no time was left for more" in less
+    short = {**windows(0.1), "asked_tokens": 32_768, "text_tokens": 16_500}  # the text has no more
+    assert "judged by" not in _compress_language.verdict(short, Control(None, "x"), CUT)
+    packed = _compress_language.verdict({**windows(0.1), "loaded_bytes": 3 * 10**6}, Control(None, "x"), CUT)
+    assert "; 3.0 MB once it is loaded" in packed
+
+
+@pytest.mark.parametrize(("rows", "is_few"), [(1, True), (99, True), (100, False)])
+def test_run_says_of_few_test_texts_what_fit_says(rows: int, is_few: bool, tmp_path: Path) -> None:
+    test = {"accuracy": 1.0, "interval": [0.05, 1.0], "rows": rows}
+    made = SimpleNamespace(stages=(SimpleNamespace(use="train/tfidf_linear"),), seconds=1.0)
+    unused: Any = None
+    for learned in ({}, {"learned_from": True}):
+        found = {"metrics": {"accuracy": 1.0}, "interval": [0.5, 1.0], **learned}
+        figures = {"validation": found, "test": test}
+        said = run._classifier_report(unused, made, figures, "accuracy", tmp_path)["verdict"]  # type: ignore[arg-type]
+        assert said.startswith(f"On {rows} test text{'s' if rows > 1 else ''}: accuracy 1.0000 (0.0500 to 1.0000).")
+        assert ("prove little" in said) == is_few
+        assert ("their figures prove nothing" in said) == bool(learned)
 
 
 def test_paired_intervals_are_of_95_percent() -> None:

@@ -81,6 +81,15 @@ def test_proportions(counts: list[int], fractions: tuple[float, float, float], s
             assert abs(held[f"label {label}"] - fraction * count) <= 1.5
 
 
+@pytest.mark.parametrize(("labels", "sizes"), [(20, [28, 6, 6]), (100, [140, 30, 30]), (6, [10, 1, 1])])
+def test_many_labels_of_two_rows_leave_rows_to_judge_by(labels: int, sizes: list[int]) -> None:
+    """Each label wants both for training: where that left a side with under half of its share, labels give one."""
+    examples = made([*range(labels), *range(labels)])
+    splits = split(examples, groups=np.arange(2 * labels, dtype=np.int64))
+    assert [len(part) for part in parts(splits)] == sizes
+    assert len({e.label for e in splits.train}) == labels
+
+
 def test_near_duplicates_stay_together_by_default() -> None:
     base = [
         f"{word} {n} reasons to visit the {word} house in the summer" for n in range(3, 9) for word in ("red", "oak")

@@ -134,7 +134,7 @@ def test_what_it_came_to_in_words() -> None:
     assert "counting" not in sample(baseline=None)["verdict"]
     masked = sample(objective="masked", baseline={"nats_per_token": 6.0})["verdict"]
     assert masked.startswith("2.650 nats per hidden token") and "against 6.000 by the token's frequency" in masked
-    assert "bits per byte" not in masked and "worse" not in masked
+    assert "bits per byte" not in masked and "worse" not in masked and "no less" not in masked
     assert (
         "On this text that is no less: train it"
         in sample(objective="masked", baseline={"nats_per_token": 2.0})["verdict"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from halfpint.report import units
 from halfpint.report.place import Label, place
 from halfpint.report.scales import front, latency_edges
+from halfpint.report.sections import right
 from halfpint.report.tables import confused_pairs, confusion
 
 pairs = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=1, max_size=12)
@@ -56,6 +57,23 @@ def test_the_steps_of_colour_are_few_and_hold_the_limit(values: list[float], lim
     assert len(edges) <= 4 and edges == sorted(set(edges))
     if limit is not None and values and min(values) < limit < max(values):
         assert limit in edges
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "rows", "told"),
+    [
+        (1.0, 1, "1 of 1 text it"), (0.0, 1, "0 of 1 text it"), (8 / 9, 9, "8 of 9 texts it"),
+        (1.0, 99, "99 of 99 texts"),
+        (0.8, 100, "80 of 100 texts"), (0.8, 5000, "80 of 100 texts"), (0.996, 1000, "99.60 of 100 texts"),
+        (0.004, 1000, "0.40 of 100 texts"), (1.0, 1000, "100 of 100 texts"), (0.0, 1000, "0 of 100 texts"),
+    ],
+)  # fmt: skip
+def test_how_often_it_is_right_is_said_of_as_many_texts_as_there_were(accuracy: float, rows: int, told: str) -> None:
+    test = {"metrics": {"accuracy": accuracy}, "rows": rows}
+    report = {"chosen": "one", "test": {"one": test, "majority": {**test, "metrics": {"accuracy": 0.0}}}}
+    assert right(report) == f"Right for {told.removesuffix(' it')} it had never seen"
+    report["data"] = {"labels": {"a": 3}}
+    assert right(report).endswith("(always guessing “a”: 0)")
 
 
 def test_a_small_matrix_shows_its_figures_and_a_large_one_its_pairs() -> None:

@@ -91,7 +91,7 @@ def test_what_is_worse_is_not_taken_however_many_rows() -> None:
 def test_a_better_smaller_one_needs_no_comparison() -> None:
     choice = pick([candidate("large", 300, 1000), candidate("small", 10, 10)])
     assert name(choice.chosen) == "small"
-    assert "the best candidate that meets the limits, and the smallest" in choice.verdict
+    assert "the best candidate measured that meets the limits, and the smallest of these." in choice.verdict
 
 
 def test_of_many_that_are_worse_by_more_than_the_margin_few_are_taken() -> None:
@@ -304,6 +304,7 @@ def test_what_the_test_says() -> None:
     assert on_test({}, result, "accuracy", Limits(floor={"accuracy": 0.79})) == plain
     missed = on_test({}, result, "accuracy", Limits(floor={"accuracy": 0.81}))
     assert missed == f"{plain} On test it misses the floor: accuracy 0.8000, asked for was 0.81."
+    assert on_test({}, {**result, "rows": 1}, "accuracy", Limits()).startswith("On 1 test text: ")
     assert "prove little" in on_test({}, {**result, "rows": 20}, "accuracy", Limits())
 
 

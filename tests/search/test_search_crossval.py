@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,32 @@ def test_rows_that_were_trained_on_are_asked_of_models_that_did_not(tmp_path: Pa
     assert again.chosen is asked.chosen
 
 
+def test_no_part_is_asked_of_a_model_that_learned_it_and_groups_stay_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Split[Example]] = []
+
+    class Apart(Pipeline):
+        def __init__(self, split: Split[Any], *rest: Any) -> None:
+            given.append(split)
+            super().__init__(split, *rest)
+
+    examples = [replace(example, group=number // 2) for number, example in enumerate(rows(400))]
+    found = tries(tmp_path, examples, 20, floor={"accuracy": 0.87})
+    monkeypatch.setattr("halfpint.search.crossval.Pipeline", Apart)
+    asked = CrossValidation(found, lambda: chosen(found), time.monotonic() + 300).run().chosen
+    assert asked is not None and given
+    split = found.pipeline.split
+    parts = {f"part {number + 1} of": part for number, part in enumerate(folds(TASK, split.train, FOLDS, 0))}
+    for apart in given:
+        (part,) = (part for name, part in parts.items() if name in apart.key)
+        assert {one.row for one in apart.train} == {one.row for one in split.train} - {split.train[n].row for n in part}
+    answers = found.answers[asked["name"]]
+    every = [*split.validation, *split.train]
+    assert answers.counts.groups is not None
+    assert len(set(answers.counts.groups.tolist())) == len({every[n].group for n in answers.rows.tolist()})
+
+
 def test_without_time_nothing_is_asked(tmp_path: Path) -> None:
     found = tries(tmp_path, rows(400), 20, floor={"accuracy": 0.87})
     CrossValidation(found, lambda: chosen(found), time.monotonic()).run()
@@ -104,6 +131,8 @@ def test_the_chosen_one_learns_from_all_rows_and_chooses_nothing_again(tmp_path:
     assert again is not None and again.bundle.path != first.bundle.path
     before, after = (one.bundle.card["stages"][0] for one in (first, again))
     assert after["strength"] == before["strength"]
+    given: Any = again.stages[0]
+    assert (given.strength, given.weights, given.factor) == tuple(before[n] for n in ("strength", "weights", "factor"))
     small = tries(tmp_path, rows(120), 20, max_size_bytes=3000)
     assert trained_on_all(small, first, time.monotonic() + 300) is None  # over the limit
 

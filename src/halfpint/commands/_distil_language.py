@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from halfpint.bundle import CARD, Bundle, Kind, open_bundle
 from halfpint.commands._distil_student import check_methods, need_student
+from halfpint.commands._learned_texts import may_know
 from halfpint.counts import INTERVAL
 from halfpint.data.corpus import CorpusData, choosing, prepare_corpus
 from halfpint.distil.heal import TOKEN_BATCH, TOKEN_RATE, Heal
@@ -87,6 +88,7 @@ class Languages:
             stage.fits(self._origin)
         data = CorpusData(sources=(asked.data,), text=asked.text, validation=asked.test, seed=asked.seed)
         corpus = prepare_corpus(data, work / "corpus", self.log)
+        self._corpus_key = corpus.key
         self.corpus, self.judged = choosing(corpus, _CHOOSING)
         if not len(self.judged):
             raise HalfpintError(
@@ -114,7 +116,7 @@ class Languages:
 
     def _settings(self, kind: type[Adapt]) -> dict[str, Any]:
         asked = self.asked
-        heals = asked.is_cut and not asked.is_fresh  # it has its teacher's layers, and is to find its way again
+        heals = self._heals  # it is to find its way again
         rate = _FRESH_RATE if asked.is_fresh else TOKEN_RATE if heals else 0.0
         shared: dict[str, Any] = {
             "minutes": 0.0 if asked.epochs else asked.minutes, "tokens": asked.token_count, "seed": asked.seed,
@@ -207,12 +209,38 @@ class Languages:
         }
         return {
             "task": text_task().name, "primary_metric": "bits_per_byte", "models": rows, "differences": compared,
-            "verdict": verdict(rows, compared), "data": self.corpus.summary(),
+            "verdict": verdict(rows, compared, may_know=self._may_know, has_layers=self._heals),
+            "data": self.corpus.summary(),
         }  # fmt: skip
 
+    @property
+    def _heals(self) -> bool:
+        """Whether the student begins with layers of its teacher."""
+        return self.asked.is_cut and not self.asked.is_fresh
 
-def verdict(rows: dict[str, Any], compared: dict[str, Any]) -> str:
-    """One sentence on whether the teacher was worth it; fewer bits are better."""
+    @property
+    def _may_know(self) -> str:
+        """Why a teacher may have learned some of the held-out text; "" where none has."""
+        return may_know([teacher.path for teacher in self.teachers], self._corpus_key)
+
+
+def verdict(
+    rows: dict[str, Any], compared: dict[str, Any], *, may_know: str = "", has_layers: bool = False
+) -> str:  # fmt: skip
+    """One sentence on whether the teacher was worth it; fewer bits are better.
+
+    Args:
+        may_know: why the teacher may have learned some of this text; "" where it has not.
+        has_layers: whether the student began with layers of its teacher.
+    """
+    said = _compared(rows, compared)
+    if may_know:
+        layers = ", and the student began with its layers" if has_layers else ""
+        said += f" The teacher may have learned some of this held-out text ({may_know}){layers}."
+    return said
+
+
+def _compared(rows: dict[str, Any], compared: dict[str, Any]) -> str:
     of = {name: row["test"]["bits_per_byte"] for name, row in rows.items()}
     theirs = [f"{value:.4f}" for name, value in of.items() if name.startswith("teacher")]
     small = (

@@ -20,8 +20,8 @@ def data_key(folder: Path) -> str:
             return str(figures["data"])
         for above in (folder, *folder.absolute().parents[: _ABOVE - 1]):
             data = read_json(above / REPORTS[0]).get("data") if (above / REPORTS[0]).is_file() else None
-            if isinstance(data, dict) and data.get("fingerprint"):
-                return str(data["fingerprint"])
+            if isinstance(data, dict) and (found := data.get("fingerprint") or data.get("key")):  # of rows, of a corpus
+                return str(found)
     return ""
 
 

@@ -252,10 +252,11 @@ def _classifier_report(
 ) -> dict[str, Any]:  # fmt: skip
     """The report as that of `fit`, with one candidate."""
     from halfpint.machine import describe
+    from halfpint.search.limits import Limits
+    from halfpint.search.verdict import on_test
 
     found, test, name = figures["validation"], dict(figures["test"]), out.resolve().name
     test["metrics"] = {key: test[key] for key in found["metrics"]}
-    low, high = test["interval"]
     candidate = {
         **{key: value for key, value in found.items() if key not in ("fingerprint", "primary", "parity")},
         "name": name, "family": made.stages[-1].use, "precision": "int8" if _quantised(made) else "fp32",
@@ -267,7 +268,7 @@ def _classifier_report(
         "primary_metric": primary,
         "candidates": [candidate],
         "chosen": name,
-        "verdict": f"On {test['rows']:,} test texts: {primary} {test[primary]:.4f} ({low:.4f} to {high:.4f})."
+        "verdict": on_test(candidate, test, primary, Limits())
         + (
             " The validation rows were learned from too: their figures prove nothing."
             if "learned_from" in found

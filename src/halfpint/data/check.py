@@ -88,13 +88,14 @@ def raise_if_unusable(findings: Sequence[Finding], source: str) -> None:
     faults = [finding for finding in findings if finding.kind in _UNUSABLE]
     if faults:
         unlabelled = any(finding.kind == "missing_label" for finding in faults)
+        told = "; ".join([*(finding.message for finding in faults), *leaks_told(findings)])  # they may be the reason
         raise HalfpintError(
             source,
             wanted="a label in every row, two labels or more, and two different texts or more for each",
-            got="; ".join([*(finding.message for finding in faults), *leaks_told(findings)]),  # they may be the reason
+            got=told,
             todo="Add what is missing or remove those rows"
             + (" (--drop-missing leaves out rows without a label)." if unlabelled else "."),
-            said=f"{source} cannot be used as it is: {'; '.join(finding.message for finding in faults)}.",
+            said=f"{source} cannot be used as it is: {told}.",
         )
 
 

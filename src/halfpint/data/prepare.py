@@ -129,12 +129,11 @@ def prepare(settings: Data, log: Log, *, probe_labels: bool = True) -> Prepared:
     shares = (1 - settings.validation_share - test_share, settings.validation_share, test_share)
     parts = split_with(kept, doubtful, fractions=shares, seed=settings.seed)
     if not parts.validation or not (test or parts.test):
+        told = "; ".join([amount(len(kept), "row"), *leaks_told(findings)])
         raise HalfpintError(
-            settings.source, wanted="enough rows to keep some for validation and test",
-            got="; ".join([f"{len(kept)} rows", *leaks_told(findings)]),
+            settings.source, wanted="enough rows to keep some for validation and test", got=told,
             todo="Give more rows, or a test file with --test.",
-            said=f"{settings.source} has too few rows to keep some for validation and test: "
-            f"{amount(len(kept), 'row')}.",
+            said=f"{settings.source} has too few rows to keep some for validation and test: {told}.",
         )  # fmt: skip
     test = test or parts.test
     log.say(

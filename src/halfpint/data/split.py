@@ -145,7 +145,8 @@ class _Plan:
         self.labels = sorted(self.with_label, key=lambda label: (len(self.with_label[label]), label))
         sizes = [sum(content.values()) for content in contents]
         self.sizes = sizes
-        self.open = [share * sum(sizes) for share in shares]
+        self.share = [share * sum(sizes) for share in shares]
+        self.open = list(self.share)
         self.open_of = {
             label: [share * sum(contents[group][label] for group in self.with_label[label]) for share in shares]
             for label in self.labels
@@ -184,7 +185,7 @@ class _Plan:
                 done[group] = True
 
     def give_every_label(self) -> None:
-        """Every label to train, then those in three groups or more to each wanted side, then no side empty."""
+        """Every label to train, then those in three groups or more to each wanted side, then no side (nearly) empty."""
         for label in self.labels:
             if not self.held[label][_TRAIN]:
                 self._bring(label, _TRAIN, force=True)
@@ -197,6 +198,24 @@ class _Plan:
                 for label in reversed(self.labels):
                     if self._bring(label, side):
                         break
+            self._fill(side)
+
+    def _fill(self, side: int) -> None:
+        """Up to its share, by labels in turn, where a side has less than half of it: many labels of two rows each want
+        both of them for training."""
+        if self.open[side] <= self.share[side] / 2:
+            return
+        moved = True
+        while moved:
+            moved = False
+            for label in reversed(self.labels):
+                spare = (group for group in self.with_label[label] if self._can_fill(group, side))
+                if (group := next(spare, None)) is not None:
+                    self.move(group, side)
+                    moved = True
+
+    def _can_fill(self, group: int, side: int) -> bool:
+        return self.side[group] == _TRAIN and self.sizes[group] <= self.open[side] and self._is_spare(group)
 
     def _bring(self, label: str, side: int, *, force: bool = False) -> bool:
         """Move the smallest group with `label` to `side` that leaves no label without a side it has."""

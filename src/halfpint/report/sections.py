@@ -22,6 +22,7 @@ from halfpint.report.pareto import NARROW, WIDE, pareto_svg
 from halfpint.report.tables import cell, table
 
 _METRICS = ("accuracy", "f1_macro", "f1_weighted", "f1_micro", "precision_macro", "recall_macro", "calibration_error")
+_HUNDRED = 100  # texts that a rate is said of; of fewer test texts their number
 _GUESS = "majority"  # the candidate that always says the most frequent label
 _Shown = Callable[[object], str]
 # Title, key, how it reads; then the second figure of the same column.
@@ -79,14 +80,24 @@ def right(report: dict[str, Any]) -> str:
     found = units.number(units.mapping(test_of(report, report.get("chosen")).get("metrics")).get("accuracy"))
     if report.get("chosen") is None or found is None:
         return ""
-    said = f"Right for {100 * found:.0f} of 100 texts it had never seen"
+    rows = int(units.number(test_of(report, report["chosen"]).get("rows")) or _HUNDRED)
+    of = min(rows, _HUNDRED)
+    said = f"Right for {_of(found, of)} of {of} {'texts' if of > 1 else 'text'} it had never seen"
     if leaked(report):
-        said = f"Right for {100 * found:.0f} of 100 test texts, some of which are nearly the same as training texts"
+        said = f"Right for {_of(found, of)} of {of} test texts, some of which are nearly the same as training texts"
     guess = units.number(units.mapping(test_of(report, _GUESS).get("metrics")).get("accuracy"))
     counts = {label: units.number(count) or 0 for label, count in units.mapping(_labels(report)).items()}
     if guess is None or not counts or report["chosen"] == _GUESS:
         return said
-    return f"{said} (always guessing “{max(counts, key=lambda label: counts[label])}”: {100 * guess:.0f})"
+    return f"{said} (always guessing “{max(counts, key=lambda label: counts[label])}”: {_of(guess, of)})"
+
+
+def _of(share: float, rows: int) -> str:
+    """A share as so many of `rows`; all of them, and none, only where that is what it is."""
+    shown = f"{share * rows:.0f}"
+    if rows < _HUNDRED or (shown not in ("0", str(rows))) or share in (0.0, 1.0):
+        return shown
+    return f"{share * rows:.2f}"
 
 
 def leaked(report: dict[str, Any]) -> int:

@@ -58,8 +58,9 @@ class Comparison:
         return self.low >= -margin
 
     def may_be(self, margin: float) -> bool:
-        """Whether more rows could still show it."""
-        return not self.shows(margin) and self.difference > -margin
+        """Whether more rows could still show it: the upper end, as far above the difference as the lower is below, is
+        not under the margin. One of sixty rows is more than a margin of 0.01, and no proof of anything."""
+        return not self.shows(margin) and 2 * self.difference - self.low > -margin
 
     def rows_needed(self, margin: float) -> int | None:
         """About how many rows would show it, if the difference stays as it is; None where none would."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -13,9 +14,7 @@ from typing import Any
 from halfpint import __version__
 from halfpint.bundle import Bundle, open_bundle
 from halfpint.energy import energy_spent, metered
-from halfpint.errors import (
-    need_installed,
-)
+from halfpint.errors import HalfpintError, need_installed
 from halfpint.evaluate.evaluate import evaluate
 from halfpint.files import clear_temporary, locked, new_folder
 from halfpint.machine import describe
@@ -27,19 +26,21 @@ from halfpint.report.html import write_report
 from halfpint.search.choose import Choice, choose
 from halfpint.search.crossval import ENOUGH, CrossValidation, trained_on_all
 from halfpint.search.encoder import try_encoder
-from halfpint.search.limits import Limits
+from halfpint.search.limits import Limits, bytes_text
 from halfpint.search.space import cheap_groups
 from halfpint.search.tries import Tries
 from halfpint.search.verdict import on_test, rare
 from halfpint.settings import identity
 from halfpint.stage import Stage
 from halfpint.task import LabelTask, Split
+from halfpint.terminal import amount
 from halfpint.train.loop import Training
 from halfpint.workspace import check_output, disk_errors, open_output, write_figures
 
 NO_BASE = "none"
 _RESERVE_S, _RESERVE_SHARE = 45.0, 0.2  # for the last evaluation and the report, the less of the two
 _CROSSED_SHARE = 0.3  # of the time, for asking training rows too where validation has few, and for the one after
+_FEWEST = 5  # rows to choose by, and for the test: of fewer even all right proves next to nothing
 _AGAIN_SHARE = 0.1  # for training the chosen one on all rows
 BEST, STRONGEST = "best", "strongest"
 """Folders of the chosen bundle, and of the one with the best score whatever the limits."""
@@ -91,6 +92,7 @@ def fit(request: Request, log: Log) -> dict[str, Any]:
             clear_temporary(request.out / "work")
         with metered(log):
             split = request.task.read(request.data, request.out / "work" / "data", log)
+            _need_rows(request.data, split)
             if request.base != NO_BASE:
                 need_installed("torch", "candidates with an encoder (--base none leaves them out)")
                 locate(request.base, log)
@@ -107,6 +109,24 @@ def fit(request: Request, log: Log) -> dict[str, Any]:
         write_report(report, request.out)
     log.event("done", chosen=report["chosen"], verdict=report["verdict"])
     return report
+
+
+def _need_rows(data: Any, split: Split[Any]) -> None:
+    """Raise HalfpintError where too few rows are left to choose by, or for a test that was taken out of the data."""
+    held = {"to choose a model by": len(split.validation)}
+    if not data.test:
+        held["for the final test"] = len(split.test)
+    if min(held.values()) >= _FEWEST:
+        return
+    rows = len(split.train) + sum(held.values())
+    left = " and ".join(f"{count} {what}" for what, count in held.items())
+    share = data.validation_share if data.test else min(data.validation_share, data.test_share)
+    raise HalfpintError(
+        data.source, wanted=f"{_FEWEST} rows or more {' and '.join(held)}", got=left,
+        todo=f"Give {max(math.ceil(_FEWEST / share), rows + 1):,} rows or more, at least three of each label.",
+        said=f"{data.source} has too few rows: of {amount(rows, 'usable row')}, {left} would be left, and fewer than "
+        f"{_FEWEST} prove nothing.",
+    )  # fmt: skip
 
 
 def _deadline(request: Request, started: float) -> float:
@@ -199,8 +219,8 @@ def _report(request: Request, tries: Tries, choice: Choice, tests: dict[str, Any
     words = [choice.verdict, rare(request.task, split.validation, tries.primary)]
     if choice.chosen is not None:
         if "trained_on" in choice.chosen:
-            rows = choice.chosen["trained_on"]
-            words.append(f"It was then trained again on all {rows:,} rows but those of the test.")
+            rows, size = choice.chosen["trained_on"], bytes_text(choice.chosen["size_bytes"])
+            words.append(f"It was then trained again on all {rows:,} rows but those of the test ({size}).")
         words.append(on_test(choice.chosen, tests[choice.chosen["name"]], tries.primary, limits))
     recipe = request.out / "recipe.toml"
     return {

@@ -12,6 +12,7 @@ from halfpint.evaluate.intervals import difference
 from halfpint.search.compare import Answers, Comparison, compare, strongest
 from halfpint.search.limits import Limits, bytes_text
 from halfpint.task import LabelTask
+from halfpint.terminal import amount
 
 FROZEN = "frozen encoder"
 _FEW_TEST = 100
@@ -86,7 +87,7 @@ def verdict(ground: Ground) -> str:
 def on_test(chosen: Mapping[str, Any], result: Mapping[str, Any], primary: str, limits: Limits) -> str:
     """What the test says: the score, whether a floor is missed there, and whether it proves much."""
     low, high = result["interval"]
-    words = [f"On {result['rows']:,} test texts: {primary} {result[primary]:.4f} ({low:.4f} to {high:.4f})."]
+    words = [f"On {amount(result['rows'], 'test text')}: {primary} {result[primary]:.4f} ({low:.4f} to {high:.4f})."]
     for name, least in limits.floor.items():
         if result[name] < least:
             words.append(f"On test it misses the floor: {name} {result[name]:.4f}, asked for was {least:g}.")
@@ -167,8 +168,11 @@ def _why(ground: Ground) -> str:
     if chosen is top:
         smaller = [one for one in ground.measured if one["feasible"] and one["size_bytes"] < chosen["size_bytes"]]
         if not smaller:
-            return "It is the best candidate that meets the limits, and the smallest."
-        return f"It is the best candidate that meets the limits; no smaller one is shown to be within {within:g} of it."
+            return "It is the best candidate measured that meets the limits, and the smallest of these."
+        return (
+            f"It is the best candidate measured that meets the limits; no smaller one is shown to be within {within:g} "
+            "of it."
+        )
     one = ground.beside[chosen["name"]]
     return (
         f"It is the smallest candidate measured that is shown to be within {within:g} of the best that meets the "
