@@ -154,6 +154,16 @@ def test_labels_of_fasttext(tmp_path: Path) -> None:
         table(tmp_path, "__label__a some text\n" * 10 + "__label__a __label__b two\n", "a.txt")
 
 
+def test_labels_of_questions(tmp_path: Path) -> None:
+    lines = [f"HUM:ind Who was number {n} ?\nNUM:date When was {n} ?\n" for n in range(9)]
+    found = table(tmp_path, "".join(lines), "a.txt")
+    assert found.columns["text"][:2] == ["Who was number 0 ?", "When was 0 ?"]
+    assert found.columns["label"][:2] == ["HUM", "NUM"] and found.columns["fine"][:2] == ["HUM:ind", "NUM:date"]
+    with pytest.raises(HalfpintError, match="row 19 does not begin with LABEL:finer"):
+        table(tmp_path, "".join(lines) + "Who?\n", "a.txt")
+    assert "fine" not in table(tmp_path, "NOTE:a one\nHINT:b two\nTASK:c three\n", "b.txt").columns
+
+
 def test_old_macintosh_line_ends(tmp_path: Path) -> None:
     assert rows_of(table(tmp_path, "text,label\ra b,c\rd e,f\r")) == [("a b", "c"), ("d e", "f")]
 

@@ -25,6 +25,9 @@ _TRIED = 32_768  # characters that each delimiter is tried on
 _SEP = re.compile(r'"?sep=(.)"?\s*', re.I)
 _ESCAPED = re.compile(r'(?<!\\)\\"')
 _LABELLED = re.compile(r"__label__\S+")
+CLASSED = re.compile(r"([A-Z][A-Z0-9_]+):(\S+)[ \t]+(?=\S)")
+"""A label and a finer one before a text, as TREC's questions are written: "HUM:ind Who was the first?"."""
+_FEWEST_CLASSED = 5  # lines for each label, on average
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,10 @@ def find_layout(sample: str, *, whole: bool, ending: str, form: Form, place: str
     """
     if not whole:  # the last line may be cut
         sample = sample[: sample.rfind("\n") + 1] or sample
-    if _is_labelled(sample):
+    if _begin_with(CLASSED, sample) and ending == ".txt":
+        note = "LABEL:finer before each text: columns text, label and fine (the finer one with its label)"
+        return Layout("classed", quoted=False, header=False, columns=("text", "label", "fine"), notes=(note,))
+    if _begin_with(_LABELLED, sample):
         note = "lines of fastText: __label__NAME before each text"
         return Layout("fasttext", quoted=False, header=False, columns=("text", "label"), notes=(note,))
     notes, found = [], _SEP.fullmatch(sample.split("\n", 1)[0].removesuffix("\r"))
@@ -141,10 +147,13 @@ def _lines(sample: str, *, blank: bool = False) -> Iterator[str]:
     return (line.removesuffix("\r") for line in lines if blank or line.strip(" \r"))
 
 
-def _is_labelled(sample: str) -> bool:
-    """Whether nearly all lines begin with a label of fastText."""
+def _begin_with(label: re.Pattern[str], sample: str) -> bool:
+    """Whether nearly all lines begin with a label; those of TREC's form with few labels, on many lines."""
     lines = list(_lines(sample))
-    return bool(lines) and sum(bool(_LABELLED.match(line)) for line in lines) * 10 >= len(lines) * 9
+    found = [match for line in lines if (match := label.match(line))]
+    if not lines or len(found) * 10 < len(lines) * 9:
+        return False
+    return label is not CLASSED or len({one[1] for one in found}) * _FEWEST_CLASSED <= len(found)
 
 
 def _delimiter(said: str, place: str) -> str:

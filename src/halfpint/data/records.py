@@ -23,7 +23,8 @@ from halfpint.data.table import Layout, Part, shown
 from halfpint.errors import HalfpintError
 from halfpint.terminal import amount
 
-_ROWS = 4096
+ROWS = 4096
+"""Rows that are read at once."""
 _SHOWN = 8
 _MARK, _NEWLINE, _RETURN, _BORDER = 34, 10, 13, 0x1F
 _MAYBE_BLANK = np.zeros(256, dtype=bool)
@@ -255,7 +256,7 @@ class Records:
             fault: HalfpintError | None = None
             with _field_limit(self._most):
                 try:
-                    batch.extend(islice(records, _ROWS))  # what came before an error stays in the list
+                    batch.extend(islice(records, ROWS))  # what came before an error stays in the list
                 except csv.Error:
                     got = "a longer one, or a quotation mark that is never closed"
                     fault = _too_long(self._place, self._row + len(batch), self._most, got)
@@ -293,32 +294,6 @@ class Records:
                 f"(delimiter {self._layout.delimiter!r}): row{'s' if total > 1 else ''} {rows} (row {wrong[0][0]} has "
                 f"{wrong[0][1]}).",
             )
-
-
-def fasttext_parts(blocks: Iterator[bytes], place: str) -> Iterator[Part]:
-    """Text and label of lines such as `__label__spam Win a prize`.
-
-    Raises:
-        HalfpintError: a line without a label, or with several.
-    """
-    lines = text_of(blocks)
-    row = 0
-    while batch := list(islice(lines, _ROWS)):
-        rows, texts, labels = [], [], []
-        for line in batch:
-            row += 1
-            if not line.strip():
-                continue
-            word, _, text = line.strip().partition(" ")
-            if not word.startswith("__label__") or text.lstrip().startswith("__label__"):
-                raise HalfpintError(
-                    f"{place}, row {row}", wanted="one __label__ and a text in each line", got=repr(line.strip()[:60])
-                )
-            rows.append(row)
-            texts.append(text.strip())
-            labels.append(word.removeprefix("__label__"))
-        if rows:
-            yield Part(rows, {"text": texts, "label": labels}, sum(map(len, batch)))  # type: ignore[dict-item]
 
 
 def _too_long(place: str, row: int, most: int, got: str) -> HalfpintError:

@@ -23,7 +23,8 @@ from halfpint.data.columnar import WORKBOOKS, Parquet, Workbook
 from halfpint.data.delimited import LONGEST_CELL, find_layout
 from halfpint.data.encoding import Encoding, find_encoding, utf8_blocks
 from halfpint.data.json_rows import LONGEST_LINE, is_object, json_parts, loaded, whole_parts
-from halfpint.data.records import Records, fasttext_parts
+from halfpint.data.labelled_lines import classed_parts, fasttext_parts
+from halfpint.data.records import Records
 from halfpint.data.table import Form, Layout, Part, shown
 from halfpint.errors import HalfpintError, damaged_gzip, no_rows
 from halfpint.terminal import amount
@@ -186,6 +187,8 @@ class Rows:
                 yield from json_parts(self._blocks(), place)
         elif kind == "fasttext":
             yield from fasttext_parts(self._blocks(), place)
+        elif kind == "classed":
+            yield from classed_parts(self._blocks(), place)
         else:
             self._records = Records(self.layout, place, self._most)
             yield from self._records.parts(self._blocks())

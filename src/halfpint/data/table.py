@@ -71,7 +71,7 @@ class Layout:
     """How a file is written, as it was found out.
 
     Attributes:
-        kind: json, delimited, fasttext, parquet or workbook.
+        kind: json, delimited, fasttext, classed (TREC), parquet or workbook.
         encoding: as `open` takes it.
         delimiter: between cells; "\\x1f" where there is one column.
         quoted: whether quotation marks group cells; otherwise they are part of the texts.
