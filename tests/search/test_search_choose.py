@@ -70,6 +70,16 @@ def test_what_may_be_as_good_is_not_taken() -> None:
     assert "rows would show that it is within 0.01" in choice.verdict
 
 
+def test_a_larger_one_that_may_be_better_is_asked_too() -> None:
+    """As many mistakes on 400 rows, but others: it may be better by more than the margin; on the same rows it is not."""
+    small = candidate("small", 20, 500, rows=400)
+    choice = pick([candidate("large", 20, 1000, first=100, rows=400), small])
+    assert name(choice.chosen) == "small" and choice.undecided == ("large",)
+    assert "may do as well" not in choice.verdict
+    sure = pick([candidate("large", 400, 1000, first=100), candidate("small", 20, 500)])
+    assert name(sure.chosen) == "small" and sure.undecided == ()
+
+
 def test_as_many_rows_as_were_said_show_it() -> None:
     few = [candidate("large", 20, 1000, rows=400), candidate("small", 21, 500, first=100, rows=400)]
     needed = pick(few).compared["small"].rows_needed(0.01)

@@ -117,6 +117,19 @@ def test_no_part_is_asked_of_a_model_that_learned_it_and_groups_stay_groups(
     assert len(set(answers.counts.groups.tolist())) == len({every[n].group for n in answers.rows.tolist()})
 
 
+def test_what_was_skipped_for_want_of_time_is_tried_when_there_is_some(tmp_path: Path) -> None:
+    found = tries(tmp_path, rows(200), 60)
+    group = next(one for one in cheap_groups(TASK) if one.name == "tfidf-linear")
+    found.deadline = time.monotonic() - 1
+    found.try_group(replace(group, expected_s=30.0))
+    assert [one["status"] for one in found.candidates if one["name"].startswith("tfidf-linear")] == ["skipped"] * 2
+    assert found.minutes_needed is not None
+    found.deadline = time.monotonic() + 300
+    found.try_late()
+    assert [one["status"] for one in found.candidates if one["name"].startswith("tfidf-linear")] == ["measured"] * 2
+    assert found.minutes_needed is None and not found.late
+
+
 def test_without_time_nothing_is_asked(tmp_path: Path) -> None:
     found = tries(tmp_path, rows(400), 20, floor={"accuracy": 0.87})
     CrossValidation(found, lambda: chosen(found), time.monotonic()).run()

@@ -21,7 +21,8 @@ class Choice:
     Attributes:
         top: the best of those that meet the limits.
         compared: the smaller ones that meet the limits beside it, by name.
-        undecided: names of smaller ones that more rows could still show to be as good, smallest first.
+        undecided: names of smaller ones that more rows could still show to be as good, smallest first; then of larger
+            ones that may be better by more than the margin, the best first.
     """
 
     chosen: dict[str, Any] | None
@@ -90,6 +91,8 @@ def choose(
     chosen = min(feasible if limits.asks else shown, key=lambda one: (one["size_bytes"], -quality(one)))
     smaller = sorted((one for one in feasible if one["size_bytes"] < chosen["size_bytes"]), key=_size)
     undecided = tuple(one["name"] for one in smaller if beside[one["name"]].may_be(limits.within))
+    larger = [one["name"] for one in feasible if one not in smaller and one is not chosen]
+    above = tuple(name for name in larger if chosen is top and beside[name].may_exceed(limits.within))
     if limits.asks:
         undecided = _near(measured, beside_all, limits, quality(best))
     said = verdict(
@@ -98,7 +101,8 @@ def choose(
             answers=answers, undecided=undecided, minutes=minutes,
         )
     )  # fmt: skip
-    return Choice(chosen, best, None, said, top, beside, undecided[:_RIVALS])
+    rivals = undecided if limits.asks else (*undecided[:_RIVALS], *above)
+    return Choice(chosen, best, None, said, top, beside, rivals[:_RIVALS])
 
 
 def floors(answers: Answers, limits: Limits, task: LabelTask[Any]) -> dict[str, Any]:

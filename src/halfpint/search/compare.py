@@ -11,6 +11,8 @@ import numpy as np
 from halfpint.counts import LEVEL, Counts, Float64Array, IntArray, Metric
 from halfpint.evaluate.intervals import influence, interval, lower_bounds, paired_error
 
+_MOST_TIMES = 100  # the rows that there are
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -62,12 +64,18 @@ class Comparison:
         not under the margin. One of sixty rows is more than a margin of 0.01, and no proof of anything."""
         return not self.shows(margin) and 2 * self.difference - self.low > -margin
 
+    def may_exceed(self, margin: float) -> bool:
+        """Whether it may be better than the other by more than the margin."""
+        return 2 * self.difference - self.low > margin
+
     def rows_needed(self, margin: float) -> int | None:
-        """About how many rows would show it, if the difference stays as it is; None where none would."""
+        """About how many rows would show it, if the difference stays as it is; None where none would, or so many (100
+        times those that there are) that the difference is not known well enough to say."""
         room = margin + self.difference
         if room <= 0:
             return None
-        return math.ceil(self.rows * ((self.difference - self.low) / room) ** 2)
+        needed = math.ceil(self.rows * ((self.difference - self.low) / room) ** 2)
+        return needed if needed <= _MOST_TIMES * self.rows else None
 
 
 def strongest(names: Sequence[str], answers: Mapping[str, Answers], metric: Metric) -> str:

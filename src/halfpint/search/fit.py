@@ -151,6 +151,10 @@ def _search(request: Request, tries: Tries, split: Split[Any]) -> Choice:
         )  # fmt: skip
 
     choice = CrossValidation(tries, choose_again, end - _AGAIN_SHARE * (end - tries.started), request.seed).run()
+    tries.deadline = end - _AGAIN_SHARE * (end - tries.started)
+    if tries.late and tries.seconds_left > tries.export_s:  # asking more rows did not take what was kept for it
+        tries.try_late()
+        choice = choose_again()
     tries.deadline = end
     return choice
 

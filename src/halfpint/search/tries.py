@@ -44,6 +44,7 @@ class Tries:
     made: dict[str, Made] = field(default_factory=dict)
     trained: set[str] = field(default_factory=set)
     pending: list[tuple[Group, tuple[Variant, ...]]] = field(default_factory=list)
+    late: list[tuple[Group, tuple[Variant, ...]]] = field(default_factory=list)
     missed_s: float = 0.0
     spent_s: list[float] = field(default_factory=list)
 
@@ -85,6 +86,7 @@ class Tries:
         least = min(group.expected_s * _LEAST, group.expected_s - group.finish_s + self.export_s)
         if group.expected_s and self.seconds_left < least:
             self.missed_s += group.expected_s
+            self.late.append((group, ()))
             self.skip(group, f"{NO_TIME}: it needs about {group.expected_s:.0f} s")
             return
         self.log.say(f"{group.name}:", kind="group")
@@ -116,6 +118,17 @@ class Tries:
                     else:
                         self._finish(group, [variants[number]])
 
+    def try_late(self) -> None:
+        """Try what was skipped for want of time once more, trainings first, where there is time now."""
+        late, self.late, self.missed_s = self.late, [], 0.0
+        for group, variants in sorted(late, key=lambda one: bool(one[1])):
+            names = {variant.name for variant in variants or group.variants}
+            self.candidates = [one for one in self.candidates if one["name"] not in names]
+            if variants:
+                self._finish(group, variants)
+            else:
+                self.try_group(group)
+
     def skip(self, group: Group, why: str) -> None:
         """Note all candidates of a group as skipped."""
         for variant in group.variants:
@@ -125,6 +138,7 @@ class Tries:
         for variant in variants:
             if self.seconds_left < self.export_s / 2 and any(one.name in self.made for one in group.variants):
                 self.missed_s += self.export_s
+                self.late.append((group, (variant,)))
                 self._note(variant, group, "skipped", f"{NO_TIME} to export and measure it")
                 continue
             began = time.monotonic()
