@@ -71,7 +71,7 @@ def test_what_may_be_as_good_is_not_taken() -> None:
 
 
 def test_a_larger_one_that_may_be_better_is_asked_too() -> None:
-    """As many mistakes on 400 rows, but others: it may be better by more than the margin; on the same rows it is not."""
+    """As many mistakes on 400 rows, but others: it may be better by more than the margin."""
     small = candidate("small", 20, 500, rows=400)
     choice = pick([candidate("large", 20, 1000, first=100, rows=400), small])
     assert name(choice.chosen) == "small" and choice.undecided == ("large",)
