@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint.command import Group, Result, option, positional
+from halfpint.command import Group, Result, option, positional, stem_of
 from halfpint.commands._table import ReadsTable
 from halfpint.errors import EXIT_INFEASIBLE, SettingError
 from halfpint.progress import Log
+
+_LABEL = re.compile(r"[\w-]+")  # what of a label's name stands in that of a folder
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,9 @@ class Fit(ReadsTable):
         keep: Lowest share of the best candidate's score to accept, such as 0.98.
         within: How far below the best candidate the chosen one may be, in the metric; it has to be shown.
         minutes: Time limit of the search.
-        out: Output folder (default: halfpint-DATA).
+        out: Output folder (default: halfpint-DATA, with --label halfpint-DATA-LABEL).
         base: Pretrained encoder: a catalogue name, a Hub name or a folder; none leaves encoders out.
-        metric: Metric to choose by (default: by the task; accuracy, or f1_macro where labels are unbalanced).
+        metric: Metric that chooses the model (default: by the task; accuracy, or f1_macro where labels are unbalanced).
         drop_missing: Drop rows without a label.
         seed: Random seed of the split and the training.
         force: Replace an earlier run in the output folder.
@@ -91,6 +94,7 @@ class Fit(ReadsTable):
     """
 
     group: ClassVar[Group] = Group.CLASSIFY
+    synonyms: ClassVar[tuple[str, ...]] = ("train", "learn", "search", "classifying")
     resumes: ClassVar[bool] = True
     starts_over: ClassVar[bool] = True
 
@@ -135,7 +139,7 @@ class Fit(ReadsTable):
             task, source=self.data, test=self.test, text=self.text, label=self.label, drop_missing=self.drop_missing,
             seed=self.seed, **self.written,
         )  # fmt: skip
-        out = self.out or Path(f"halfpint-{Path(self.data).name.split('.')[0]}")
+        out = self.out or Path("-".join(("halfpint", stem_of(self.data), *_LABEL.findall(self.label))))
         request = Request(
             task=task, data=data, limits=limits, out=out, base=self.base, metric=self.metric, seed=self.seed,
             command=self.line(), force=self.force,

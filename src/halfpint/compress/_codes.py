@@ -56,7 +56,7 @@ class BlockType:
 
     @property
     def bits(self) -> float:
-        """Bits a weight, scales and all."""
+        """Bits per weight, scales and all."""
         return 8 * self.size / self.block
 
     @property
