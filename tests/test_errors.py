@@ -54,7 +54,7 @@ def test_a_missing_package_is_named_with_its_extra() -> None:
         (("report", "folder"), "There is no report.json in the folder folder. Give the output folder of a finished"),
         (("fill", "folder", "a"), "There is no card.json in the folder folder."),
         (("import", "none.arpa"), "There is no file or folder none.arpa."),
-        (("pretrain", "short.txt"), "short.txt has no text worth learning from: of 1 document 1 × too short. The rule"),
+        (("pretrain", "short.txt"), "short.txt has no text worth learning from: 1 × too short, of 1 document."),
         (("label", "a"), "There is no command 'label'. Did you mean predict? See: halfpint --help"),
         (("train", "a"), "There is no command 'train'. Did you mean finetune, fit or pretrain? See: halfpint --help"),
         (("classify", "a"), "There is no command 'classify'. Did you mean fit or predict? See: halfpint --help"),

@@ -132,7 +132,7 @@ class CorpusMaker:
                 self.names, wanted="documents worth learning from", got=f"all {read:,} dropped: {reasons}",
                 todo=f"The rule {first!r}: {RULES[first]}. Give other text, or keep all of it with --as-it-is (in a "
                 "recipe, clean = false).",
-                said=f"{self.names} has no text worth learning from: of {amount(read, 'document')} {reasons}.",
+                said=f"{self.names} has no text worth learning from: {reasons}, of {amount(read, 'document')}.",
             )  # fmt: skip
 
     def _sides(self, groups: NDArray[np.int64], texts: TextStore, held: int) -> NDArray[np.int8]:
