@@ -145,10 +145,7 @@ def test_what_it_came_to_in_words() -> None:
         in page.words
     )
     assert "halfpint fill 'my out/best' \"the [MASK] of\"" in page.words
-    assert (
-        sample(validation=None)["verdict"]
-        == "There was no validation text; `halfpint evaluate` on other text measures it."
-    )
+    assert sample(validation=None)["verdict"] == "There was no validation text: evaluate it on other text."
     taught = {
         "nats_per_assistant_token": 0.84, "nats_per_assistant_token_before": 1.28,
         "perplexity_per_assistant_token": math.exp(0.84), "perplexity_per_assistant_token_before": math.exp(1.28),

@@ -159,7 +159,7 @@ def verdict(report: Mapping[str, Any]) -> str:
         return _taught_words(answers)
     bits = units.number(found.get("bits_per_byte"))
     if bits is None:
-        return "There was no validation text; `halfpint evaluate` on other text measures it."
+        return "There was no validation text: evaluate it on other text."
     ends = units.pair(found.get("bits_per_byte_interval"))
     on = f"on {amount(int(units.number(found.get('documents')) or 0), 'validation document')}"
     if units.mapping(report.get("data")).get("choosing") == BOTH:

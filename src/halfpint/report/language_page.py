@@ -61,6 +61,10 @@ def _choosing(what: str, perplexity: object, beside: str, other: object, worse: 
     return worse + said[0].lower() + said[1:] if worse and after > before else said
 
 
+def _architecture(size: dict[str, Any]) -> str:
+    return "n-gram" if size.get("ngrams") else said(size.get("architecture"))
+
+
 def _trained(report: dict[str, Any]) -> dict[str, Any]:
     """The last training; empty where there was none."""
     return next((units.mapping(one) for one in reversed(units.rows(report.get("training")))), {})
@@ -101,7 +105,7 @@ def _tiles(report: dict[str, Any]) -> str:
     tiles.append(
         tile(
             "Size", units.size(size.get("size_bytes")),
-            f"{shown_tokens(parameters)} parameters" if parameters is not None else "", said(size.get("architecture")),
+            f"{shown_tokens(parameters)} parameters" if parameters is not None else "", _architecture(size),
         )
     )  # fmt: skip
     share = units.number(trained.get("share_of_peak"))
@@ -291,7 +295,7 @@ def model(report: dict[str, Any]) -> Part:
     found = units.mapping(report.get("model"))
     parameters = units.number(found.get("parameters"))
     facts = [
-        ("Architecture", said(found.get("architecture"))),
+        ("Architecture", _architecture(found)),
         ("Parameters", counted(found.get("parameters")) if parameters is not None else ""),
         ("Layers", counted(found.get("num_hidden_layers"))),
         ("Width", counted(found.get("hidden_size"))),
