@@ -253,7 +253,7 @@ def test_data_that_nothing_can_be_learned_from(name: str, tmp_path: Path) -> Non
             ["labels that the model does not know", "feature_request"],
         ),
         ("serve BEST --port 70000", ["--port", "70000"]),
-        ("report nowhere", ["nowhere", "report.json"]),
+        ("report nowhere", ["no folder nowhere", "output folder of a finished"]),
         ("run none.toml", ["no file or folder none.toml", "halfpint init"]),
     ],
 )

@@ -210,8 +210,50 @@ def test_masked_models_are_told_what_they_can_do(typed: Typed, bundles: Callable
     masked = bundles("masked").path
     for words in (("chat", masked), ("generate", masked, "Once")):
         code, _, errors = typed(*words, given="Hello\n")
-        assert code == 2 and 'It fills gaps: halfpint predict BUNDLE "the [MASK] of"' in errors, errors
+        assert code == 2 and 'It fills gaps: halfpint fill BUNDLE "the [MASK] of"' in errors, errors
     assert typed("predict", masked, "the [MASK] of")[0] == 0
+    code, said, _ = typed("fill", masked, "my [MASK] is [MASK]", "--top", 2)
+    assert code == 0 and [line[:9] for line in said.splitlines()] == ["[MASK] 1:", "[MASK] 2:"]
+    lines = typed("fill", masked, "a [MASK] [MASK]", "--json")[1].splitlines()
+    assert [json.loads(line)["gap"] for line in lines] == [1, 2]
+    code, _, errors = typed("fill", masked, "no gap")
+    assert code == 2 and "There is no [MASK] in the text 'no gap'." in errors
+    code, _, errors = typed("fill", masked)
+    assert code == 2 and f'Give a text with a gap: halfpint fill {masked} "the [MASK] of".' in errors
+    counted = bundles("ngram").path
+    code, _, errors = typed("fill", counted, "a [MASK]")
+    assert code == 2 and f"{counted} fills no gaps: it is not a masked language model." in errors
+    code, _, errors = typed("serve", masked, "--port", 0)
+    assert code == 2 and "serve needs a causal language model, and this is a masked one. It fills gaps" in errors
+
+
+def test_where_no_folder_is_named_it_has_the_name_of_the_text(
+    tmp_path: Path, text: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert typed("pretrain", text, "--arch", "ngram", "--order", 2)[0] == 0
+    assert open_bundle("text-ngram").card["engine"] == "ngram"
+    page = Path("text-ngram", "report.html").read_text(encoding="utf-8")
+    assert "<h1>An n-gram model of order 2 with " in page and " n-grams, not evaluated yet</h1>" in page
+    assert (
+        "Bits per byte" not in page and "<b>–</b>" not in page and "halfpint_ngram" not in page
+    )  # no figure that is not there
+    assert typed("export", "text-ngram", "--to", "arpa")[0] == 0
+    assert typed("import", "text-ngram.arpa")[0] == 0 and open_bundle("text-ngram-ngram").card["engine"] == "ngram"
+    assert typed("tokenizer", text, "--vocab", 262)[0] == 0
+    assert Path("text-tokenizer", "tokenizer.json").is_file()
+    code, _, errors = typed("tokenizer", text, "--vocab", 262)
+    assert code == 2 and "The folder text-tokenizer is not empty." in errors
+
+
+def test_commands_that_take_it_take_it(typed: Typed, bundles: Callable[[str], Bundle], tmp_path: Path) -> None:
+    code, _, errors = typed("generate", bundles("linear").path, "Once")
+    assert code == 2 and errors.endswith("take it: compress, distil, evaluate, predict, report, serve.\n")
+    chats = tmp_path / "chats.jsonl"
+    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello to you"}]
+    chats.write_text(json.dumps({"messages": turns}) + "\n", encoding="utf-8")
+    code, _, errors = typed("fit", chats)
+    assert code == 2 and "take it: compress, distil, evaluate, finetune, pretrain, tokenizer. Name another" in errors
 
 
 def test_the_report_of_a_bundle_is_that_of_its_run(

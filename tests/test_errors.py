@@ -48,6 +48,18 @@ def test_a_missing_package_is_named_with_its_extra() -> None:
         (("predict", "folder", "--file", "-"), "Add --out FILE to say where the labelled rows go."),
         (("predict", "folder", "a", "--no-header"), "--no-header needs --file, not texts."),
         (("predict", "folder", "posts.csv"), "'posts.csv' is a file, not a text. Did you mean --file posts.csv?"),
+        (("predict", "run", "a"), "There is no card.json in the folder run. Did you mean run/best?"),
+        (("export", "run"), "There is no card.json in the folder run. Did you mean run/best?"),
+        (("report", "nowhere"), "There is no folder nowhere. Give the output folder of a finished"),
+        (("report", "folder"), "There is no report.json in the folder folder. Give the output folder of a finished"),
+        (("fill", "folder", "a"), "There is no card.json in the folder folder."),
+        (("import", "none.arpa"), "There is no file or folder none.arpa."),
+        (("pretrain", "short.txt"), "short.txt has no text worth learning from: 1 × too short, of 1 document."),
+        (("label", "a"), "There is no command 'label'. Did you mean predict? See: halfpint --help"),
+        (("train", "a"), "There is no command 'train'. Did you mean finetune, fit or pretrain? See: halfpint --help"),
+        (("classify", "a"), "There is no command 'classify'. Did you mean fit or predict? See: halfpint --help"),
+        (("xyz",), "There is no command 'xyz'. See: halfpint --help"),
+        (("help", "none.csv"), "There is no file 'none.csv'. Give a command first; see: halfpint --help"),
         (("serve", "folder", "--port", "99999"), "There is no card.json in the folder folder."),
         (("run", "none.toml"), "There is no file or folder none.toml. `halfpint init DATA` writes one."),
         (("pull", "none"), "There is no base model 'none': no folder, no name in the catalogue, and no Hub name"),
@@ -61,6 +73,9 @@ def test_what_people_meet_is_a_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
+    (tmp_path / "run" / "best").mkdir(parents=True)
+    (tmp_path / "run" / "best" / "card.json").write_text("{}")
+    (tmp_path / "short.txt").write_text("hello")
     for name, content in (("empty", ""), ("header", "text,label\n"), ("posts", ONE_LABEL)):
         (tmp_path / f"{name}.csv").write_text(content, encoding="utf-8")
     code, _, errors = typed(*words)

@@ -33,17 +33,23 @@ def test_excerpts_stand_for_text_that_takes_longer(
     assert 0 < less["tokens"] < more["tokens"]
 
 
+def test_a_masked_model_is_judged_in_time_too(bundles: Callable[[str], Bundle]) -> None:
+    masked = bundles("masked")
+    less, more = (judge(masked, DOCUMENTS, Log(quiet=True), until=until) for until in (-1e9, math.inf))
+    assert 0 < less["bytes"] <= 400 < more["bytes"]
+
+
 def test_pretraining_and_finetuning_end_with_a_bundle(tmp_path: Path, typed: Typed) -> None:
     pytest.importorskip("torch")
     tiny = ("--size", "100K", "--vocab", "300", "--context", "32", "--as-it-is")
     made, more = tmp_path / "made", tmp_path / "more"
     hurried = ("--text", "text", "--minutes", "0.00001")
     code, _, errors = typed("pretrain", TICKETS, *tiny, *hurried, "--out", made)
-    assert code == 0 and "plan: 1 steps" in errors, errors
+    assert code == 0 and "plan: 1 step of" in errors, errors
     assert "as no time was left for more" in errors and "no baseline and no samples: no time was left" in errors
     assert open_bundle(made).card["stages"][0]["steps"] == 1 and (made / "report.html").is_file()
     code, _, errors = typed("finetune", made, TICKETS, "--task", "predict", *hurried, "--out", more)
-    assert code == 0 and "plan: 1 steps" in errors, errors
+    assert code == 0 and "plan: 1 step of" in errors, errors
     assert "no baseline and no samples: no time was left" in errors and open_bundle(more).card["files"]
 
 

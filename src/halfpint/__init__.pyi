@@ -11,6 +11,7 @@ from halfpint.commands.compress import Compressed
 from halfpint.commands.distil import Distilled
 from halfpint.commands.evaluate import Evaluated
 from halfpint.commands.export import Arpa
+from halfpint.commands.fill import Filled
 from halfpint.commands.finetune import Mask
 from halfpint.commands.fit import Fitted
 from halfpint.commands.generate import Generated
@@ -346,6 +347,25 @@ def export(
         HalfpintError: something that was given is wrong; the message says what to do.
     """
 
+def fill(
+    bundle: _Path,
+    texts: _Texts = (),
+    *,
+    top: int = 5,
+    quiet: bool = False,
+) -> Filled:
+    """Fill the gaps in a text with a masked language model: each [MASK] gets the most likely tokens.
+
+    Args:
+        bundle: Folder of a masked language model.
+        texts: Texts with [MASK] where a token is missing, such as "the [MASK] of".
+        top: Tokens per gap, most likely first.
+        quiet: Hide progress.
+
+    Raises:
+        HalfpintError: something that was given is wrong; the message says what to do.
+    """
+
 def finetune(
     base: _Path,
     data: _Path,
@@ -437,10 +457,10 @@ def fit(
         within: How far below the best candidate the chosen one may be, in the metric; it has to be
             shown.
         minutes: Time limit of the search.
-        out: Output folder (default: halfpint-DATA).
+        out: Output folder (default: halfpint-DATA, with label halfpint-DATA-LABEL).
         base: Pretrained encoder: a catalogue name, a Hub name or a folder; none leaves encoders out.
-        metric: Metric to choose by (default: by the task; accuracy, or f1_macro where labels are
-            unbalanced).
+        metric: Metric that chooses the model (default: by the task; accuracy, or f1_macro where labels
+            are unbalanced).
         drop_missing: Drop rows without a label.
         seed: Random seed of the split and the training.
         force: Replace an earlier run in the output folder.
@@ -501,7 +521,7 @@ def generate(
 def import_(
     file: _Path,
     *,
-    out: _Path,
+    out: _Path | None = None,
     force: bool = False,
     quiet: bool = False,
 ) -> Made:
@@ -509,7 +529,7 @@ def import_(
 
     Args:
         file: ARPA file of KenLM or another program, also .gz.
-        out: Output folder.
+        out: Output folder (default: FILE-ngram).
         force: Replace an earlier model in the output folder.
         quiet: Hide progress.
 
@@ -596,7 +616,7 @@ def predict(
 def pretrain(
     texts: _Texts,
     *,
-    out: _Path,
+    out: _Path | None = None,
     arch: str = "llama",
     objective: str = "",
     size: str = "10M",
@@ -622,7 +642,7 @@ def pretrain(
 
     Args:
         texts: Text files, JSONL, Parquet or CSV, each also .gz; folders; Hub names; or python-stdlib.
-        out: Output folder.
+        out: Output folder (default: TEXT-ARCH).
         arch: Architecture: llama, qwen3, gemma3, gpt2, bert and others, or ngram.
         objective: causal or masked (default: as the architecture).
         size: Number of parameters, such as 10M; depth, width and learning rate follow from it.
@@ -745,7 +765,7 @@ def serve(
 def tokenizer(
     texts: _Texts,
     *,
-    out: _Path,
+    out: _Path | None = None,
     kind: str = "bpe",
     vocab: int = 8192,
     masked: bool = False,
@@ -758,7 +778,7 @@ def tokenizer(
 
     Args:
         texts: Text files, JSONL, Parquet or CSV, each also .gz; folders; Hub names; or python-stdlib.
-        out: Output folder.
+        out: Output folder (default: TEXT-tokenizer).
         kind: bpe, unigram, wordpiece, word or char.
         vocab: Vocabulary size.
         masked: Add [CLS], [SEP] and [MASK], for masked language models.

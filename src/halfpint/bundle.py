@@ -20,6 +20,7 @@ from halfpint.files import is_temporary, new_folder, refuse_unreadable_name, wri
 from halfpint.progress import plain
 
 CARD = "card.json"
+_BEST = "best"  # of a run's folder: the model that was chosen
 _DEEPEST = 100
 _USED = (".json", ".jinja", ".safetensors", ".onnx", ".gguf", ".npy", ".bin", ".model", "vocab.txt", "merges.txt")
 """How names of files end that an engine, or a package that it uses, opens without being asked to."""
@@ -142,24 +143,27 @@ def read_json(path: Path) -> dict[str, Any]:
         if _is_deep(value):
             raise ValueError(f"more than {_DEEPEST} levels")
     except FileNotFoundError:
-        raise HalfpintError(
-            str(path.parent),
-            wanted=f"a folder with a {path.name}",
-            got=f"no {path.name} there",
-            todo="Give the folder of a bundle: OUT/best of `halfpint fit` or `run`, OUT of `pretrain` or `finetune`.",
-            said=f"There is no {path.name} in the folder {path.parent}.",
-        ) from None
+        raise _no_json(path) from None
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(
-            str(path),
-            wanted="a readable JSON file",
-            got=f"a damaged one ({error})",
-            todo="Make the bundle again.",
+            str(path), wanted="a readable JSON file", got=f"a damaged one ({error})", todo="Make the bundle again.",
             said=f"{path} is damaged: it is not valid JSON ({error}).",
-        ) from None
+        ) from None  # fmt: skip
     if not isinstance(value, dict):
         raise DamagedError(str(path), wanted="a JSON object", got=type(value).__name__, todo="Make the bundle again.")
     return value
+
+
+def _no_json(path: Path) -> HalfpintError:
+    """A folder without a file of bundles, or of reports: what was meant, as far as it can be seen."""
+    folder, todo = path.parent, f"Give OUT/{_BEST} of `halfpint fit` or `run`, OUT of `pretrain` or `finetune`."
+    if path.name == REPORTS[0]:
+        todo = "Give the output folder of a finished fit, run, pretrain, finetune, distil or compress."
+    elif (folder / _BEST / CARD).is_file():
+        todo = f"Did you mean {folder / _BEST}?"
+    shown = folder.absolute().name if str(folder) == "." else folder
+    said = f"There is no {path.name} in the folder {shown}." if folder.is_dir() else f"There is no folder {folder}."
+    return HalfpintError(str(folder), wanted=f"a {path.name} in it", got="none", todo=todo, said=said)
 
 
 def _is_deep(value: Any) -> bool:
@@ -186,12 +190,10 @@ def open_bundle(path: Path | str, *, task: str | None = None) -> Bundle:
     if not folder.is_dir():
         got = "a file" if folder.exists() else "nothing there"
         raise HalfpintError(
-            str(path),
-            wanted="the folder of a bundle",
-            got=got,
+            str(path), wanted="the folder of a bundle", got=got,
             todo="Give OUT/best of `halfpint fit` or `run`, or OUT of `pretrain`, `finetune` or `export`.",
             said=f"{path} is a file, not the folder of a model." if folder.exists() else f"There is no folder {path}.",
-        )
+        )  # fmt: skip
     bundle = Bundle(folder)
     _check_files(bundle)
     if task is not None:
@@ -311,14 +313,12 @@ def need_task(bundle: Bundle, task: str) -> None:
     Raises:
         HalfpintError: with what it is.
     """
-    if bundle.card.get("task") != task:
+    if (found := bundle.card.get("task")) != task:
         raise HalfpintError(
-            str(bundle.path),
-            wanted=f"a bundle of the task {task!r}",
-            got=f"one of the task {bundle.card.get('task')!r}",
+            str(bundle.path), wanted=f"a bundle of the task {task!r}", got=f"one of the task {found!r}",
             todo="Give another bundle, or the command that serves that task.",
-            said=f"{bundle.path} is a model for the task {bundle.card.get('task')!r}, not {task!r}.",
-        )
+            said=f"{bundle.path} is a model for the task {found!r}, not {task!r}.",
+        )  # fmt: skip
 
 
 def copy_files(bundle: Bundle, folder: Path, *without: str, nested: bool = False) -> None:

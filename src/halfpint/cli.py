@@ -26,6 +26,7 @@ from halfpint.errors import (
     EXIT_TERMINATED,
     HalfpintError,
     is_out_of_memory,
+    nearest,
 )
 from halfpint.progress import Log
 
@@ -33,7 +34,7 @@ ABOUT = "Small language models, from raw text to production, on hardware you own
 START = (
     ("halfpint fit tickets.csv", "train a classifier on a table of texts and labels"),
     ("halfpint chat smollm2-135m-instruct", "chat with a small language model"),
-    ("halfpint pretrain book.txt --out model", "train a language model from scratch"),
+    ("halfpint pretrain book.txt", "train a language model from scratch"),
     ("halfpint COMMAND --help", "show all options of a command"),
 )
 _CONTEXT = "_context"
@@ -92,8 +93,9 @@ def _told_of_sigterm() -> Iterator[None]:
 def program(names: Sequence[str]) -> typer.Typer:
     """The program with the commands of these names."""
     app = typer.Typer(
-        name="halfpint", cls=_Overview, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
-    )
+        name="halfpint", cls=_Overview, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )  # fmt: skip
     app.callback()(_main)
     for name in names:
         kind = command_class(name)
@@ -172,17 +174,12 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     words = sys.argv[1:]
     words = [*words[1:], "--help"] if words[:1] in ([], ["help"]) else words
+    words = ["--version"] if words == ["version"] else words
     known = command_names()
     typed = [word for word in words[:1] if word in known]
     try:
-        if not typed and Path(words[0]).exists():
-            raise HalfpintError(
-                "halfpint",
-                wanted="a command",
-                got=repr(words[0]),
-                todo=f"Try: {_command_for(words[0])}",
-                said=f"{words[0]!r} is a file or folder, not a command.",
-            )
+        if not typed and not words[0].startswith("-"):
+            raise _no_command(words[0])
         with _told_of_sigterm():
             code = program(typed or known)(words, standalone_mode=False) or 0
         sys.stdout.flush()
@@ -240,10 +237,27 @@ def _nobody_reads() -> int:
     return 0
 
 
-def _command_for(source: str) -> str:
-    from halfpint.lookup import command_for
+def _no_command(word: str) -> HalfpintError:
+    """What to say to a first word that is no command."""
+    if Path(word).exists():
+        from halfpint.lookup import command_for
 
-    return command_for(source)
+        todo, said = f"Try: {command_for(word)}", f"{word!r} is a file or folder, not a command."
+    elif Path(word).suffix or "/" in word:
+        todo, said = "Give a command first; see: halfpint --help", f"There is no file {word!r}."
+    else:
+        todo, said = f"{_meant(word)}See: halfpint --help", f"There is no command {word!r}."
+    return HalfpintError("halfpint", wanted="a command", got=repr(word), todo=todo, said=said)
+
+
+def _meant(word: str) -> str:
+    """The commands that a word may stand for: those that name it, else those that are spelled like it."""
+    start = word.lower() if len(word) > 2 else f"{word}!"
+    names = [name for name in command_names() if any(other.startswith(start) for other in command_class(name).synonyms)]
+    if names:
+        return f"Did you mean {', '.join(names[:-1])}{' or ' if names[1:] else ''}{names[-1]}? "
+    found = nearest(word.lower(), command_names())
+    return f"{found} " if found.startswith("Did") else ""
 
 
 def _how_to_go_on(kind: type[Command], words: Sequence[str]) -> str:

@@ -109,6 +109,8 @@ class Command:
     starts_over: ClassVar[bool] = False
     """Whether `force` takes away what an interrupted command left."""
     is_quiet_with_json: ClassVar[bool] = True
+    synonyms: ClassVar[tuple[str, ...]] = ()
+    """Words that people type for it: they are answered with its own."""
 
     given: frozenset[str] | None = field(default=None, repr=False, compare=False, metadata={"hidden": True})
 
@@ -320,6 +322,11 @@ def arguments(doc: str) -> dict[str, str]:
         else:
             entries |= {name: f"{entries[name]} {line.strip()}".strip() for name in names}
     return entries
+
+
+def stem_of(source: str) -> str:
+    """The name of a file or a folder without its endings: what output folders are named after."""
+    return Path(source).absolute().name.lstrip(".").split(".")[0] or "data"
 
 
 def named_after(model: str, what: str) -> Path:

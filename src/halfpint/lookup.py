@@ -10,6 +10,7 @@ from typing import Any
 
 from halfpint import registry
 from halfpint.bundle import CARD, Bundle
+from halfpint.command import command_class, command_names, settings_of
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log
 from halfpint.task import Task
@@ -88,7 +89,7 @@ def find_task(source: str, name: str, command: str, log: Log) -> Task[Any]:
     """
     task = open_task(name, "--task") if name else guess_task(source)
     if command not in task.commands:
-        others = ", ".join(sorted(task.commands))
+        others = ", ".join(_commands_for(task, ("DATA", "TEXT..."), required=True))
         raise HalfpintError(
             source, wanted=f"data that `halfpint {command}` takes",
             got=f"data that looks like the task {task.name!r} ({task.about})" if not name else f"--task {name}",
@@ -135,7 +136,7 @@ def need_command(bundle: Bundle, command: str) -> Task[Any]:
     """
     task = task_of(bundle)
     if command not in task.commands:
-        others = ", ".join(sorted(task.commands))
+        others = ", ".join(_commands_for(task, ("BUNDLE", "BASE", "TEACHER", "OUT")))
         raise HalfpintError(
             str(bundle.path), wanted=f"a bundle that `halfpint {command}` takes",
             got=f"one of the task {task.name!r} ({task.about})", todo=f"These commands take it: {others}.",
@@ -143,6 +144,16 @@ def need_command(bundle: Bundle, command: str) -> Task[Any]:
             "does not do.",
         )  # fmt: skip
     return task
+
+
+def _commands_for(task: Task[Any], places: Sequence[str], *, required: bool = False) -> list[str]:
+    """The task's commands that take one of these by its place, or need it."""
+    known = set(task.commands) & set(command_names())
+    return sorted(
+        name for name in known
+        for one in settings_of(command_class(name))
+        if one.metavar in places and (one.required if required else one.positional)
+    )  # fmt: skip
 
 
 def command_for(source: str) -> str:
@@ -154,5 +165,5 @@ def command_for(source: str) -> str:
     # A text file may be a table without a name for its form: what is of text comes first, unless something is sure.
     task = max(scores, key=lambda one: (one[0] >= _SURE, one[1].of_text and one[0] > 0, one[0]))[1]
     if task.answers:
-        return f"halfpint finetune smollm2-135m-instruct {typed} --out assistant"
-    return f"halfpint pretrain {typed} --out model" if task.of_text else f"halfpint fit {typed}"
+        return f"halfpint finetune smollm2-135m-instruct {typed}"
+    return f"halfpint pretrain {typed}" if task.of_text else f"halfpint fit {typed}"

@@ -113,6 +113,22 @@ class Model:
             rows = [self._task.unsure(row, unsure) for row in rows]
         return [self._answer(text, row, self._task.said(row)) for text, row in zip(texts, rows, strict=True)]
 
+    def fill(self, texts: str | Sequence[str], top: int = 5) -> tuple[Answer, ...]:
+        """What stands in each [MASK] of the texts, in order; `Answer.scores` has the most likely tokens.
+
+        Raises:
+            HalfpintError: it is no masked language model, or a text has no [MASK].
+        """
+        if self._task is not None or getattr(self._engine, "objective", "") != "masked":
+            raise HalfpintError(
+                str(self.path), wanted="a masked language model", got="another one",
+                todo="Give it texts as they are: halfpint predict BUNDLE TEXT.",
+                said=f"{self.path} fills no gaps: it is not a masked language model.",
+            )  # fmt: skip
+        return tuple(
+            answer for text in ([texts] if isinstance(texts, str) else texts) for answer in self._next(text, top)
+        )
+
     def next_words(self, text: str, top: int = 5) -> list[Score]:
         """The most likely words after `text`, best first.
 

@@ -24,7 +24,7 @@ UNSURE = "unsure"
 
 @dataclass(frozen=True, kw_only=True)
 class Split(Generic[Ex]):
-    """Examples to train on, to choose by, and for the end.
+    """Examples for training, for choosing a model, and for the final test.
 
     Attributes:
         train, validation, test: the examples; a corpus reads them from disk as they are asked for.
@@ -356,7 +356,7 @@ class LabelTask(Task[Ex]):
         return self.metrics[primary](self.counts(examples, answers, labels))
 
     def documents(self, split: Split[Ex]) -> Split[str]:
-        """The texts of both sides, each a document; those kept for the end are not among them."""
+        """The texts of both sides, each a document; those of the final test are not among them."""
         train, validation = self.texts(split.train), self.texts(split.validation)
         return Split(train=train, validation=validation, key=split.key)
 
@@ -368,7 +368,10 @@ def label_task(task: Task[Any], place: str) -> LabelTask[Any]:
         HalfpintError: it is none.
     """
     if not isinstance(task, LabelTask):
-        raise HalfpintError(place, wanted="a task that gives labels", got=f"the task {task.name!r}: {task.about}")
+        raise HalfpintError(
+            place, wanted="a task that gives labels", got=f"the task {task.name!r}: {task.about}",
+            said=f"{place} needs a model that gives labels; this one is for the task {task.name!r} ({task.about}).",
+        )  # fmt: skip
     return task
 
 

@@ -331,7 +331,7 @@ def test_python_own_library(make: Callable[..., Corpus], monkeypatch: pytest.Mon
         ({"sources": ("broken.jsonl",)}, "broken.jsonl, line 2 is not valid JSON"),
         ({"sources": ("list.jsonl",)}, "line 1, column 'text': expected a text, got a list"),
         ({"sources": ("one.txt",)}, "only one document"),
-        ({"sources": ("short.jsonl",)}, "None of the 2 documents .*: 2 × too short.*fewer than 5 words"),
+        ({"sources": ("short.jsonl",)}, "worth learning from: 2 × too short, of 2 documents.*fewer than 5 words"),
         ({"validation_share": 0.6}, "between 0 and 0.5"),
         ({"validation_share": -0.1}, "between 0 and 0.5"),
         ({"language": "english"}, "a language that is known"),

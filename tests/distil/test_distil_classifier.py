@@ -209,7 +209,7 @@ def test_the_teacher_is_what_the_student_was_made_from(bundles: Get, work: Make,
     assert made_from(bundles("student"), "here").fingerprint == bundles("finetuned").fingerprint
     assert made_from(bundles("hidden"), "here").fingerprint == bundles("finetuned").fingerprint
     for bundle in (bundles("finetuned"), None):
-        with pytest.raises(HalfpintError, match="expected the folder of a bundle to learn from"):
+        with pytest.raises(HalfpintError, match="expected the folder of a teacher"):
             made_from(bundle, "here")
 
 

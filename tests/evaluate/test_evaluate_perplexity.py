@@ -207,7 +207,7 @@ def test_gaps(language: Callable[[str], Bundle]) -> None:
         with torch.no_grad():
             wanted = float(torch.log_softmax(model(input_ids=hidden).logits[0, place], -1)[ids[place]])
         assert scores.log_probabilities[place - 1] == pytest.approx(wanted, abs=1e-4)
-    with pytest.raises(HalfpintError, match=r"must be a text with \[MASK\]"):
+    with pytest.raises(HalfpintError, match=r"There is no \[MASK\] in the text"):
         engine.fill("abc")
     with pytest.raises(HalfpintError, match="at most 32 tokens"):
         engine.fill("[MASK]" + "a" * 50)

@@ -91,3 +91,16 @@ def test_what_may_be_chosen_instead() -> None:
         none
     )
     assert others_to_choose(report(chosen="small", closest="large", strongest=None)) == []
+
+
+def test_what_had_no_time_is_one_line() -> None:
+    """Eight rows of dashes say less than their number; other reasons are said of each."""
+    reason = "no time left to export and measure it"
+    late = [{"name": f"late-{number}", "status": "skipped", "why": reason, "metrics": {}} for number in range(8)]
+    other = {"name": "vast", "status": "skipped", "why": "about 90 MB, over 25 MB", "metrics": {}}
+    found = report(candidates=[*REPORT["candidates"], other, *late])
+    shown, page = summary(found), render(found)
+    assert "    8 more skipped for lack of time\n" in shown and "late-" not in shown
+    assert "skipped: about 90 MB, over 25 MB" in shown
+    assert "<summary>8 more skipped for lack of time</summary><p>late-0, late-1" in page and reason not in page
+    assert "skipped for lack of time" not in summary(report()) + render(report())

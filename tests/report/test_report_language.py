@@ -144,8 +144,8 @@ def test_what_it_came_to_in_words() -> None:
         "Higher than by frequency: fills a gap as if choosing among 14.13 tokens (by frequency alone: 7.39)"
         in page.words
     )
-    assert "halfpint predict 'my out/best' \"the [MASK] of\"" in page.words
-    assert sample(validation=None)["verdict"] == "Not evaluated: no validation text was kept."
+    assert "halfpint fill 'my out/best' \"the [MASK] of\"" in page.words
+    assert sample(validation=None)["verdict"] == "There was no validation text: evaluate it on other text."
     taught = {
         "nats_per_assistant_token": 0.84, "nats_per_assistant_token_before": 1.28,
         "perplexity_per_assistant_token": math.exp(0.84), "perplexity_per_assistant_token_before": math.exp(1.28),

@@ -106,7 +106,7 @@ def test_learned_again_is_said_where_it_was(tmp_path: Path, monkeypatch: pytest.
 def test_the_size_that_is_kept_is_said_beside_the_one_that_was_chosen(tmp_path: Path) -> None:
     found = fitted(tmp_path, {"a": 30, "b": 30})
     row = next(one for one in found.report["candidates"] if one["name"] == found.chosen)
-    told = f"rows but those of the test ({row['size_bytes'] / 1e3:.3g} KB)."
+    told = f"rows outside the test set ({row['size_bytes'] / 1e3:.3g} KB)."
     assert told in found.verdict
 
 

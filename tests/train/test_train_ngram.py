@@ -108,7 +108,7 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
 
 
 def test_without_a_text(corpus_work: Work) -> None:
-    with pytest.raises(HalfpintError, match="train/ngram: expected a text to learn from"):
+    with pytest.raises(HalfpintError, match="train/ngram: expected training text"):
         Ngram().run(None, made_of(corpus_work, ()))
     with pytest.raises(HalfpintError, match="at least one word"):
         Ngram().run(None, made_of(corpus_work, [" \n"]))

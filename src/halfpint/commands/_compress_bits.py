@@ -39,7 +39,7 @@ PROBED_TOKENS = 4096
 PROBE_SAMPLES = 4
 """Rows of text that tell what counts, for a point that is only tried."""
 BITS = (8.5, 6.0, 5.5, 5.0, 4.5, 4.25, 3.5, 2.7)
-"""Bits a weight that are tried where llama.cpp's own file is wanted."""
+"""Bits per weight that are tried where llama.cpp's own file is wanted."""
 
 _FIRST, _FEWEST, _MOST = 5.0, 1.5, 8.0  # bits of a packed file
 _ROUNDED, _MADE = 3, 3  # points
@@ -64,7 +64,7 @@ def row_of(
     run: Compression, name: str, bundle: Bundle, *, tokens: int = KEPT_TOKENS, to_choose: bool = False
 ) -> dict[str, Any]:  # fmt: skip
     """What a bundle kept on text that nothing was chosen by, and how fast it writes; `to_choose`: what it kept on the
-    text to choose by."""
+    validation text."""
     found = kept(
         run.start, bundle, run.held if to_choose else run.judged, tokens=tokens, until=run.judged_by(), log=run.log
     )
@@ -231,7 +231,7 @@ def best_way(run: Compression) -> list[Stage]:
 
 
 def _tried(run: Compression, cut: Sequence[Stage], last: Quantize) -> float | None:
-    """The divergence after these steps, on text to choose by; None where they come to too many bytes, or cannot be."""
+    """The divergence after these steps, on validation text; None where they come to too many bytes, or cannot be."""
     bits = f"{last.bits:g} bits" if run.asked.plain else "packed"
     bits += "" if last.method == "round" else f" ({last.method})"
     name = " + ".join([*(f"{one.use} {one.changed_settings()}" for one in cut), bits])

@@ -369,7 +369,7 @@ class Terminal:
             if not last.written and not last.finish:
                 self._say("stopped before an answer; the message is taken back")
                 return
-            self._say(f"{last.written} tokens, {last.written / max(seconds, 1e-9):.1f} tokens/s{ended}")
+            self._say(f"{amount(last.written, 'token')}, {last.written / max(seconds, 1e-9):.1f} tokens/s{ended}")
 
     def _say(self, text: str) -> None:
         text = escaped(text) if self._told.isatty() else text

@@ -46,6 +46,7 @@ class Chat(Writing):
     """
 
     group: ClassVar[Group] = Group.USE
+    synonyms: ClassVar[tuple[str, ...]] = ("talk", "ask", "conversation")
 
     bundle: str = positional(metavar="BUNDLE")
     max_tokens: int = option(512, least=1)

@@ -90,6 +90,7 @@ class Check(ReadsTable):
     """
 
     group: ClassVar[Group] = Group.CLASSIFY
+    synonyms: ClassVar[tuple[str, ...]] = ("validate", "inspect", "clean")
 
     data: str = positional(metavar="DATA")
     task: str = option("", metavar="TASK")

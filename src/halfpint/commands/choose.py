@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from halfpint.command import Command, Group, Result, positional
-from halfpint.progress import Log
+from halfpint.progress import Log, plain
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Chosen(Result):
         """The folder of the chosen model."""
         return self.out / "best"
 
+    def as_json(self) -> str:
+        """The report in one object."""
+        return json.dumps(plain(dict(self.report)), ensure_ascii=False)
+
     def __str__(self) -> str:
         from halfpint.report.terminal import summary
 
@@ -54,13 +59,16 @@ class Choose(Command):
         out: Output folder of a finished fit.
         candidate: Name of a measured candidate, as the table of `halfpint report OUT` shows it.
         quiet: Hide progress.
+        json: Print the report as JSON on standard output; progress goes to standard error.
     """
 
     group: ClassVar[Group] = Group.CLASSIFY
+    is_quiet_with_json: ClassVar[bool] = False
 
     out: Path = positional(metavar="OUT")
     candidate: str = positional(metavar="CANDIDATE")
     quiet: bool = False
+    json: bool = False
 
     def run(self, log: Log) -> Chosen:
         """Test the candidate, and put it in the place of the chosen one."""

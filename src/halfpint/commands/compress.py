@@ -79,6 +79,7 @@ class Compress(ReadsTable):
     """
 
     group: ClassVar[Group] = Group.SMALLER
+    synonyms: ClassVar[tuple[str, ...]] = ("quantize", "quantise", "prune", "shrink", "low-rank")
     resumes: ClassVar[bool] = True
 
     model: str = positional(metavar="BUNDLE")

@@ -80,6 +80,7 @@ class Distil(ReadsTable):
     """
 
     group: ClassVar[Group] = Group.SMALLER
+    synonyms: ClassVar[tuple[str, ...]] = ("distill",)
     resumes: ClassVar[bool] = True
 
     teacher: str = positional(metavar="TEACHER")

@@ -66,6 +66,7 @@ class Evaluate(ReadsTable):
     """
 
     group: ClassVar[Group] = Group.USE
+    synonyms: ClassVar[tuple[str, ...]] = ("eval", "test", "score", "measure", "benchmark")
 
     bundle: str = positional(metavar="BUNDLE")
     data: str = positional(metavar="DATA")

@@ -61,6 +61,7 @@ class Export(Command):
     """
 
     group: ClassVar[Group] = Group.MOVE
+    synonyms: ClassVar[tuple[str, ...]] = ("convert", "gguf", "onnx")
 
     bundle: str = positional(metavar="BUNDLE")
     out: Path | None = option(None, metavar="FOLDER")

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
 
-from halfpint.command import Command, Group, Result, named_after, option, positional
+from halfpint.command import Command, Group, Result, named_after, option, positional, stem_of
 from halfpint.commands._made import Made
 from halfpint.errors import SettingError, nearest
 from halfpint.progress import Log
@@ -65,6 +65,7 @@ class Finetune(Command):
     """
 
     group: ClassVar[Group] = Group.LANGUAGE
+    synonyms: ClassVar[tuple[str, ...]] = ("train", "tune", "fine-tune", "sft", "lora")
     resumes: ClassVar[bool] = True
 
     base: str = positional(metavar="BASE")
@@ -98,7 +99,7 @@ class Finetune(Command):
         if self.show_mask:
             colour = sys.stdout.isatty()
             return Mask(mask_shown(self.base, data, self.template, log, colour=colour))  # type: ignore[arg-type]
-        out = self.out or named_after(self.base, Path(self.data).name.split(".")[0])
+        out = self.out or named_after(self.base, stem_of(self.data))
         stage = changed(stage, self.set)
         return Made.of(finetune(self.base, data, stage, out, log, force=self.force, command=self.line()))
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint.command import Group, Result, option, positional
+from halfpint.command import Group, Result, option, positional, stem_of
 from halfpint.commands._table import ReadsTable
 from halfpint.errors import EXIT_INFEASIBLE, SettingError
-from halfpint.progress import Log
+from halfpint.progress import Log, plain
+
+_LABEL = re.compile(r"[\w-]+")  # what of a label's name stands in that of a folder
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class Fitted(Result):
     def exit_code(self) -> int:
         """3 where no candidate meets the limits."""
         return 0 if self.chosen is not None else EXIT_INFEASIBLE
+
+    def as_json(self) -> str:
+        """The report in one object."""
+        return json.dumps(plain(dict(self.report)), ensure_ascii=False)
 
     def __str__(self) -> str:
         from halfpint.report.terminal import summary
@@ -81,18 +89,21 @@ class Fit(ReadsTable):
         keep: Lowest share of the best candidate's score to accept, such as 0.98.
         within: How far below the best candidate the chosen one may be, in the metric; it has to be shown.
         minutes: Time limit of the search.
-        out: Output folder (default: halfpint-DATA).
+        out: Output folder (default: halfpint-DATA, with --label halfpint-DATA-LABEL).
         base: Pretrained encoder: a catalogue name, a Hub name or a folder; none leaves encoders out.
-        metric: Metric to choose by (default: by the task; accuracy, or f1_macro where labels are unbalanced).
+        metric: Metric that chooses the model (default: by the task; accuracy, or f1_macro where labels are unbalanced).
         drop_missing: Drop rows without a label.
         seed: Random seed of the split and the training.
         force: Replace an earlier run in the output folder.
         quiet: Hide progress.
+        json: Print the report as JSON on standard output; progress goes to standard error.
     """
 
     group: ClassVar[Group] = Group.CLASSIFY
+    synonyms: ClassVar[tuple[str, ...]] = ("train", "learn", "search", "classifying")
     resumes: ClassVar[bool] = True
     starts_over: ClassVar[bool] = True
+    is_quiet_with_json: ClassVar[bool] = False
 
     data: str = positional(metavar="DATA")
     task: str = option("", metavar="TASK")
@@ -112,6 +123,7 @@ class Fit(ReadsTable):
     seed: int = 0
     force: bool = False
     quiet: bool = False
+    json: bool = False
 
     def run(self, log: Log) -> Fitted:
         """Search, choose on validation texts, test once."""
@@ -135,7 +147,7 @@ class Fit(ReadsTable):
             task, source=self.data, test=self.test, text=self.text, label=self.label, drop_missing=self.drop_missing,
             seed=self.seed, **self.written,
         )  # fmt: skip
-        out = self.out or Path(f"halfpint-{Path(self.data).name.split('.')[0]}")
+        out = self.out or Path("-".join(("halfpint", stem_of(self.data), *_LABEL.findall(self.label))))
         request = Request(
             task=task, data=data, limits=limits, out=out, base=self.base, metric=self.metric, seed=self.seed,
             command=self.line(), force=self.force,

@@ -74,6 +74,7 @@ class Generate(Writing):
     """
 
     group: ClassVar[Group] = Group.USE
+    synonyms: ClassVar[tuple[str, ...]] = ("complete", "continue", "write")
 
     bundle: str = positional(metavar="BUNDLE")
     prompt: str = positional("", metavar="PROMPT")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from halfpint.command import Command, Group, option, positional
+from halfpint.command import Command, Group, option, positional, stem_of
 from halfpint.commands._made import Made, figures_of
 from halfpint.progress import Log
 
@@ -18,21 +18,31 @@ class Import(Command):
 
     Args:
         file: ARPA file of KenLM or another program, also .gz.
-        out: Output folder.
+        out: Output folder (default: FILE-ngram).
         force: Replace an earlier model in the output folder.
         json: Print JSON and nothing else.
     """
 
     group: ClassVar[Group] = Group.MOVE
+    synonyms: ClassVar[tuple[str, ...]] = ("load", "arpa")
 
     file: Path = positional(metavar="FILE")
-    out: Path = option(metavar="FOLDER")
+    out: Path | None = option(None, metavar="FOLDER")
     force: bool = False
     json: bool = False
 
+    @property
+    def target(self) -> Path:
+        """Where the model is written."""
+        return self.out or Path(f"{stem_of(str(self.file))}-ngram")
+
+    def writes(self) -> tuple[Path, ...]:
+        """The folder of the model."""
+        return (self.target,)
+
     def run(self, log: Log) -> Made:
         """Read the file and write a bundle."""
-        return Made.of(read_arpa(self.file, self.out, force=self.force))
+        return Made.of(read_arpa(self.file, self.target, force=self.force))
 
 
 def read_arpa(file: Path, out: Path, *, force: bool) -> dict[str, Any]:

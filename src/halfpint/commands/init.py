@@ -42,6 +42,7 @@ class Init(Command):
     """
 
     group: ClassVar[Group] = Group.RUNS
+    synonyms: ClassVar[tuple[str, ...]] = ("recipe", "new")
 
     data: str = positional(metavar="DATA")
     task: str = option("", metavar="TASK")

@@ -107,6 +107,7 @@ class Predict(ReadsTable):
     """
 
     group: ClassVar[Group] = Group.USE
+    synonyms: ClassVar[tuple[str, ...]] = ("labels", "classifying", "tagging", "infer")
 
     bundle: str = positional(metavar="BUNDLE")
     texts: tuple[str, ...] = positional((), metavar="TEXT...")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from halfpint.command import Command, Group, option, positional
+from halfpint.command import Command, Group, option, positional, stem_of
 from halfpint.commands._made import Made
 from halfpint.errors import HalfpintError
 from halfpint.progress import Log
@@ -31,7 +31,7 @@ class Pretrain(Command):
 
     Args:
         texts: Text files, JSONL, Parquet or CSV, each also .gz; folders; Hub names; or python-stdlib.
-        out: Output folder.
+        out: Output folder (default: TEXT-ARCH).
         arch: Architecture: llama, qwen3, gemma3, gpt2, bert and others, or ngram.
         objective: causal or masked (default: as the architecture).
         size: Number of parameters, such as 10M; depth, width and learning rate follow from it.
@@ -56,10 +56,11 @@ class Pretrain(Command):
     """
 
     group: ClassVar[Group] = Group.LANGUAGE
+    synonyms: ClassVar[tuple[str, ...]] = ("train", "ngram")
     resumes: ClassVar[bool] = True
 
     texts: tuple[str, ...] = positional(metavar="TEXT...")
-    out: Path = option(metavar="FOLDER")
+    out: Path | None = option(None, metavar="FOLDER")
     arch: str = "llama"
     objective: str = ""
     size: str = option("10M", metavar="SIZE")
@@ -82,13 +83,22 @@ class Pretrain(Command):
     quiet: bool = False
     json: bool = False
 
+    @property
+    def target(self) -> Path:
+        """Where the model is written."""
+        return self.out or Path(f"{stem_of(self.texts[0])}-{self.arch}")
+
+    def writes(self) -> tuple[Path, ...]:
+        """The folder of the model."""
+        return (self.target,)
+
     def run(self, log: Log) -> Made:
         """Count or train; one process of several gives the result."""
         from halfpint.commands._learning import pretrain
         from halfpint.train import ranks
 
         data, stages = self._counted() if self.arch == _COUNTED else self._trained()
-        result = pretrain(data, stages, self.out, log, force=self.force, command=self.line())
+        result = pretrain(data, stages, self.target, log, force=self.force, command=self.line())
         return Made.of(result, is_shown=not ranks.is_first())
 
     def _counted(self) -> tuple[CorpusData, list[Stage]]:

@@ -51,6 +51,7 @@ class Pull(Command):
     """
 
     group: ClassVar[Group] = Group.MOVE
+    synonyms: ClassVar[tuple[str, ...]] = ("download", "list", "models")
 
     name: str = positional("", metavar="NAME")
 

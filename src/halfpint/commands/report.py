@@ -48,6 +48,7 @@ class Report(Command):
     """
 
     group: ClassVar[Group] = Group.RUNS
+    synonyms: ClassVar[tuple[str, ...]] = ("show", "open", "results")
 
     out: Path = positional(metavar="OUT")
     json: bool = False

@@ -63,6 +63,7 @@ class Run(Command):
     """
 
     group: ClassVar[Group] = Group.RUNS
+    synonyms: ClassVar[tuple[str, ...]] = ("resume",)
     resumes: ClassVar[bool] = True
     starts_over: ClassVar[bool] = True
     is_quiet_with_json: ClassVar[bool] = False

@@ -42,6 +42,7 @@ class Serve(Command):
     """
 
     group: ClassVar[Group] = Group.USE
+    synonyms: ClassVar[tuple[str, ...]] = ("server", "deploy", "api")
 
     bundle: str = positional(metavar="BUNDLE")
     host: str = option("127.0.0.1", metavar="ADDRESS")

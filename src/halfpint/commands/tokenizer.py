@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
 
-from halfpint.command import Command, Group, Result, option, positional
+from halfpint.command import Command, Group, Result, option, positional, stem_of
 from halfpint.errors import HalfpintError, SettingError, nearest
 from halfpint.progress import Log
 
@@ -50,7 +50,7 @@ class Tokenizer(Command):
 
     Args:
         texts: Text files, JSONL, Parquet or CSV, each also .gz; folders; Hub names; or python-stdlib.
-        out: Output folder.
+        out: Output folder (default: TEXT-tokenizer).
         kind: bpe, unigram, wordpiece, word or char.
         vocab: Vocabulary size.
         masked: Add [CLS], [SEP] and [MASK], for masked language models.
@@ -61,9 +61,10 @@ class Tokenizer(Command):
     """
 
     group: ClassVar[Group] = Group.LANGUAGE
+    synonyms: ClassVar[tuple[str, ...]] = ("tokenize", "tokeniser", "vocab")
 
     texts: tuple[str, ...] = positional(metavar="TEXT...")
-    out: Path = option(metavar="FOLDER")
+    out: Path | None = option(None, metavar="FOLDER")
     kind: str = "bpe"
     vocab: int = 8192
     masked: bool = False
@@ -71,6 +72,15 @@ class Tokenizer(Command):
     text: str = option("", metavar="COLUMN")
     force: bool = False
     json: bool = False
+
+    @property
+    def target(self) -> Path:
+        """Where the tokenizer is written."""
+        return self.out or Path(f"{stem_of(self.texts[0])}-tokenizer")
+
+    def writes(self) -> tuple[Path, ...]:
+        """The folder of the tokenizer."""
+        return (self.target,)
 
     def run(self, log: Log) -> Trained:
         """Train it and write it."""
@@ -80,7 +90,7 @@ class Tokenizer(Command):
             kind=self.kind, vocab_size=self.vocab, purpose="masked" if self.masked else "causal",
             lowercase=self.lowercase,
         )  # fmt: skip
-        return Trained(self.out, make_tokenizer(self.texts, self.text, settings, self.out, log, force=self.force))
+        return Trained(self.target, make_tokenizer(self.texts, self.text, settings, self.target, log, force=self.force))
 
 
 def make_tokenizer(

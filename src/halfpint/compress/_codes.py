@@ -56,7 +56,7 @@ class BlockType:
 
     @property
     def bits(self) -> float:
-        """Bits a weight, scales and all."""
+        """Bits per weight, scales and all."""
         return 8 * self.size / self.block
 
     @property
@@ -94,7 +94,10 @@ def block_type(name: str, place: str) -> BlockType:
         HalfpintError: there is none.
     """
     if name not in TYPES:
-        raise HalfpintError(place, wanted="a type of weights", got=repr(name), todo=nearest(name, TYPES))
+        raise HalfpintError(
+            place, wanted="a type of weights", got=repr(name), todo=nearest(name, TYPES),
+            said=f"There is no type of weights {name!r} ({place}).",
+        )  # fmt: skip
     return TYPES[name]
 
 

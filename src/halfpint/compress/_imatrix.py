@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError, need, no_path
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ def read_imatrix(path: Path, config: Any, wanted: Mapping[str, int]) -> dict[str
     """
     gguf, torch = need("gguf", "an importance matrix"), need("torch", "quantising")
     if not path.is_file():
-        raise HalfpintError(str(path), wanted="an importance matrix", got="no such file")
+        raise no_path(str(path), "an importance matrix")
     try:
         reader = gguf.GGUFReader(path)
     except (OSError, ValueError) as error:

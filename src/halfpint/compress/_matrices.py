@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 EMBEDDINGS, OUTPUT = "embeddings", "output"
 HALF_BITS = 16.0
-"""Bits a weight of what stays in fp16."""
+"""Bits per weight of what stays in fp16."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ _SCALE_BITS = 0.05  # a weight, for scales
 _FINEST, _COARSEST = -12.0, 6.0  # log2 of the step in standard deviations of a matrix, when the step is searched
 _MOST_DEPENDENT = 5.0  # bits of codes that depend on others: more have little room in a type of eight
 _ROUNDS = 20
-_MOST_SHIFT = 0.5  # bits a weight that the rest of a model makes up for what was used
+_MOST_SHIFT = 0.5  # bits per weight that the rest of a model makes up for what was used
 
 
 def steady(kind: BlockType, blocks: torch.Tensor, steps: torch.Tensor, *, dependent: bool = False) -> Scales:
@@ -212,7 +212,7 @@ def _finest(values: torch.Tensor) -> torch.Tensor:
 
 
 def _entropy(values: torch.Tensor, steps: torch.Tensor) -> float:
-    """Bits a weight of codes of such steps, rows of one spread told together; no type has finer ones than a row's
+    """Bits per weight of codes of such steps, rows of one spread told together; no type has finer ones than a row's
     largest weight allows."""
     torch = need("torch", "quantising")
     steps = torch.maximum(steps, _finest(values))

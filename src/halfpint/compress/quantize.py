@@ -84,8 +84,8 @@ class Quantize(Stage):
         adapting: share of the time for tuning in which, where codes are packed, the weights that have none yet learn to
             make up for those that have, block after block. It ends after the embeddings where their codes cost next to
             nothing, or where it does harm; 0 leaves it out.
-        target_bytes: most bytes of the GGUF file where `types` is empty: each matrix then gets the type that pays
-            most, by how much its errors change what the model says on the calibration rows; 0 goes by `bits`.
+        target_bytes: largest size of the GGUF file in bytes where `types` is empty: each matrix then gets the type that
+            pays most, by how much its errors change what the model says on the calibration rows; 0 goes by `bits`.
         packed: the codes are for compress/lossless: each row has steps of one size, what a code may be depends on
             the rows before it (with the method round each stands alone), and `bits` and `target_bytes` are those after
             packing. `types` are then of q8_0, q5_0 and q4_0; empty takes the narrowest that do.

@@ -195,7 +195,7 @@ def _class_counts(usable: Sequence[Example], kept: Sequence[Example]) -> list[Fi
         Finding(
             kind="imbalance",
             severity="warning" if largest >= 10 * smallest else "note",
-            message=f"label {most!r} has {largest:,} examples, {least!r} has {smallest:,} "
+            message=f"label {most!r} has {amount(largest, 'example')}, {least!r} has {smallest:,} "
             f"({largest / smallest:.0f} to 1)",
         )
     ]
@@ -243,7 +243,7 @@ def _wrong_labels(kept: Sequence[Example]) -> list[Finding]:
     try:
         doubtful = probable_wrong_labels(kept)
     except HalfpintError as error:
-        message = f"labels were not checked for mistakes: {error}"
+        message = f"labels were not checked for mistakes. {error}"
         return [Finding(kind="probable_wrong_label", severity="note", message=message)]
     if not doubtful:
         return []

@@ -33,8 +33,8 @@ class ChatData:
 
     Args:
         source: a file of conversations (JSON, JSONL or Parquet, each also gzipped), a folder with one, or a Hub name.
-        validation: conversations of their own to choose by; empty takes some out of `source`.
-        validation_share: share of the conversations that is kept to choose by where `validation` is empty.
+        validation: conversations for validation; empty takes some out of `source`.
+        validation_share: share of the conversations for validation where `validation` is empty.
         drop_faulty: leave faulty conversations out and say so, instead of stopping there.
         seed: of the split.
     """

@@ -42,8 +42,8 @@ class CorpusData:
         sources: files (text, JSONL, Parquet, CSV, TSV, each also gzipped), folders of them, folders of `datasets`, Hub
             names (`owner/name` or `owner/name:config`), or the word python-stdlib: the source of Python's own library.
         text: the column of tables that holds the texts; empty guesses it.
-        validation: a source of its own to choose by; it is taken as it is, and training texts like it are dropped.
-        validation_share: share of the text, by whole documents, that is kept to choose by where `validation` is empty.
+        validation: text for validation; it is used unfiltered, and training texts like it are dropped.
+        validation_share: share of the text, by whole documents, for validation where `validation` is empty.
         clean: drop duplicates and what is not worth learning from (the rules are in `corpus_clean.RULES`).
         language: drop documents that are surely in another language (ISO 639-1, such as en); empty keeps all.
         seed: of the split.
@@ -60,7 +60,7 @@ class CorpusData:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus(Split[str]):
-    """Documents to train on and to choose by, on disk: each side is read as it is asked for.
+    """Documents for training and for validation, on disk: each side is read as it is asked for.
 
     Its facts are documents, bytes and words of each side, languages, and what was dropped: by reason, with examples.
 

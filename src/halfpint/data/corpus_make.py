@@ -20,6 +20,7 @@ from halfpint.data.near_duplicates import NearDuplicates
 from halfpint.data.text_store import TextStore, TextWriter
 from halfpint.errors import HalfpintError
 from halfpint.progress import Bar, Log
+from halfpint.terminal import amount
 
 if TYPE_CHECKING:
     from halfpint.data.corpus import CorpusData
@@ -60,7 +61,7 @@ class CorpusMaker:
                 self._consider(document, writer)
         held_texts, texts = held_writer.store(), writer.store()
         if held and not len(held_texts):
-            raise HalfpintError(held.name, wanted="documents to choose by", got="none")
+            raise HalfpintError(held.name, wanted="validation documents", got="none")
         self._refuse_nothing(texts, self.read - read_held)
         count = len(held_texts)
         groups = np.arange(len(self.words), dtype=np.int64)
@@ -129,8 +130,9 @@ class CorpusMaker:
             first = self.dropped.most_common(1)[0][0]
             raise HalfpintError(
                 self.names, wanted="documents worth learning from", got=f"all {read:,} dropped: {reasons}",
-                todo=f"The rule {first!r}: {RULES[first]}. Give other text, or keep all of it with clean = false.",
-                said=f"None of the {read:,} documents of {self.names} are worth learning from: {reasons}.",
+                todo=f"The rule {first!r}: {RULES[first]}. Give other text, or keep all of it with --as-it-is (in a "
+                "recipe, clean = false).",
+                said=f"{self.names} has no text worth learning from: {reasons}, of {amount(read, 'document')}.",
             )  # fmt: skip
 
     def _sides(self, groups: NDArray[np.int64], texts: TextStore, held: int) -> NDArray[np.int8]:
@@ -220,8 +222,9 @@ class CorpusMaker:
     def _say(self, facts: dict[str, Any]) -> None:
         train, validation = facts["train"], facts["validation"]
         self.log.say(
-            f"{self.names}: {train['documents']:,} documents, {train['bytes']:,} bytes, {train['words']:,} words to "
-            f"train on; {validation['documents']:,} documents, {validation['bytes']:,} bytes for validation",
+            f"{self.names}: {amount(train['documents'], 'document')}, {train['bytes']:,} bytes, {train['words']:,} "
+            f"words for training; {amount(validation['documents'], 'document')}, {validation['bytes']:,} bytes for "
+            "validation",
             kind="data", **facts,
         )  # fmt: skip
         for reason, count in facts["left_out"].items():

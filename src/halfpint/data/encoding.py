@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from halfpint.data.table import shown
 from halfpint.errors import HalfpintError, SettingError
+from halfpint.terminal import amount
 
 BLOCK = 1 << 18
 _HALF = re.compile(r"[\ud800-\udfff]")
@@ -214,6 +215,6 @@ def _refuse_mixed(file: BinaryIO, place: str, marked: bool) -> None:
         wanted="one encoding in the whole file",
         got=f"mixed encodings: {good} lines with UTF-8 characters and {len(bad)} that are not UTF-8",
         todo="Save those lines again as UTF-8 (they are often Windows-1252 pasted into a UTF-8 file), or remove them.",
-        said=f"{place} mixes encodings: {good} lines with UTF-8 characters, and {len(bad)} that are not UTF-8 "
+        said=f"{place} mixes encodings: {amount(good, 'line')} with UTF-8 characters, and {len(bad)} not in UTF-8 "
         f"(line{'s' if len(bad) > 1 else ''} {shown(bad)}).",
     )

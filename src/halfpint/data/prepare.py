@@ -32,7 +32,7 @@ class Data:
 
     Args:
         source: a file (CSV, TSV, JSONL, Parquet, .gz), a folder of `datasets`, or a Hub name.
-        test: labelled texts kept for the end; empty takes them out of `source`.
+        test: labelled texts for the final test; empty takes them out of `source`.
         text: the column with the texts; empty guesses it and says so.
         label: the column with the labels; empty guesses it and says so.
         header: yes or no: whether the first row of the file names the columns; empty finds out.
@@ -40,7 +40,7 @@ class Data:
         encoding: of the file, such as cp1252; empty finds out.
         sheet: of a workbook; empty takes the first.
         validation_share: share of the rows that choices are made on.
-        test_share: share that is kept for the end when no test file is given.
+        test_share: share for the final test when no test file is given.
         drop_missing: drop rows without a label instead of stopping there.
         seed: of the split.
     """

@@ -54,13 +54,13 @@ class TagData:
 
     Args:
         source: CoNLL columns (a word per line, an empty line between sentences) or JSONL with spans, each also .gz.
-        test: labelled texts kept for the end; empty takes them out of `source`.
+        test: labelled texts for the final test; empty takes them out of `source`.
         validation: labelled texts that choices are made on; empty takes them out of `source`.
         text: the column of the words (a number from 1), or the field of the text; empty finds it and says so.
         label: the column of the tags (a number from 1; -1 is the last), or the field of the spans; empty finds it.
         scheme: iob1, iob2, bioes or plain (a label for each word); empty finds it.
         validation_share: share of the texts that choices are made on when no file is given.
-        test_share: share that is kept for the end when no file is given.
+        test_share: share for the final test when no file is given.
         seed: of the split.
     """
 

@@ -44,7 +44,10 @@ def probable_wrong_labels(
     examples = [example for example in examples if counts[example.label] > 1]
     names = sorted({example.label for example in examples})
     if len(names) < 2 or len(examples) < _FEWEST:
-        raise HalfpintError(what, wanted=f"{_FEWEST} examples of two labels", got=f"{len(examples)} of {len(names)}")
+        raise HalfpintError(
+            what, wanted=f"{_FEWEST} examples of two labels", got=f"{len(examples)} of {len(names)}",
+            said=f"That needs {_FEWEST} examples of two labels that each have two or more.",
+        )  # fmt: skip
     labels = np.array([names.index(example.label) for example in examples])
     matrix = _weighted_words([example.text for example in examples])
     # Trained by SGD, logistic regression finds as many planted errors as by L-BFGS, in a tenth of the time.

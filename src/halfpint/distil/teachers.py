@@ -29,7 +29,7 @@ class WithTeacher:
     """Settings of a stage that learns from a teacher; it stands before the stage among the bases of a class.
 
     Args:
-        teacher: the folder of the bundle to learn from, or several with commas (the mean of their probabilities);
+        teacher: the teacher's folder, or several with commas (the mean of their probabilities);
             empty takes the bundle that the compress/ and distil/ stages before this one began from.
     """
 
@@ -84,7 +84,7 @@ def made_from(bundle: Bundle | None, place: str) -> Bundle:
         found = _parent(found)
     if found is None or found is bundle:
         raise HalfpintError(
-            f"{place}: teacher", wanted="the folder of a bundle to learn from",
+            f"{place}: teacher", wanted="the folder of a teacher",
             got="none, and no larger model that this one was made from" if bundle else "none",
             todo='Give it, such as teacher = "OUT/best".',
         )  # fmt: skip

@@ -128,7 +128,11 @@ class TorchLanguageEngine(Writer):
         ids = self._tokenizer.encode(text.replace(MASK, own)).ids
         places = [place for place, token in enumerate(ids) if token == self._mask_id]
         if not places:
-            raise SettingError("text", wanted=f"a text with {MASK}", got=repr(text[:80]), todo="Mark a gap with it.")
+            raise SettingError(
+                "text", wanted=f"a text with {MASK}", got=repr(text[:80]),
+                todo=f'Write it where a word is missing, such as "the {MASK} of".',
+                said=f"There is no {MASK} in the text {text[:80]!r}.",
+            )  # fmt: skip
         if len(ids) > self.context:
             raise SettingError("text", wanted=f"at most {self.context} tokens", got=str(len(ids)), todo="Shorten it.")
         with torch.inference_mode():
@@ -210,7 +214,7 @@ class TorchLanguageEngine(Writer):
         if self.objective != objective:
             raise HalfpintError(
                 what, wanted=f"a {objective} language model", got=f"a {self.objective} one",
-                todo='It fills gaps: halfpint predict BUNDLE "the [MASK] of".' if self.objective == MASKED
+                todo='It fills gaps: halfpint fill BUNDLE "the [MASK] of".' if self.objective == MASKED
                 else "It continues texts: halfpint generate BUNDLE TEXT.",
                 said=f"{what} needs a {objective} language model, and this is a {self.objective} one.",
             )  # fmt: skip

@@ -35,10 +35,12 @@ def judge(
         until: when it should be done, by the monotonic clock: excerpts stand for text that takes longer.
     """
     engine, whole = open_language_engine(bundle), documents
-    if getattr(engine, "objective", "") == MASKED and sum(map(len, documents)) > _MASKED_CHARS:
-        documents = _excerpts(documents, _MASKED_CHARS, _EXCERPT_CHARS)
-        chars = sum(map(len, documents))
-        log.say(f"  a masked model runs once per token: {chars:,} characters stand for the text", kind="excerpts")
+    if getattr(engine, "objective", "") == MASKED:
+        if sum(map(len, documents)) > _MASKED_CHARS:
+            documents = _excerpts(documents, _MASKED_CHARS, _EXCERPT_CHARS)
+            chars = sum(map(len, documents))
+            log.say(f"  a masked model runs once per token: {chars:,} characters stand for the text", kind="excerpts")
+        documents = in_time([engine], documents, until, log, least=_EXCERPT_CHARS, each=_EXCERPT_CHARS)
     else:
         documents = in_time([engine], documents, until, log)
     started = time.monotonic()
@@ -84,18 +86,23 @@ def _figures(bundle: Bundle, scored: Sequence[ScoredText], seconds: float, log: 
     return figures
 
 
-def in_time(engines: Sequence[LanguageEngine], documents: Sequence[str], until: float, log: Log) -> Sequence[str]:
+def in_time(
+    engines: Sequence[LanguageEngine], documents: Sequence[str], until: float, log: Log, *, least: int = _TRIED_CHARS,
+    each: int = _LONG_EXCERPT_CHARS,
+) -> Sequence[str]:  # fmt: skip
     """The documents, or excerpts of them where the engines, one after the other, do not score all of them by then.
 
     What little is scored whatever time it takes is a thousandth of a megabyte.
 
     Args:
         until: by the monotonic clock.
+        least: characters that are scored to see how fast that is, and in any case.
+        each: characters of one excerpt, about.
     """
     if not math.isfinite(until) or not len(documents):
         return documents
     whole = sum(map(len, documents))
-    tried = _excerpts(documents, min(whole, _TRIED_CHARS), _EXCERPT_CHARS)
+    tried = _excerpts(documents, min(whole, least), _EXCERPT_CHARS)
     seconds = 0.0
     for engine in engines:
         engine.score(tried[:1])  # in the first one memory is got
@@ -105,7 +112,7 @@ def in_time(engines: Sequence[LanguageEngine], documents: Sequence[str], until: 
     fitting = int(_SURELY * max(until - time.monotonic(), 0.0) / max(seconds, 1e-9))
     if fitting >= whole:
         return documents
-    found = _excerpts(documents, max(fitting, min(whole, _TRIED_CHARS)), _LONG_EXCERPT_CHARS)
+    found = _excerpts(documents, max(fitting, min(whole, least)), each)
     chars = sum(map(len, found))
     log.say(
         f"  judged by {chars:,} of {whole:,} characters, as no time was left for more", kind="excerpts",

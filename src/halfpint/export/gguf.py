@@ -75,7 +75,7 @@ class Gguf(Stage):
     q4_1 the embeddings, which are most of a small model's knowledge of words, are q8_0.
 
     Args:
-        type: of the matrices: f32, f16, q8_0 (8.5 bits a weight), q4_1 (5) or q4_0 (4.5); codes writes a model that
+        type: of the matrices: f32, f16, q8_0 (8.5 bits per weight), q4_1 (5) or q4_0 (4.5); codes writes a model that
             `compress/quantize` quantised as it is.
     """
 

@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from halfpint.errors import HalfpintError
+from halfpint.errors import HalfpintError, no_path
 from halfpint.files import written
 from halfpint.models._ngram_counts import Ints
 from halfpint.models._ngram_tables import Log10, Tables
@@ -101,7 +101,7 @@ def read_arpa(path: Path) -> Tables:
         with _opened(path) as file:
             return _Reader(path, file).read()
     except FileNotFoundError:
-        raise HalfpintError(str(path), wanted="an ARPA file", got="no such file", todo="Check the path.") from None
+        raise no_path(str(path), "an ARPA file", "Check the path.") from None
     except (OSError, EOFError) as error:
         raise HalfpintError(
             str(path), wanted="a readable ARPA file", got=f"a damaged one ({error})", todo="Make or copy it again."

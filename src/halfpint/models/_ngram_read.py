@@ -47,7 +47,7 @@ def read(
         text.append(storage.column(np.int32))
         text[-1].append(ids)
     if not numbers:
-        raise HalfpintError("the text", wanted="at least one word", got="none", todo="Give a text to learn from.")
+        raise HalfpintError("the text", wanted="at least one word", got="none", todo="Give a longer text.")
     words = [*SPECIALS, *(word.decode("utf-8") for word in numbers)]
     del numbers
     return _frequent(words, text, min_count, storage) if min_count > 1 else (words, text)

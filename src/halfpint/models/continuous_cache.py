@@ -24,7 +24,7 @@ _ROWS = 256  # states that are compared with the earlier ones at once
 
 @dataclass(frozen=True)
 class ContinuousCache:
-    """Foretells from the text so far alone.
+    """Predicts from the text so far alone.
 
     Args:
         sharpness: how much more a state counts that is more alike: its weight is exp(sharpness * cosine).

@@ -81,8 +81,8 @@ def base_bundle(name: str, folder: Path, log: Log) -> Bundle:
         HalfpintError: there is no such model, or it cannot be had.
     """
     refuse_unreadable_name(name)
-    if (Path(name) / CARD).is_file():
-        return open_bundle(name)
+    if (Path(name) / CARD).is_file() or (Path(name) / "best" / CARD).is_file():
+        return open_bundle(name)  # of a run's folder it says where the model is
     files = sorted(one for one in Path(name).glob("[!.]*") if one.is_file() and one.suffix != ".md")
     told = [name, *(f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}" for one in files)]
     target = folder / sha256("\n".join(told).encode()).hexdigest()[:_NAMED_BY]

@@ -140,7 +140,7 @@ class _Scene:
         return out
 
     def points(self, unit: str, kept: float | None) -> list[str]:
-        """The looks at validation, each with its figures under the pointer; a ring around what was kept."""
+        """The looks at validation, each with its figures on hovering; a ring around what was kept."""
         out = []
         radius = 3.5 if len(self.held) <= 40 else 2.5
         for at, loss in self.held:

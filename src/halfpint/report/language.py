@@ -18,6 +18,7 @@ from halfpint.machine import describe
 from halfpint.models.weights import WEIGHTS_FILE, header_of
 from halfpint.report import units
 from halfpint.report.learning import trainings
+from halfpint.terminal import amount
 
 KIND = str(Kind.LANGUAGE)
 _ANSWERS = "nats_per_assistant_token"
@@ -158,9 +159,9 @@ def verdict(report: Mapping[str, Any]) -> str:
         return _taught_words(answers)
     bits = units.number(found.get("bits_per_byte"))
     if bits is None:
-        return "Not evaluated: no validation text was kept."
+        return "There was no validation text: evaluate it on other text."
     ends = units.pair(found.get("bits_per_byte_interval"))
-    on = f"on {units.count(found.get('documents'))} validation documents"
+    on = f"on {amount(int(units.number(found.get('documents')) or 0), 'validation document')}"
     if units.mapping(report.get("data")).get("choosing") == BOTH:
         on += ", by which its weights were chosen too"
     said = f"{bits:.3f} bits per byte {on}"

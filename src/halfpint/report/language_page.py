@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from typing import Any
 
@@ -12,6 +13,7 @@ from halfpint.report.language import against_counting, answers_messages, figure
 from halfpint.report.learning import learning
 from halfpint.report.sections import Part, section, steps_shown, tile
 from halfpint.report.tables import cell, table
+from halfpint.terminal import amount
 
 _COMPARED = (
     ("Bits per byte", "bits_per_byte"),
@@ -25,6 +27,8 @@ _MOST_DROPPED = 20
 def headline(report: dict[str, Any]) -> str:
     """The page's title, escaped: what the perplexity means, and that of what there is to beat."""
     answers, found = units.mapping(report.get("taught")), units.mapping(report.get("validation"))
+    if not answers and units.number(found.get("perplexity_per_token")) is None:
+        return f"{_kind(report)}, not evaluated yet"
     counted = units.number(units.mapping(report.get("baseline")).get("perplexity_per_token"))
     if answers:
         return _choosing("Writes an answer", answers.get("perplexity_per_assistant_token"), "before",
@@ -37,16 +41,28 @@ def headline(report: dict[str, Any]) -> str:
     return _choosing("Predicts the next token", after, "n-gram counts", counted, worse)
 
 
+def _kind(report: dict[str, Any]) -> str:
+    """What a model is that has no figures yet."""
+    size = units.mapping(report.get("model"))
+    grams, parameters = [units.number(one) or 0 for one in units.rows(size.get("ngrams"))], size.get("parameters")
+    if grams:
+        return f"An n-gram model of order {len(grams)} with {sum(grams):,.0f} n-grams"
+    parameters = units.number(parameters)
+    return "A language model" + ("" if parameters is None else f" of {shown_tokens(parameters)} parameters")
+
+
 def _choosing(what: str, perplexity: object, beside: str, other: object, worse: str) -> str:
     """A perplexity in words: as sure as one would be who chooses among so many tokens, each as likely."""
-    after, before = units.number(perplexity), units.number(other)
-    if after is None:
-        return "A language model"
+    after, before = units.number(perplexity) or math.nan, units.number(other)
     said = f"{what} as if choosing among {figure(after)} tokens"
     if before is None:
         return said
     said = f"{said} ({beside}: {figure(before)})"
     return worse + said[0].lower() + said[1:] if worse and after > before else said
+
+
+def _architecture(size: dict[str, Any]) -> str:
+    return "n-gram" if size.get("ngrams") else said(size.get("architecture"))
 
 
 def _trained(report: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +92,7 @@ def _tiles(report: dict[str, Any]) -> str:
         beside = f"by frequency {figure(counts.get('nats_per_token'))}" if counts else ""
         tiles.append(tile("Nats per hidden token", figure(found.get("nats_per_token")), beside))
         tiles.append(tile("Perplexity per hidden token", figure(found.get("perplexity_per_token"))))
-    else:
+    elif found:
         beside = f"n-grams {figure(counts.get('bits_per_byte'))}" if counts else ""
         tiles.append(tile("Bits per byte", figure(found.get("bits_per_byte")), beside))
         tiles.append(
@@ -89,17 +105,15 @@ def _tiles(report: dict[str, Any]) -> str:
     tiles.append(
         tile(
             "Size", units.size(size.get("size_bytes")),
-            f"{shown_tokens(parameters)} parameters" if parameters is not None else "", said(size.get("architecture")),
+            f"{shown_tokens(parameters)} parameters" if parameters is not None else "", _architecture(size),
         )
     )  # fmt: skip
     share = units.number(trained.get("share_of_peak"))
     speed = trained.get("tokens_per_s") if trained else found.get("tokens_per_s")
-    tiles.append(
-        tile(
-            "Tokens per second", units.rate(speed), "in training" if trained else "in scoring",
+    if speed is not None:
+        tiles.append(tile("Tokens per second", units.rate(speed), "in training" if trained else "in scoring",
             f"{share:.0%} of the machine's peak" if share is not None else "",
-        )
-    )  # fmt: skip
+        ))  # fmt: skip
     spent = units.mapping(report.get("energy"))
     notes = (f"{units.grams(spent.get('co2e_g'))} CO₂e", said(spent.get("source"))) if spent else ()
     tiles.append(tile("Energy of the run", units.watt_hours(spent.get("wh")), *notes))
@@ -124,7 +138,7 @@ def commands_of(report: dict[str, Any]) -> list[tuple[str, str]]:
     folder = shlex.quote(str(report["bundle"]))
     judged = ("Evaluate it on other text", f"halfpint evaluate {folder} TEXT")
     if report.get("objective") == "masked":
-        return [("Fill a gap", f'halfpint predict {folder} "the [MASK] of"'), judged]
+        return [("Fill a gap", f'halfpint fill {folder} "the [MASK] of"'), judged]
     written = ("Continue a text", f'halfpint generate {folder} "Once"')
     if answers_messages(report):
         written = ("Chat with it", f"halfpint chat {folder}")
@@ -212,10 +226,10 @@ def data_found(report: dict[str, Any]) -> Part:
     for name, title in (("train", "Training"), ("validation", "Validation")):
         side = data.get(name)
         if isinstance(side, dict):
-            size = f"{counted(side.get('documents'))} documents, {units.size(side.get('bytes'))}"
-            facts.append((title, f"{size}, {counted(side.get('words'))} words"))
+            size = f"{_number_of(side.get('documents'), 'document')}, {units.size(side.get('bytes'))}"
+            facts.append((title, f"{size}, {_number_of(side.get('words'), 'word')}"))
         elif side is not None:
-            facts.append((title, f"{counted(side)} conversations"))
+            facts.append((title, _number_of(side, "conversation")))
     languages = units.mapping(data.get("languages"))
     shown = [f"{units.text(name, 12)} {units.count(number)}" for name, number in list(languages.items())[:6]]
     facts += [
@@ -236,6 +250,10 @@ def data_found(report: dict[str, Any]) -> Part:
     head = [("Why", False), ("Documents" if "sources" in data else "Conversations", True), ("Such as", False)]
     dropped = "<h3>Dropped</h3>" + table("What was dropped", head, lines) if lines else ""
     return section("data", "The data", facts_shown(facts) + dropped, short="Data")
+
+
+def _number_of(value: object, noun: str) -> str:
+    return amount(int(units.number(value) or 0), noun)
 
 
 def cost(report: dict[str, Any]) -> Part:
@@ -277,7 +295,7 @@ def model(report: dict[str, Any]) -> Part:
     found = units.mapping(report.get("model"))
     parameters = units.number(found.get("parameters"))
     facts = [
-        ("Architecture", said(found.get("architecture"))),
+        ("Architecture", _architecture(found)),
         ("Parameters", counted(found.get("parameters")) if parameters is not None else ""),
         ("Layers", counted(found.get("num_hidden_layers"))),
         ("Width", counted(found.get("hidden_size"))),

@@ -9,6 +9,7 @@ from halfpint.progress import events_of, passes_shown
 from halfpint.report import units
 from halfpint.report.curve import NARROW, curve_svg, shown_tokens
 from halfpint.report.sections import Part, figure, section
+from halfpint.terminal import amount
 
 _MOST_POINTS = 240
 _NATS = "nats_per_"  # what the loss on validation is called in a history: nats_per_token, nats_per_assistant_token
@@ -99,7 +100,7 @@ def learning(report: dict[str, Any]) -> Part:
             continue
         text = units.number(training.get("text_tokens"))
         read = units.number(training.get("tokens"))
-        caption = [f"{units.count(training.get('steps'))} steps"]
+        caption = [amount(int(units.number(training.get("steps")) or 0), "step")]
         if read is not None:
             caption.append(f"{shown_tokens(read)} tokens read")
         if text and read is not None:

@@ -263,7 +263,8 @@ def _outcome(row: dict[str, Any], chosen: bool, by_hand: bool, strongest: bool) 
 
 def candidates(report: dict[str, Any]) -> Part:
     """Every candidate with its figures and how it ended; the chosen one first, then those that fit."""
-    metric, found = units.primary(report), all_candidates(report)
+    late = [row for row in all_candidates(report) if units.is_late(row)]
+    metric, found = units.primary(report), [row for row in all_candidates(report) if not units.is_late(row)]
     second = "accuracy" if metric == "f1_macro" else "f1_macro"
     kept = [column for column in _COLUMNS if any(units.number(row.get(column[1])) is not None for row in found)]
     name = units.text(units.metric_name(metric))
@@ -305,6 +306,9 @@ def candidates(report: dict[str, Any]) -> Part:
         lines.append((rank, cells))
     lines.sort(key=lambda line: line[0])
     body = table("Candidates", head, [cells for _, cells in lines], sort=True, style="candidates") if found else ""
+    if late:
+        names = ", ".join(units.text(row.get("name"), 60) for row in late)
+        body += f"<details><summary>{len(late):,} more skipped for lack of time</summary><p>{names}</p></details>"
     sources: dict[str, list[str]] = {}
     for row in found:
         if row.get("energy_source"):

@@ -1,4 +1,4 @@
-"""Tables as HTML: cells, whole tables in a box that scrolls, and the matrix of what was taken for what."""
+"""Tables as HTML: cells, whole tables in a box that scrolls, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def confused_pairs(labels: list[str], matrix: list[list[float]]) -> list[tuple[s
 
 
 def confusion(found: object) -> str:
-    """What was taken for what: a table with figures up to 20 labels, above that the commonest pairs and a picture."""
+    """The confusion matrix: a table with figures up to 20 labels, above that the commonest pairs and a picture."""
     read = _matrix(found)
     if read is None:
         return ""

@@ -9,11 +9,13 @@ from typing import Any
 
 from halfpint.bundle import REPORTS
 from halfpint.counts import INTERVAL
+from halfpint.report import units
 from halfpint.report.choices import others_to_choose, strongest, strongest_words
-from halfpint.report.language import KIND, answers_messages, taught
+from halfpint.report.language import KIND, answers_messages, figure, taught
 from halfpint.report.language_page import commands_of
 from halfpint.report.sections import right
 from halfpint.report.units import gram_names, grams, latency, size, watt_hours
+from halfpint.terminal import amount
 
 _SHOWN_ERRORS, _SHOWN_TEXT = 5, 100
 
@@ -24,7 +26,10 @@ def summary(report: Mapping[str, Any]) -> str:
         return _language_summary(report)
     primary, top, beside = report["primary_metric"], strongest(dict(report)), strongest_words(dict(report))
     rows = [("", "candidate", primary, INTERVAL, "size", "p50 ms", "texts/s", _energy_head(report), "train s", "")]
+    late = sum(units.is_late(one) for one in report["candidates"])
     for one in report["candidates"]:
+        if units.is_late(one):
+            continue
         if one["status"] != "measured":
             rows.append(("", one["name"], "", "", "", "", "", "", "", f"{one['status']}: {one['why']}"[:70]))
             continue
@@ -40,7 +45,8 @@ def summary(report: Mapping[str, Any]) -> str:
             )
         )  # fmt: skip
     said = right(dict(report))
-    lines = ["", table(rows, left=(0, 1, 9)), "", *([f"{said}."] if said else []), report["verdict"]]
+    more = [f"    {late:,} more skipped for lack of time"] if late else []
+    lines = ["", table(rows, left=(0, 1, 9)), *more, "", *([f"{said}."] if said else []), report["verdict"]]
     lines += [beside] if beside else []
     out = shlex.quote(str(report.get("out", "OUT")))
     if report["chosen"]:
@@ -116,7 +122,7 @@ def _learned(result: Mapping[str, Any]) -> list[str]:
         share = f"about {found['share']:.0%} of the {rows:,} rows ({checked})"
     else:
         share = f"{found['rows']:,} of the {rows:,} rows"
-    lines = ["", f"The model learned from, or was chosen by, the texts of {share}: figures on these say too much."]
+    lines = ["", f"The model learned from, or was chosen by, the texts of {share}: figures on these are too good."]
     others = found["others"]
     if others is None:
         return [*lines, "None of them is left that it does not know: evaluate on other rows."]
@@ -213,7 +219,7 @@ def pretrained(result: Mapping[str, Any]) -> str:
             ", ".join(f"{number:,} {name}" for name, number in zip(gram_names(len(counts)), counts, strict=True))
         )
     if result["validation"]:
-        lines.append(f"on {result['validation']['documents']:,} validation documents:")
+        lines.append(f"on {amount(result['validation']['documents'], 'validation document')}:")
         lines.append(language(result["validation"]))
     if found := taught({"stages": result["stages"][-1:]}):
         lines.append(answers(found))
@@ -224,7 +230,8 @@ def pretrained(result: Mapping[str, Any]) -> str:
         if not any(str(stage.get("use")).startswith("export/") for stage in result["stages"]):
             lines.append(f"  halfpint export {out} --to gguf --type q8_0 --out {out}-gguf")
     else:
-        lines.append(f'  halfpint predict {out} "{"the [MASK] of" if masked else "the beginning of"}"')
+        words = 'fill {} "the [MASK] of"' if masked else 'predict {} "the beginning of"'
+        lines.append(f"  halfpint {words.format(out)}")
         lines += [] if masked else [f'  halfpint generate {out} "Once"']
         lines.append(f"  halfpint evaluate {out} TEXT")
     if (Path(str(result["bundle"])) / REPORTS[-1]).is_file():
@@ -234,7 +241,7 @@ def pretrained(result: Mapping[str, Any]) -> str:
 
 def judged_answers(figures: Mapping[str, Any]) -> str:
     """What `evaluate` prints of a language model on conversations."""
-    said = f"answers: {figures['answers']:,} in {figures['conversations']:,} conversations"
+    said = f"answers: {figures['answers']:,} in {amount(figures['conversations'], 'conversation')}"
     return f"{said}\n{language(figures)}"
 
 
@@ -247,11 +254,11 @@ def language(figures: Mapping[str, Any]) -> str:
         ("bits_per_byte", "bits per byte"),
     ):
         low, high = figures[f"{name}_interval"]
-        rows.append((words, f"{figures[name]:.4g}", f"{INTERVAL} {low:.4g} to {high:.4g}"))
+        rows.append((words, figure(figures[name]), f"{INTERVAL} {figure(low)} to {figure(high)}"))
     if figures.get("perplexity_without_unknown") is not None:
         rows.append(
             (
-                "without unknown words", f"{figures['perplexity_without_unknown']:.4g}",
+                "without unknown words", figure(figures["perplexity_without_unknown"]),
                 f"{figures['unknown_share']:.2%} of the tokens are unknown",
             )
         )  # fmt: skip

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 MISSING = "–"
+NO_TIME = "no time left"
+"""How the reason of a candidate begins that was skipped because no time was left for it."""
 _SPACE = "\u00a0"  # keeps a number and its unit on one line
 # XML 1.0, section 2.2: these characters are allowed nowhere in a document, escaped or not.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -202,3 +204,8 @@ def interval(metric: object, value: object) -> str:
         return ""
     low, high = quality(metric, ends[0]), quality(metric, ends[1])
     return f"{low.removesuffix('%')} to {high}"
+
+
+def is_late(candidate: Mapping[str, Any]) -> bool:
+    """Whether a candidate was skipped because no time was left for it."""
+    return candidate.get("status") == "skipped" and str(candidate.get("why")).startswith(NO_TIME)

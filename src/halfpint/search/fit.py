@@ -224,7 +224,7 @@ def _report(request: Request, tries: Tries, choice: Choice, tests: dict[str, Any
     if choice.chosen is not None:
         if "trained_on" in choice.chosen:
             rows, size = choice.chosen["trained_on"], bytes_text(choice.chosen["size_bytes"])
-            words.append(f"It was then trained again on all {rows:,} rows but those of the test ({size}).")
+            words.append(f"It was then trained again on all {rows:,} rows outside the test set ({size}).")
         words.append(on_test(choice.chosen, tests[choice.chosen["name"]], tries.primary, limits))
     recipe = request.out / "recipe.toml"
     return {

@@ -11,14 +11,16 @@ from typing import Any
 from halfpint.errors import DeadlineError, HalfpintError, RefusedError, TrainingStoppedError
 from halfpint.pipeline import Made, Pipeline
 from halfpint.progress import Log
+from halfpint.report import units
 from halfpint.search.choose import floors
 from halfpint.search.compare import Answers
 from halfpint.search.limits import Limits, bytes_text
 from halfpint.search.space import EXPORT_S, Group, Variant
 from halfpint.task import LabelTask
+from halfpint.terminal import amount
 from halfpint.train.loop import Training
 
-NO_TIME = "no time left"
+NO_TIME = units.NO_TIME
 _LEAST = 0.7  # of a training's expected time has to be left: its evaluations stop it where the rest is missing
 _OPTIMISM = 0.85  # of the expected bytes: a candidate over the limit even so is not made
 
@@ -47,6 +49,7 @@ class Tries:
     late: list[tuple[Group, tuple[Variant, ...]]] = field(default_factory=list)
     missed_s: float = 0.0
     spent_s: list[float] = field(default_factory=list)
+    unsaid: int = 0
 
     @property
     def seconds_left(self) -> float:
@@ -87,7 +90,7 @@ class Tries:
         if group.expected_s and self.seconds_left < least:
             self.missed_s += group.expected_s
             self.late.append((group, ()))
-            self.skip(group, f"{NO_TIME}: it needs about {group.expected_s:.0f} s")
+            self.skip(group, f"{NO_TIME}: training needs about {group.expected_s:.0f} s")
             return
         self.log.say(f"{group.name}:", kind="group")
         try:
@@ -104,6 +107,7 @@ class Tries:
         if len(able) > len(now):
             self.pending.append((group, tuple(able[len(now) :])))
         self._finish(group, now)
+        self._say_late()
 
     def try_pending(self) -> None:
         """Measure what was left for later, in turn of the trainings, as long as there is time."""
@@ -117,6 +121,7 @@ class Tries:
                         self._note(variants[number], group, "skipped", reason)
                     else:
                         self._finish(group, [variants[number]])
+        self._say_late()
 
     def try_late(self) -> None:
         """Try what was skipped for want of time once more, trainings first, where there is time now."""
@@ -128,11 +133,13 @@ class Tries:
                 self._finish(group, variants)
             else:
                 self.try_group(group)
+        self._say_late()
 
     def skip(self, group: Group, why: str) -> None:
-        """Note all candidates of a group as skipped."""
+        """Note all candidates of a group as skipped; what they lack time for is said once for all of them."""
         for variant in group.variants:
             self._note(variant, group, "skipped", why)
+        self._say_late(f"{group.name}: ", why)
 
     def _finish(self, group: Group, variants: Sequence[Variant]) -> None:
         for variant in variants:
@@ -167,12 +174,21 @@ class Tries:
                 name=variant.name,
             )
 
+    def _say_late(self, of: str = "", why: str = f"{NO_TIME} to export and measure it") -> None:
+        """Say how many candidates had no time since this was said last."""
+        late, self.unsaid = self.unsaid, 0
+        if late:
+            why = why.replace(" it", " them") if late > 1 else why
+            self.log.say(f"  {of}{amount(late, 'candidate')} skipped: {why}", kind="skipped", count=late)
+
     def _note_all(self, group: Group, variants: Sequence[Variant], reasons: dict[str, str]) -> None:
         for variant in variants:
             self._note(variant, group, "skipped", reasons[variant.name])
 
     def _note(self, variant: Variant, group: Group, status: str, why: str, **figures: Any) -> None:
-        if status != "measured":
+        late = status == "skipped" and why.startswith(NO_TIME)
+        self.unsaid += late
+        if status != "measured" and not late:
             self.log.say(f"  {variant.name}: {status}: {why}", kind=status, name=variant.name)
         self.candidates.append(
             {

@@ -134,7 +134,7 @@ def by_hand(
             said += f" ({INTERVAL} of the difference {low:+.4f} to {high:+.4f})"
         words.append(f"{said}.")
     if not chosen["feasible"]:
-        words.append(f"It does not meet the limits that were asked for: {chosen['why']}.")
+        words.append(f"It does not meet the limits: {chosen['why']}.")
     again = ""
     if fitted is not None and "trained_on" in fitted:
         again = f"; {fitted['name']} had been trained again on those of validation too"

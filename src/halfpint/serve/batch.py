@@ -27,6 +27,7 @@ from halfpint.files import written
 from halfpint.progress import Log
 from halfpint.serve import _rows
 from halfpint.task import LabelTask
+from halfpint.terminal import amount
 
 _CHARS_A_CHUNK = 4_000_000
 _SAMPLE = 1000
@@ -158,7 +159,11 @@ def predict_file(
                 writer.row({**row, **added})
         writer.close()
     if empty:
-        log.say(f"{empty:,} of {total:,} rows have no text and got no label.", kind="empty_texts", rows=empty)
+        log.say(
+            f"{empty:,} of {amount(total, 'row')} {'has' if empty == 1 else 'have'} no text and got no label.",
+            kind="empty_texts",
+            rows=empty,
+        )
     if only:
         log.say(f"{place}: {chosen.said(total)}", kind="only", rows=chosen.rows)
     return Done(total, dict(labels.most_common()))
@@ -198,7 +203,8 @@ class _Chosen:
         has = f"{self.column} = {self.value!r}"
         if not self.rows:
             return f"no row has {has}; there is: {', '.join(map(repr, sorted(self.others)))}."
-        return f"{self.rows:,} of {total:,} rows have {has}; the others got no label."
+        has = f"{'has' if self.rows == 1 else 'have'} {has}"
+        return f"{self.rows:,} of {amount(total, 'row')} {has}; the others got no label."
 
 
 def beside(source: Path) -> Path:

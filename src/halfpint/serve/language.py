@@ -294,7 +294,9 @@ def _backend(
 
     def load() -> LanguageEngine:
         opened = open_bundle(bundle.path)
-        return engine_loader(opened, threads) if engine_loader else open_language_engine(opened, threads=threads)
+        engine = engine_loader(opened, threads) if engine_loader else open_language_engine(opened, threads=threads)
+        engine.check_writes("serve")
+        return engine
 
     return EngineBackend(load, slots=slots, context=context, log=log, on_ready=on_ready)
 

@@ -25,8 +25,8 @@ class Predict(Task[str]):
     routes = "language"
     commands = frozenset(
         {
-            "chat", "compress", "distil", "evaluate", "export", "finetune", "generate", "import", "predict", "pretrain",
-            "pull", "report", "run", "serve", "tokenizer",
+            "chat", "compress", "distil", "evaluate", "export", "fill", "finetune", "generate", "import", "predict",
+            "pretrain", "pull", "report", "run", "serve", "tokenizer",
         }
     )  # fmt: skip
     ends = frozenset(

@@ -179,6 +179,7 @@ def _check_size(settings: TokenizerSettings, size: int) -> list[str]:
     raise HalfpintError(
         "vocab_size", wanted=f"{settings.vocab_size:,} tokens", got=f"texts that have enough for {size:,}",
         todo=f"Give more text, or a vocabulary of {size:,} or fewer.",
+        said=f"The text is too short for a vocabulary of {settings.vocab_size:,} tokens: it has {size:,}.",
     )  # fmt: skip
 
 

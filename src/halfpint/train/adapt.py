@@ -218,7 +218,7 @@ class Adapt(lora.LoRA, Training, Stage):
             found.append(write_tokens(texts, tokenizer, work.scratch / f"tokens-{name}", key, work.log, end=end))
         if len(found[0].tokens) < context:
             raise HalfpintError(
-                f"{self.use}: corpus", wanted=f"at least one sequence of {context} tokens to learn from",
+                f"{self.use}: corpus", wanted=f"at least one training sequence of {context} tokens",
                 got=f"{len(found[0].tokens):,} tokens", todo="Give more text, or a smaller context.",
             )  # fmt: skip
         return found[0], found[1]

@@ -15,6 +15,7 @@ from halfpint.machine import memory_bytes
 from halfpint.models.sizes import CAUSAL, MASKED, shown_parameters
 from halfpint.progress import Log, passes_shown
 from halfpint.stage import Work
+from halfpint.terminal import amount
 from halfpint.train import checkpoint, ranks
 from halfpint.train.loop import device, use_bf16
 from halfpint.train.plan import Plan
@@ -197,7 +198,8 @@ def planned(
     length = f"in {seconds / 60:.1f} minutes" if math.isfinite(seconds) else "in all"
     passes = total / rows.steps_per_epoch
     work.log.say(
-        f"plan: {total:,} steps of about {rows.tokens_a_step:,} tokens {length}, {passes_shown(passes)} over {what}",
+        f"plan: {amount(total, 'step')} of about {rows.tokens_a_step:,} tokens {length}, {passes_shown(passes)} over "
+        f"{what}",
         kind="plan", **found, passes=passes,
     )  # fmt: skip
     return Plan(

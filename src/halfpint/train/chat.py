@@ -202,7 +202,7 @@ class Chat(lora.LoRA, Training, Stage):
         if not kept[0] or not kept[1]:
             raise HalfpintError(
                 f"{self.use}: context", wanted="conversations of which a question and its answer fit",
-                got=f"{len(kept[0])} to learn from and {len(kept[1])} to choose by within {context:,} tokens",
+                got=f"{len(kept[0])} for training and {len(kept[1])} for validation within {context:,} tokens",
                 todo="Raise context, take a base model with a longer one, or give shorter conversations.",
             )  # fmt: skip
         return kept[0], kept[1], context

@@ -42,7 +42,7 @@ class Ngram(Stage):
         if not len(work.documents.train):
             raise HalfpintError(
                 self.use,
-                wanted="a text to learn from",
+                wanted="training text",
                 got="data that is no text corpus",
                 todo="Give the recipe's [data] a text file or a folder of them, and the task predict.",
             )

@@ -242,7 +242,7 @@ class Pretrain(Training, Stage):
         tokens = len(found[0].tokens)
         if tokens < self.context:
             raise HalfpintError(
-                f"{self.use}: corpus", wanted=f"at least one sequence of {self.context} tokens to learn from",
+                f"{self.use}: corpus", wanted=f"at least one training sequence of {self.context} tokens",
                 got=f"{tokens:,} tokens", todo="Give more text, or a smaller context.",
             )  # fmt: skip
         return found[0], found[1]
