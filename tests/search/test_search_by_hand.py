@@ -146,6 +146,8 @@ def test_what_is_chosen_already_is_left_as_it_is(out: Path, typed: Callable[...,
     before = files(out)
     code, said, _ = typed("choose", out, name)
     assert (code, said) == (0, f"{name} is chosen already; nothing was changed.\n")
+    code, said, _ = typed("choose", out, name, "--json")
+    assert code == 0 and json.loads(said)["chosen"] == name
     assert files(out) == before
 
 
