@@ -70,6 +70,13 @@ def test_what_may_be_as_good_is_not_taken() -> None:
     assert "rows would show that it is within 0.01" in choice.verdict
 
 
+def test_what_is_worse_by_more_than_the_margin_is_not_said_to_do_as_well() -> None:
+    """More rows could still show it, so they are asked; but as it looks, it does not do as well."""
+    choice = pick([candidate("large", 20, 1000, rows=400), candidate("small", 30, 500, first=100, rows=400)])
+    assert choice.undecided == ("small",) and name(choice.chosen) == "large"
+    assert "may do as well" not in choice.verdict
+
+
 def test_a_larger_one_that_may_be_better_is_asked_too() -> None:
     """As many mistakes on 400 rows, but others: it may be better by more than the margin."""
     small = candidate("small", 20, 500, rows=400)

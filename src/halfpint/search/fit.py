@@ -225,6 +225,8 @@ def _report(request: Request, tries: Tries, choice: Choice, tests: dict[str, Any
         if "trained_on" in choice.chosen:
             rows, size = choice.chosen["trained_on"], bytes_text(choice.chosen["size_bytes"])
             words.append(f"It was then trained again on all {rows:,} rows outside the test set ({size}).")
+        else:
+            words.append(f"It learned from the {len(split.train):,} training rows, and not from those of validation.")
         words.append(on_test(choice.chosen, tests[choice.chosen["name"]], tries.primary, limits))
     recipe = request.out / "recipe.toml"
     return {

@@ -183,15 +183,19 @@ def _why(ground: Ground) -> str:
 
 def _open(ground: Ground) -> str:
     """The smallest candidate of which more rows could show that it would do, and how many."""
-    if not ground.undecided or ground.limits.asks:
+    within = ground.limits.within
+    if ground.limits.asks:
         return ""
-    name = ground.undecided[0]
+    near = [name for name in ground.undecided if ground.beside[name].difference > -within]
+    if not near:
+        return ""
+    name = near[0]
     one, found = ground.beside[name], next(one for one in ground.measured if one["name"] == name)
-    needed = one.rows_needed(ground.limits.within)
+    needed = one.rows_needed(within)
     return (
         f"{name} ({bytes_text(found['size_bytes'])}, {found['latency_p50_ms']:.1f} ms) may do as well: it is "
         f"{_apart(one.difference)}, but on {one.rows:,} rows it could be {-one.low:.4f} below"
-        + (f"; about {needed:,} rows would show that it is within {ground.limits.within:g}." if needed else ".")
+        + (f"; about {needed:,} rows would show that it is within {within:g}." if needed else ".")
     )
 
 
