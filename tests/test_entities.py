@@ -79,7 +79,7 @@ def test_the_command_line(typed: Callable[..., tuple[int, str, str]], tmp_path: 
     code, _, said = typed("predict", best, "We live in Porto.", "--top", "3")
     assert code == 2 and "--top needs a model that ranks labels" in said
     code, _, said = typed("export", best, "--out", tmp_path / "file")
-    assert code == 2 and "These commands take it: check, compress, distil, evaluate, fit" in said
+    assert code == 2 and "These commands take it: compress, distil, evaluate, predict, report, serve" in said
     (tmp_path / "in.csv").write_text("text,who\nI live in Porto,Lena\n", encoding="utf-8")
     code, _, said = typed("predict", best, "--file", tmp_path / "in.csv", "--redact", "--text", "text")
     assert code == 0 and "Only 'text' is redacted; other columns stay as they are: who." in said

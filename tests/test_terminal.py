@@ -148,7 +148,10 @@ def test_a_fault_of_halfpint_has_a_code_of_its_own(
     [
         (MemoryError(), "memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "memory"),
-        (OSError(24, "Too many open files", "model.onnx"), "model.onnx: Too many open files"),
+        (
+            OSError(24, "Too many open files", "model.onnx"),
+            "model.onnx cannot be read or written: too many open files.",
+        ),
     ],
 )
 def test_what_a_machine_lacks_is_no_fault_of_halfpint(

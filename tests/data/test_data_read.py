@@ -137,7 +137,7 @@ def test_mixed_encodings_are_refused_with_the_lines(tmp_path: Path) -> None:
     data = "\n".join(lines).encode().split(b"\n")
     data[4] = data[11] = "café,a".encode("cp1252")
     message = fault(write(tmp_path, "a.csv", b"\n".join(data)))
-    assert "a.csv mixes encodings: 18 lines with UTF-8 characters, and 2 that are not UTF-8 (lines 5, 12)" in message
+    assert "a.csv mixes encodings: 18 lines with UTF-8 characters, and 2 " in message and "(lines 5, 12)" in message
     assert "Save those lines again as UTF-8" in message
 
 

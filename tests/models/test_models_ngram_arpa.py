@@ -171,7 +171,7 @@ def test_damage_is_told_by_line(tmp_path: Path, old: str, new: str, line: int, m
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "model.arpa"
-    with pytest.raises(HalfpintError, match="no such file"):
+    with pytest.raises(HalfpintError, match="There is no file"):
         NgramModel.from_arpa(path)
     path.write_bytes(bytes(range(256)) * 100)
     with pytest.raises(HalfpintError, match="a binary file"):

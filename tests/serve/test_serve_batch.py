@@ -243,7 +243,7 @@ def test_what_was_guessed_is_told(tmp_path: Path) -> None:
     told = (tmp_path / "events.jsonl").read_text(encoding="utf-8")
     assert "column 'text'" in told
     assert "cp1252" in told
-    assert "1 of 2 rows have no text" in told
+    assert "1 of 2 rows has no text" in told
 
 
 _MEMORY = """

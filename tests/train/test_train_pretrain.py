@@ -373,7 +373,7 @@ def test_parts_of_a_batch_are_the_batch(
         ({"tokenizer": "bppe"}, "Did you mean 'bpe'"),
         ({"vocabulary": 30_000}, "The text is too short for a vocabulary of 30,000 tokens: it has "),
         ({"size": "20k", "vocabulary": 1000}, "size: expected a llama of about 20k"),
-        ({"context": 100_000}, "corpus: expected at least one sequence of 100000 tokens"),
+        ({"context": 100_000}, "corpus: expected at least one training sequence of 100000 tokens"),
         ({"context": 4}, "context must be 8 tokens or more"),
     ],
 )

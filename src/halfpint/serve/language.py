@@ -294,7 +294,9 @@ def _backend(
 
     def load() -> LanguageEngine:
         opened = open_bundle(bundle.path)
-        engine = engine_loader(opened, threads) if engine_loader else open_language_engine(opened, threads=threads)
+        if engine_loader:
+            return engine_loader(opened, threads)
+        engine = open_language_engine(opened, threads=threads)
         engine.check_writes("serve")
         return engine
 
