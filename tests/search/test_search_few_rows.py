@@ -18,6 +18,8 @@ from halfpint.search.compare import Answers, compare, pooled_interval, strongest
 from halfpint.search.limits import Limits
 from halfpint.task import Split, label_task
 from halfpint.tasks._label_figures import label_counts
+from halfpint.train.finetune import Finetune
+from halfpint.train.tfidf_linear import TfidfLinear
 
 PLAIN = [
     "please",
@@ -197,3 +199,9 @@ def test_a_row_of_sixty_is_no_proof_that_more_rows_would_not_show_it(rows: int, 
     found = compare(["large", "small"], "large", answers, TASK.metrics["accuracy"])["small"]
     assert found.difference < -0.01 and not found.shows(0.01) and found.may_be(0.01) == is_open
     assert found.rows_needed(0.01) is None
+
+
+def test_an_encoder_that_learned_from_some_rows_is_said_to() -> None:
+    some = (Finetune(train_texts=2450), TfidfLinear())
+    assert fitting.drawn(some, 26_493) == " (its encoder from 2,450 of them, drawn)"
+    assert fitting.drawn(some, 2450) == "" and fitting.drawn((Finetune(), TfidfLinear()), 26_493) == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -222,11 +222,18 @@ def _report(request: Request, tries: Tries, choice: Choice, tests: dict[str, Any
     limits = request.limits
     words = [choice.verdict, rare(request.task, split.validation, tries.primary)]
     if choice.chosen is not None:
+        made = tries.made.get(choice.chosen["name"])
+        stages = made.stages if made else ()
         if "trained_on" in choice.chosen:
             rows, size = choice.chosen["trained_on"], bytes_text(choice.chosen["size_bytes"])
-            words.append(f"It was then trained again on all {rows:,} rows outside the test set ({size}).")
+            words.append(
+                f"It was then trained again on all {rows:,} rows outside the test set{drawn(stages, rows)} ({size})."
+            )
         else:
-            words.append(f"It learned from the {len(split.train):,} training rows, and not from those of validation.")
+            rows = len(split.train)
+            words.append(
+                f"It learned from the {rows:,} training rows{drawn(stages, rows)}, and not from those of validation."
+            )
         words.append(on_test(choice.chosen, tests[choice.chosen["name"]], tries.primary, limits))
     recipe = request.out / "recipe.toml"
     return {
@@ -248,6 +255,12 @@ def _report(request: Request, tries: Tries, choice: Choice, tests: dict[str, Any
         "out": str(request.out),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def drawn(stages: Sequence[Stage], rows: int) -> str:
+    """That an encoder learned from some of the rows, where it did."""
+    some = [count for stage in stages if 0 < (count := getattr(stage, "train_texts", 0)) < rows]
+    return f" (its encoder from {min(some):,} of them, drawn)" if some else ""
 
 
 def best_bundle(out: Path) -> Bundle:
