@@ -18,7 +18,9 @@ from halfpint.bundle import open_bundle
 from halfpint.data.examples import Example
 from halfpint.lookup import open_task
 from halfpint.pipeline import Pipeline
-from halfpint.progress import SILENT
+from halfpint.progress import SILENT, Log
+from halfpint.search import encoder
+from halfpint.search import fit as fitting
 from halfpint.search.choose import Choice, choose
 from halfpint.search.crossval import FOLDS, CrossValidation, folds, trained_on_all
 from halfpint.search.limits import Limits
@@ -128,6 +130,70 @@ def test_what_was_skipped_for_want_of_time_is_tried_when_there_is_some(tmp_path:
     found.try_late()
     assert [one["status"] for one in found.candidates if one["name"].startswith("tfidf-linear")] == ["measured"] * 2
     assert found.minutes_needed is None and not found.late
+
+
+def test_trying_again_does_not_forget_what_was_never_planned(tmp_path: Path) -> None:
+    found = tries(tmp_path, rows(200), 60)
+    group = next(one for one in cheap_groups(TASK) if one.name == "tfidf-linear")
+    found.unplanned_s = 600.0
+    found.deadline = time.monotonic() - 1
+    found.try_group(replace(group, expected_s=30.0))
+    assert found.missed_s == 630.0
+    found.deadline = time.monotonic() + 300
+    found.try_late()
+    assert found.missed_s == 600.0
+
+
+def test_the_proof_is_by_the_test_file_alone(tmp_path: Path) -> None:
+    """Every label of the test file is wrong: what is right on validation is wrong there, and the report says so."""
+    files = []
+    for name, examples in (("train", rows(120)), ("test", rows(160)[120:])):
+        files.append(tmp_path / f"{name}.jsonl")
+        labels = sorted({example.label for example in examples})
+        wrong = {label: labels[(at + 1) % len(labels)] if name == "test" else label for at, label in enumerate(labels)}
+        lines = [json.dumps({"text": f"{name} {one.text}", "label": wrong[one.label]}) for one in examples]
+        files[-1].write_text("\n".join(lines), encoding="utf-8")
+    found = halfpint.fit(str(files[0]), test=str(files[1]), base="none", out=tmp_path / "out", quiet=True)
+    one = next(one for one in found.report["candidates"] if one["name"] == found.chosen)
+    figures = found.report["test"][found.chosen]
+    assert figures["rows"] == 40 and one["metrics"]["accuracy"] > 0.7 and figures["accuracy"] < 0.3
+
+
+def test_fit_tries_again_what_was_skipped_where_asking_rows_left_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def groups(task: Any) -> list[Any]:
+        last = list(cheap_groups(task))
+        return [*last[:-1], replace(last[-1], expected_s=1e9)]
+
+    again: list[str] = []
+    monkeypatch.setattr(fitting, "cheap_groups", groups)
+    monkeypatch.setattr(Tries, "try_late", lambda self: again.extend(group.name for group, _ in self.late))
+    table = tmp_path / "table.jsonl"
+    table.write_text("\n".join(json.dumps({"text": e.text, "label": e.label}) for e in rows(90)), encoding="utf-8")
+    found = halfpint.fit(str(table), base="none", minutes=20.0, out=tmp_path / "out", quiet=True)
+    assert again == ["tfidf-linear"] and "Some candidates were skipped for lack of time" in found.verdict
+
+
+def test_a_base_that_cannot_read_the_texts_is_told_before_it_is_trained(
+    tmp_path: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stopped(*given: Any) -> Any:
+        raise StoppedError
+
+    monkeypatch.setattr(encoder, "training_speed", stopped)
+    for share, told in ((0.9, True), (0.1, False)):
+        found = tries(tmp_path / str(share), rows(60), 20)
+        found.log = Log(quiet=True)
+        said: list[str] = []
+        monkeypatch.setattr(found.log, "say", lambda text, said=said, **more: said.append(text))
+        monkeypatch.setattr(encoder, "unreadable_share", lambda bundle, texts, share=share: share)
+        with pytest.raises(StoppedError):
+            encoder.try_encoder(found, str(tiny_encoder), tmp_path / "plan.json", 0)
+        assert any("cannot read these texts" in text for text in said) == told
 
 
 def test_without_time_nothing_is_asked(tmp_path: Path) -> None:

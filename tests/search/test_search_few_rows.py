@@ -203,5 +203,5 @@ def test_a_row_of_sixty_is_no_proof_that_more_rows_would_not_show_it(rows: int, 
 
 def test_an_encoder_that_learned_from_some_rows_is_said_to() -> None:
     some = (Finetune(train_texts=2450), TfidfLinear())
-    assert fitting.drawn(some, 26_493) == " (its encoder from 2,450 of them, drawn)"
+    assert fitting.drawn(some, 26_493) == " (what is neural in it from 2,450 of them, drawn)"
     assert fitting.drawn(some, 2450) == "" and fitting.drawn((Finetune(), TfidfLinear()), 26_493) == ""

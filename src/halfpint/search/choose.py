@@ -91,7 +91,7 @@ def choose(
     chosen = min(feasible if limits.asks else shown, key=lambda one: (one["size_bytes"], -quality(one)))
     smaller = sorted((one for one in feasible if one["size_bytes"] < chosen["size_bytes"]), key=_size)
     undecided = tuple(one["name"] for one in smaller if beside[one["name"]].may_be(limits.within))
-    larger = [one["name"] for one in feasible if one not in smaller and one is not chosen]
+    larger = [one["name"] for one in feasible if one["size_bytes"] >= chosen["size_bytes"] and one is not chosen]
     above = tuple(name for name in larger if chosen is top and beside[name].may_exceed(limits.within))
     if limits.asks:
         undecided = _near(measured, beside_all, limits, quality(best))
@@ -101,7 +101,7 @@ def choose(
             answers=answers, undecided=undecided, minutes=minutes,
         )
     )  # fmt: skip
-    rivals = undecided if limits.asks else (*undecided[:_RIVALS], *above)
+    rivals = undecided if limits.asks else (*undecided, *above)
     return Choice(chosen, best, None, said, top, beside, rivals[:_RIVALS])
 
 

@@ -80,7 +80,7 @@ def try_encoder(tries: Tries, base: str, plan_file: Path, seed: int) -> None:
         plan.said(encoder.texts_per_s), kind="plan", groups={group.name: group.expected_s for group in plan.tuned}
     )
     if not plan.tuned:
-        tries.missed_s += least_seconds(encoder, sizes[0], held["exports_s"])
+        tries.unplanned_s += least_seconds(encoder, sizes[0], held["exports_s"])
         for group in tuned_groups(encoder, *sizes, float("inf"), seed)[:1]:
             tries.skip(group, f"{NO_TIME}: training needs about {60 * plan.minutes_needed:.0f} s more")
     try_whole(tries, plan.tuned)

@@ -102,7 +102,7 @@ def fit(request: Request, log: Log) -> dict[str, Any]:
             pipeline = Pipeline(split, request.out / "work", request.task, primary, log)
             tries = Tries(request.task, request.limits, pipeline, primary, log, started, _deadline(request, started))
             choice = _search(request, tries, split)
-            tests = _prove(request, tries, choice, split, started)
+            tests = _prove(request, tries, choice, split)
         report = _report(request, tries, choice, tests, split)
         spent = energy_spent(request.out / "events.jsonl")
         report |= {"energy": spent, "seconds": round(spent["seconds"], 1)}
@@ -137,9 +137,9 @@ def _deadline(request: Request, started: float) -> float:
 
 def _search(request: Request, tries: Tries, split: Split[Any]) -> Choice:
     """Try candidates, then ask more rows where that can decide between them."""
-    end = tries.deadline
-    share = _CROSSED_SHARE if len(split.validation) < ENOUGH else _AGAIN_SHARE
-    tries.deadline -= share * (end - tries.started)
+    end, whole = tries.deadline, tries.deadline - tries.started
+    before_again = end - _AGAIN_SHARE * whole
+    tries.deadline = end - _CROSSED_SHARE * whole if len(split.validation) < ENOUGH else before_again
     for group in cheap_groups(request.task):
         tries.try_group(group)
     if request.base != NO_BASE:
@@ -150,8 +150,8 @@ def _search(request: Request, tries: Tries, split: Split[Any]) -> Choice:
             tries.candidates, request.limits, tries.primary, request.task, tries.answers, minutes=tries.minutes_needed
         )  # fmt: skip
 
-    choice = CrossValidation(tries, choose_again, end - _AGAIN_SHARE * (end - tries.started), request.seed).run()
-    tries.deadline = end - _AGAIN_SHARE * (end - tries.started)
+    choice = CrossValidation(tries, choose_again, before_again, request.seed).run()
+    tries.deadline = before_again
     if tries.late and tries.seconds_left > tries.export_s:  # asking more rows did not take what was kept for it
         tries.try_late()
         choice = choose_again()
@@ -159,7 +159,7 @@ def _search(request: Request, tries: Tries, split: Split[Any]) -> Choice:
     return choice
 
 
-def _prove(request: Request, tries: Tries, choice: Choice, split: Split[Any], started: float) -> dict[str, Any]:
+def _prove(request: Request, tries: Tries, choice: Choice, split: Split[Any]) -> dict[str, Any]:
     """The one look at the test texts: the chosen candidate, the strongest, the baselines. Writes OUT/best with its
     recipe, and OUT/strongest."""
     task = request.task
@@ -258,9 +258,9 @@ def _report(request: Request, tries: Tries, choice: Choice, tests: dict[str, Any
 
 
 def drawn(stages: Sequence[Stage], rows: int) -> str:
-    """That an encoder learned from some of the rows, where it did."""
+    """That what learns from an encoder's vectors, or the encoder itself, saw some of the rows, where it did."""
     some = [count for stage in stages if 0 < (count := getattr(stage, "train_texts", 0)) < rows]
-    return f" (its encoder from {min(some):,} of them, drawn)" if some else ""
+    return f" (what is neural in it from {min(some):,} of them, drawn)" if some else ""
 
 
 def best_bundle(out: Path) -> Bundle:

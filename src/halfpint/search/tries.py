@@ -47,7 +47,7 @@ class Tries:
     trained: set[str] = field(default_factory=set)
     pending: list[tuple[Group, tuple[Variant, ...]]] = field(default_factory=list)
     late: list[tuple[Group, tuple[Variant, ...]]] = field(default_factory=list)
-    missed_s: float = 0.0
+    unplanned_s: float = 0.0
     spent_s: list[float] = field(default_factory=list)
     unsaid: int = 0
 
@@ -60,6 +60,12 @@ class Tries:
     def export_s(self) -> float:
         """What a candidate takes to be finished and measured, as it did here so far."""
         return median(self.spent_s) if self.spent_s else EXPORT_S
+
+    @property
+    def missed_s(self) -> float:
+        """About what all takes that was left out for want of time: what was not planned, and what was skipped."""
+        late = (self.export_s * len(variants) if variants else group.expected_s for group, variants in self.late)
+        return self.unplanned_s + sum(late)
 
     @property
     def minutes_needed(self) -> float | None:
@@ -88,7 +94,6 @@ class Tries:
             return
         least = min(group.expected_s * _LEAST, group.expected_s - group.finish_s + self.export_s)
         if group.expected_s and self.seconds_left < least:
-            self.missed_s += group.expected_s
             self.late.append((group, ()))
             self.skip(group, f"{NO_TIME}: training needs about {group.expected_s:.0f} s")
             return
@@ -125,7 +130,7 @@ class Tries:
 
     def try_late(self) -> None:
         """Try what was skipped for want of time once more, trainings first, where there is time now."""
-        late, self.late, self.missed_s = self.late, [], 0.0
+        late, self.late = self.late, []
         for group, variants in sorted(late, key=lambda one: bool(one[1])):
             names = {variant.name for variant in variants or group.variants}
             self.candidates = [one for one in self.candidates if one["name"] not in names]
@@ -144,7 +149,6 @@ class Tries:
     def _finish(self, group: Group, variants: Sequence[Variant]) -> None:
         for variant in variants:
             if self.seconds_left < self.export_s / 2 and any(one.name in self.made for one in group.variants):
-                self.missed_s += self.export_s
                 self.late.append((group, (variant,)))
                 self._note(variant, group, "skipped", f"{NO_TIME} to export and measure it")
                 continue
