@@ -19,6 +19,7 @@ from halfpint import registry
 from halfpint.command import Result, command_class, command_names, settings_of
 from halfpint.errors import HalfpintError
 from halfpint.lookup import tasks
+from halfpint.models import architectures
 from halfpint.search.fit import Request
 from halfpint.search.limits import Limits
 from halfpint.stage import Stage, stage_class
@@ -62,7 +63,6 @@ WEB = {"fastapi", "pydantic", "starlette"}
 # Files that are classes of a heavy package, and are themselves imported inside functions alone.
 HEAVY_FILES = {
     "models.pooled_classifier": {"torch", "transformers"},
-    "models.factored": {"torch", "transformers"},
     "models.tagger": {"torch", "transformers"},
     "models.word_tagger": {"torch"},
     "serve.classify": {"pydantic"},
@@ -79,6 +79,11 @@ HEAVY_FILES = {
     "train._cross_entropy": {"torch"},
     "models.quick_passes": {"torch", "transformers"},
     "train._muon": {"torch"},
+}
+HEAVY_FILES |= {
+    module.removeprefix("halfpint."): {"torch", "transformers"}
+    for module in architectures.own().values()
+    if module.startswith("halfpint.")
 }
 for _task in tasks():  # what serves a task and the head of its network are such files too
     HEAVY_FILES.setdefault(f"serve.{_task.routes}", WEB)

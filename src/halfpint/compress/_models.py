@@ -18,6 +18,7 @@ from halfpint.compress.tensors import encoder_config, read_weights
 from halfpint.engines import torch_classifier, torch_lm
 from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.machine import memory_bytes
+from halfpint.models.architectures import need_transformers
 from halfpint.models.block_codes import read_types
 from halfpint.models.sizes import CAUSAL, parse_parameters, resolve, shown_parameters
 from halfpint.models.sparse_weights import SPARSE_FILE
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 Rows = Sequence[npt.NDArray[np.int64]]
 
-_FACTORED = "halfpint_factored"
 _TOKENS = 16_384  # to calibrate on, where nothing says how many rows
 _LOSS_TOKENS = 4096  # of these the loss is measured on
 _MOST_LOGITS = 1 << 25  # values at once
@@ -139,14 +139,12 @@ def open_model(bundle: Bundle, place: str) -> Any:
 
 def open_folder(folder: Path, kind: Kind) -> Any:
     """The model in `folder`, of a kind."""
-    transformers = need("transformers", "compressing a model")
-    import halfpint.models.factored  # noqa: F401  (registers the architecture)
-
+    transformers = need_transformers("compressing a model")
     if kind == Kind.CLASSIFIER:
         return torch_classifier.load_model(folder)
     if kind == Kind.LANGUAGE:
         model_type = str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
-        return torch_lm.load_model(folder, CAUSAL if model_type == _FACTORED else resolve(model_type)[1])
+        return torch_lm.load_model(folder, resolve(model_type)[1])
     transformers.utils.logging.disable_progress_bar()
     settings = {"dtype": "float32", "local_files_only": True}
     try:
@@ -197,7 +195,7 @@ def _is_allowed(config: dict[str, Any]) -> bool:
     inner = {name: value for name, value in copy.deepcopy(encoder_config(config)).items() if name != "model_type"}
     strict = need("huggingface_hub.errors", "pruning").StrictDataclassError
     try:
-        need("transformers", "pruning").AutoConfig.for_model(encoder_config(config)["model_type"], **inner)
+        need_transformers("pruning").AutoConfig.for_model(encoder_config(config)["model_type"], **inner)
     except (ValueError, strict):
         return False
     return True
@@ -209,7 +207,7 @@ def empty_like(model: Any, config: dict[str, Any]) -> Any:
     if settings["model_type"] == model.config.model_type:
         arguments = {"add_pooling_layer": False} if getattr(model, "pooler", "") is None else {}
         return type(model)(type(model.config).from_dict(settings), **arguments).eval()
-    transformers = need("transformers", "pruning")
+    transformers = need_transformers("pruning")
     known = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
     return transformers.AutoModelForCausalLM.from_config(known, dtype="float32").eval()
 
@@ -299,7 +297,7 @@ class Loss:
     @staticmethod
     def _is_causal(model: Any) -> bool:
         model_type = model.config.model_type
-        return bool(model_type == _FACTORED or resolve(model_type)[1] == CAUSAL)
+        return bool(resolve(model_type)[1] == CAUSAL)
 
     def _answers(self, model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Logits of a classifier, else hidden states of the places that hold a token."""

@@ -13,7 +13,8 @@ from halfpint.bundle import Bundle, Kind
 from halfpint.compress import _models
 from halfpint.compress._calibration import walk
 from halfpint.compress.tensors import LAYER, encoder_config, read_weights, refuse_if_no_smaller, write_weights
-from halfpint.errors import HalfpintError, SettingError, nearest, need
+from halfpint.errors import HalfpintError, SettingError, nearest
+from halfpint.models.architectures import need_transformers
 from halfpint.stage import Stage, Work
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _settled(bundle: Bundle) -> dict[str, Any]:
     inner = encoder_config(config)
     if "layer_types" not in inner:
         settings = {name: value for name, value in inner.items() if name != "model_type"}
-        known = need("transformers", "pruning").AutoConfig.for_model(inner["model_type"], **settings)
+        known = need_transformers("pruning").AutoConfig.for_model(inner["model_type"], **settings)
         if len(set(getattr(known, "layer_types", None) or ())) > 1:
             inner["layer_types"] = list(known.layer_types)
     return config

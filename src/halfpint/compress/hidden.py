@@ -119,7 +119,7 @@ class Hidden(Stage):
 
     def _check_objective(self, bundle: Bundle) -> None:
         name = str(bundle.config.get("model_type"))
-        if bundle.kind == Kind.LANGUAGE and name != "halfpint_factored" and resolve(name)[1] != CAUSAL:
+        if bundle.kind == Kind.LANGUAGE and resolve(name)[1] != CAUSAL:
             raise HalfpintError(
                 str(bundle.path), wanted="a causal language model or a classifier", got=f"a masked one ({name})",
                 todo="Take out feed-forward channels (compress/width) or layers (compress/depth).",

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from halfpint.bundle import Bundle
 from halfpint.engines import softmax
-from halfpint.errors import need
 from halfpint.lookup import task_of
+from halfpint.models.architectures import need_transformers
 from halfpint.models.heads import head_in
 from halfpint.outputs import Encoded, Outputs, per_text
 from halfpint.task import label_task
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 def load_model(folder: Path) -> Any:
     """The encoder with a head in `folder` as a `transformers` model in evaluation mode, fp32, on the CPU."""
-    need("torch", "a bundle that was not exported yet")
-    transformers = need("transformers", "a bundle that was not exported yet")
-    import halfpint.models.factored  # noqa: F401  (registers an architecture)
+    transformers = need_transformers("a bundle that was not exported yet")
     from halfpint.models.sparse_weights import SPARSE_FILE, open_sparse
 
     transformers.utils.logging.disable_progress_bar()

@@ -21,6 +21,7 @@ from halfpint.engines._prefix_cache import PrefixCache, states_of
 from halfpint.engines._scored import Done, ScoredText, unsaid
 from halfpint.engines._writing import Writer
 from halfpint.errors import HalfpintError, SettingError, need
+from halfpint.models.architectures import need_transformers
 from halfpint.models.sizes import CAUSAL, MASKED, resolve
 from halfpint.tokenizers.batching import length_batches, pad
 from halfpint.tokenizers.load import open_tokenizer
@@ -35,11 +36,9 @@ _TEXTS_AT_ONCE, _TEXTS_WITH_STATES = 512, 16
 
 def load_model(folder: Path, objective: str) -> Any:
     """The language model in `folder` in evaluation mode, fp32, on the CPU."""
-    need("torch", "a language model that was not exported yet")
-    transformers = need("transformers", "a language model that was not exported yet")
+    transformers = need_transformers("a language model that was not exported yet")
     transformers.utils.logging.disable_progress_bar()
     kind = transformers.AutoModelForMaskedLM if objective == MASKED else transformers.AutoModelForCausalLM
-    import halfpint.models.factored  # noqa: F401  (registers the architecture)
     from halfpint.models.compressed_tensors import is_compressed, open_compressed
     from halfpint.models.sparse_weights import SPARSE_FILE, open_sparse
 
@@ -53,9 +52,7 @@ def load_model(folder: Path, objective: str) -> Any:
 def empty_model(folder: Path) -> Any:
     """The causal language model in `folder` without its weights: shapes alone, which takes no memory."""
     torch = need("torch", "a language model that was not exported yet")
-    transformers = need("transformers", "a language model that was not exported yet")
-    import halfpint.models.factored  # noqa: F401  (registers the architecture)
-
+    transformers = need_transformers("a language model that was not exported yet")
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
         return transformers.AutoModelForCausalLM.from_config(config)

@@ -16,6 +16,7 @@ from halfpint.bundle import Bundle, Kind, copy_files, write_json
 from halfpint.errors import HalfpintError, need, need_installed
 from halfpint.export._gate import run_gate
 from halfpint.export._integers import BLOCKS, GROUP, integers_of
+from halfpint.models.architectures import need_transformers
 from halfpint.models.block_codes import CODES_FILE, read_blocks, read_types
 from halfpint.models.compressed_tensors import FORMAT, METHOD
 from halfpint.progress import Log
@@ -176,7 +177,7 @@ def _layers(bundle: Bundle) -> _Layers:
 def _modules(folder: Path) -> tuple[set[str], set[str]]:
     """Names of all linear layers, and of the layers that stay numbers: embeddings and output."""
     torch = need("torch", "exporting to compressed-tensors")
-    transformers = need("transformers", "exporting to compressed-tensors")
+    transformers = need_transformers("exporting to compressed-tensors")
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)

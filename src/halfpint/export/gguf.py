@@ -24,6 +24,7 @@ from halfpint.export._gguf_architectures import (
     rope_factors,
     write_hyperparameters,
 )
+from halfpint.models.architectures import need_transformers
 from halfpint.models.block_codes import CODES_FILE, read_blocks, read_types
 from halfpint.models.packed_gguf import GGUF_FILE
 from halfpint.models.sparse_weights import SPARSE_FILE
@@ -125,7 +126,7 @@ def _opened(source: Path) -> tuple[Any, Architecture, GgufTokenizer]:
     """The model's settings, how it is written, and its tokenizer."""
     place = source / "config.json"
     need_known(str(read_json(place).get("model_type")), str(place))
-    config = need("transformers", "exporting to GGUF").AutoConfig.from_pretrained(source, local_files_only=True)
+    config = need_transformers("exporting to GGUF").AutoConfig.from_pretrained(source, local_files_only=True)
     return config, architecture_of(config, str(place)), read_for_gguf(source, config.to_dict(), config.vocab_size)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from halfpint.bundle import read_json
 from halfpint.errors import HalfpintError, need
+from halfpint.models.architectures import need_transformers
 from halfpint.models.sparse_weights import fill_model
 
 METHOD = "compressed-tensors"
@@ -49,7 +50,7 @@ def open_compressed(folder: Path, kind: Any) -> Any:
     )
     if told.format != FORMAT:
         raise HalfpintError(str(folder), wanted=f"the format {FORMAT}", got=str(told.format))
-    config = need("transformers", what).AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = need_transformers(what).AutoConfig.from_pretrained(folder, local_files_only=True)
     del config.quantization_config
     model = kind.from_config(config, dtype="float32")
     weights: dict[str, Any] = {}

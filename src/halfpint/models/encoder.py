@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from halfpint.bundle import Bundle, Kind
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError
+from halfpint.models.architectures import need_transformers
 from halfpint.models.sizes import MASKED, resolve
 from halfpint.stage import Stage, Work
 
@@ -35,7 +36,7 @@ class Encoder(Stage):
                 self.use, wanted="a masked language model", got=f"a {model_type}, a causal one",
                 todo='Pre-train an encoder: arch = "bert" (or modernbert) in train/pretrain.',
             )  # fmt: skip
-        transformers = need("transformers", "an encoder")
+        transformers = need_transformers("an encoder")
         transformers.utils.logging.disable_progress_bar()
         model = transformers.AutoModelForMaskedLM.from_pretrained(bundle.path, dtype="float32", local_files_only=True)
         with self.new_bundle(work, bundle) as (folder, card):

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-MODEL_TYPE = "halfpint_factored"
+ARCHITECTURE = "halfpint_factored"
 
 
 class FactoredLinear(nn.Module):
@@ -68,7 +68,7 @@ class FactoredConfig(PreTrainedConfig):  # type: ignore[misc]
         ranks: rank of each factored layer, by its name in the model.
     """
 
-    model_type = MODEL_TYPE
+    model_type = ARCHITECTURE
 
     def __init__(
         self, base: dict[str, Any] | None = None, ranks: dict[str, int] | None = None, **kwargs: Any
@@ -171,6 +171,6 @@ class FactoredCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         )  # fmt: skip
 
 
-AutoConfig.register(MODEL_TYPE, FactoredConfig, exist_ok=True)
+AutoConfig.register(ARCHITECTURE, FactoredConfig, exist_ok=True)
 AutoModel.register(FactoredConfig, FactoredEncoder, exist_ok=True)
 AutoModelForCausalLM.register(FactoredConfig, FactoredCausalLM, exist_ok=True)

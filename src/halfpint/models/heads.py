@@ -16,7 +16,8 @@ from typing import Any
 
 from halfpint import registry
 from halfpint.bundle import read_json
-from halfpint.errors import HalfpintError, need
+from halfpint.errors import HalfpintError
+from halfpint.models.architectures import need_transformers
 from halfpint.task import Task
 
 _OURS = "halfpint_"
@@ -47,8 +48,7 @@ def head_in(folder: Path) -> ModuleType:
 
 
 def _load(name: str, place: str) -> ModuleType:
-    need("torch", "an encoder with a head")
-    need("transformers", "an encoder with a head")
+    need_transformers("an encoder with a head")
     module = registry.load("models", name, place)
     if not hasattr(module, "build"):
         raise HalfpintError(place, wanted="a head", got=repr(name))

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
 from halfpint.errors import HalfpintError, SettingError, nearest, need
+from halfpint.models import architectures
+from halfpint.models.architectures import need_transformers
 
 CAUSAL, MASKED = "causal", "masked"
 OBJECTIVES = (CAUSAL, MASKED)
@@ -72,7 +74,7 @@ def resolve(arch: str, objective: str = "") -> tuple[str, str]:
     Raises:
         HalfpintError: there is no such architecture or objective, or the one cannot be trained by the other.
     """
-    need("transformers", "a new model")
+    need_transformers("a new model")
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -83,11 +85,11 @@ def resolve(arch: str, objective: str = "") -> tuple[str, str]:
         raise SettingError(
             "objective", wanted="causal or masked", got=repr(objective), todo=nearest(objective, OBJECTIVES)
         )
-    if arch == "halfpint_factored" and objective in ("", CAUSAL):
-        return arch, CAUSAL
     causal, masked = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), set(MODEL_FOR_MASKED_LM_MAPPING_NAMES)
-    known = sorted((causal | masked) & set(CONFIG_MAPPING_NAMES))
-    name = f"{arch}_text" if f"{arch}_text" in causal else arch
+    known = sorted(((causal | masked) & set(CONFIG_MAPPING_NAMES)) | set(architectures.own()))
+    name = _named(arch, causal, known)
+    if name in architectures.own():
+        causal, masked = (causal | {name}, masked) if _writes(name) else (causal, masked | {name})
     if name not in known:
         raise SettingError(
             "arch", wanted="an architecture of transformers with a language model", got=repr(arch),
@@ -113,10 +115,26 @@ def resolve(arch: str, objective: str = "") -> tuple[str, str]:
     return name, own
 
 
+def _named(arch: str, causal: Collection[str], known: Collection[str]) -> str:
+    """The `model_type` for a name as people write it: "gemma3", "transformer-xl", "Phi-3"."""
+    for name in (arch, arch.lower().replace("-", "_"), arch.lower().replace("-", "")):
+        if f"{name}_text" in causal:
+            return f"{name}_text"
+        if name in known:
+            return name
+    return arch
+
+
+def _writes(name: str) -> bool:
+    """Whether an architecture of halfpint's own is a causal language model."""
+    auto = need_transformers("a new model")
+    return type(default_config(name)) in auto.AutoModelForCausalLM._model_mapping
+
+
 @cache
 def default_config(model_type: str) -> Any:
     """The configuration of `transformers` with its own defaults; nobody may change it."""
-    return need("transformers", "a new model").AutoConfig.for_model(model_type)
+    return need_transformers("a new model").AutoConfig.for_model(model_type)
 
 
 def new_model(model_type: str, settings: Mapping[str, Any], *, meta: bool = False) -> Any:
@@ -127,7 +145,7 @@ def new_model(model_type: str, settings: Mapping[str, Any], *, meta: bool = Fals
         settings: configuration, as `size_dial` gives it.
     """
     torch = need("torch", "a new model")
-    transformers = need("transformers", "a new model")
+    transformers = need_transformers("a new model")
     _, objective = resolve(model_type)
     config = transformers.AutoConfig.for_model(model_type, **settings)
     kind = transformers.AutoModelForMaskedLM if objective == MASKED else transformers.AutoModelForCausalLM

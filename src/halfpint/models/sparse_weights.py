@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from halfpint.errors import HalfpintError, need
+from halfpint.models.architectures import need_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +78,7 @@ def open_sparse(folder: Path, kind: Any) -> Any:
     Args:
         kind: the Auto class of transformers to open it as.
     """
-    transformers = need("transformers", "sparse weights")
+    transformers = need_transformers("sparse weights")
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     model = kind.from_config(config, dtype="float32")
     return fill_model(model, read_sparse(folder / SPARSE_FILE), folder)

@@ -1,0 +1,54 @@
+"""Architectures that transformers does not have: each is a file in `models` that says which one it adds.
+
+Such a file has a line `ARCHITECTURE = "name"` with the `model_type` of its configuration, and registers its classes
+with the Auto classes of transformers when it is imported. The files are found by that line; there is no list of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from halfpint import registry
+from halfpint.errors import need
+
+_LINE = re.compile(rb'^ARCHITECTURE = "(\w+)"', re.MULTILINE)
+
+
+@cache
+def own() -> dict[str, str]:
+    """The `model_type` of each architecture that halfpint, or a package that joined it, adds; with its module."""
+    found = {}
+    for module in registry.variants("models").values():
+        spec = importlib.util.find_spec(module)
+        origin = spec.origin if spec else None
+        line = _LINE.search(Path(origin).read_bytes()) if origin and Path(origin).is_file() else None
+        if line:
+            found[line[1].decode()] = module
+    return found
+
+
+@cache
+def register() -> None:
+    """Make the Auto classes of transformers know all of `own()`; PyTorch and transformers are imported."""
+    for module in own().values():
+        importlib.import_module(module)
+
+
+def need_transformers(what: str) -> Any:
+    """The package transformers, which knows the architectures of `own()` too.
+
+    Args:
+        what: what needs it, for the error where it is not installed.
+
+    Raises:
+        MissingError: PyTorch or transformers is not installed.
+    """
+    need("torch", what)
+    transformers = need("transformers", what)
+    register()
+    return transformers
