@@ -14,6 +14,7 @@ from halfpint import registry
 from halfpint.bundle import Bundle
 from halfpint.engines._generation import Continuation, Generation, Piece, TokenScore
 from halfpint.engines._prompt import as_chat, prompt_of
+from halfpint.engines._reading import Reading, remembers
 from halfpint.engines._schema import Follower as TextBySchema
 from halfpint.engines._schema import checked as checked_schema
 from halfpint.engines._scored import Done, ScoredText, unsaid
@@ -23,8 +24,9 @@ from halfpint.outputs import Outputs
 from halfpint.task import label_task
 
 __all__ = [
-    "Continuation", "Engine", "Generation", "LanguageEngine", "Piece", "Probabilities", "ScoredText", "TextBySchema",
-    "TokenScore", "as_chat", "checked_schema", "open_engine", "open_language_engine", "prompt_of", "softmax",
+    "Continuation", "Engine", "Generation", "LanguageEngine", "Piece", "Probabilities", "Reading", "ScoredText",
+    "TextBySchema", "TokenScore", "as_chat", "checked_schema", "open_engine", "open_language_engine", "prompt_of",
+    "remembers", "softmax",
 ]  # fmt: skip
 
 Probabilities = npt.NDArray[np.float32]

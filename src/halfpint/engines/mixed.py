@@ -13,6 +13,7 @@ import numpy.typing as npt
 from halfpint.bundle import Bundle, read_json, write_json
 from halfpint.engines import torch_lm
 from halfpint.engines._constraint import Grammars
+from halfpint.engines._reading import Reading
 from halfpint.engines._scored import Done, ScoredText, unsaid
 from halfpint.engines._writing import Writer
 from halfpint.models.continuous_cache import ContinuousCache, ages
@@ -109,6 +110,15 @@ class MixedEngine(Writer):
             found.append(ScoredText.of(text, self._mixture.score(self.encode(text), scored)))
             done(1 / len(texts))
         return found
+
+    def read_by(self, reading: Reading) -> Reading:
+        """Have the trained model read long texts as `reading` says."""
+        return self._trained.read_by(reading)
+
+    @property
+    def config(self) -> Any:
+        """The trained model's configuration."""
+        return self._trained.config
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """The ids of `text` alone."""

@@ -18,7 +18,9 @@ import numpy.typing as npt
 from halfpint.bundle import Bundle
 from halfpint.engines._constraint import Grammars
 from halfpint.engines._prefix_cache import PrefixCache, states_of
+from halfpint.engines._reading import Reading, checked, longest, remembers, windows
 from halfpint.engines._scored import Done, ScoredText, unsaid
+from halfpint.engines._segments import score_segments
 from halfpint.engines._writing import Writer
 from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.models.architectures import need_transformers
@@ -76,8 +78,8 @@ class TorchLanguageEngine(Writer):
         self._folder, self._tokenizer = bundle.path, open_tokenizer(bundle.path)
         self._encoding = threading.Lock()  # encode_special_tokens is a switch of the whole tokenizer
         config = self._model.config
-        skipped = int(config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
-        self.context = int(getattr(config, "max_position_embeddings", None) or 1024) - skipped
+        self._reading = checked(Reading(), config)
+        self.context = longest(config) + (self._reading.mem_length or 0)
         first = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
         self._first = first[0] if isinstance(first, list) else first
         self.ends = _ends(config) | _ends(getattr(self._model, "generation_config", None))
@@ -89,7 +91,8 @@ class TorchLanguageEngine(Writer):
         """Each text's log-probabilities, token by token.
 
         Causal: of each token given all before it and the start of a document. A text longer than the context is read
-        in windows that overlap by half, so that each token but the first ones has at least half a context before it.
+        in windows that overlap by half, so that each token but the first ones has at least half a context before it; by
+        a model with a memory in segments, each with the memory of those before. `read_by` changes how.
         Masked: of each token when it alone is masked, given all others in its window (the pseudo-log-likelihood of
         Salazar et al. 2020, "Masked Language Model Scoring", section 2): no likelihood of the text, so its perplexity
         compares masked models with each other alone.
@@ -107,6 +110,23 @@ class TorchLanguageEngine(Writer):
                 logs = [self._masked_scores(ids, partial(_part_done, part, 1 / len(rows))) for ids in rows]
             found += [ScoredText.of(text, scores) for text, scores in zip(some, logs, strict=True)]
         return found
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self._model.config
+
+    def read_by(self, reading: Reading) -> Reading:
+        """Have `score` and `score_ids` read long texts as `reading` says; gives it with the numbers it left open.
+
+        Raises:
+            SettingError: the model cannot.
+        """
+        self._must_be(CAUSAL, "reading by windows or with a memory")
+        self._reading = checked(reading, self._model.config)
+        if remembers(self._model.config):
+            self._model.config.mem_length = self._reading.mem_length
+        return self._reading
 
     def score_ids(self, rows: Sequence[list[int]], done: Done = unsaid) -> list[npt.NDArray[np.float32]]:
         """Log-probabilities (nats) of each of a row's ids but the first, given those before it."""
@@ -226,12 +246,14 @@ class TorchLanguageEngine(Writer):
         """Scores of rows of tokens, of each but the first; their states are added to `states` where it is given."""
         import torch
 
+        if remembers(self._model.config):
+            return score_segments(self._model, whole, self._reading, states, done)
         out = [np.zeros(max(len(ids) - 1, 0), dtype=np.float32) for ids in whole]
-        windows = [(row, *window) for row, ids in enumerate(whole) for window in self._windows(len(ids))]
-        most = max(self.context, _MOST_LOGITS // self._model.config.vocab_size)
+        parts = [(row, *window) for row, ids in enumerate(whole) for window in windows(len(ids), self._reading)]
+        most = max(self._reading.context, _MOST_LOGITS // self._model.config.vocab_size)
         with torch.inference_mode(), states_of(self._model.get_output_embeddings()) as caught:
-            for batch in length_batches([end - start for _, start, end, _ in windows], most):
-                some = [windows[index] for index in batch]
+            for batch in length_batches([end - start for _, start, end, _ in parts], most):
+                some = [parts[index] for index in batch]
                 ids, _ = pad([whole[row][start:end] for row, start, end, _ in some], 0)  # what is behind is not seen
                 logits = self._model(input_ids=torch.from_numpy(ids)).logits
                 for place, (row, start, end, first) in enumerate(some):
@@ -245,16 +267,8 @@ class TorchLanguageEngine(Writer):
                         before_each = caught[-1][place, first - start - 1 : end - start - 1]
                         states[row][first - 1 : end - 1] = before_each.float().numpy()
                 caught.clear()
-                done(len(batch) / len(windows))
+                done(len(batch) / len(parts))
         return out
-
-    def _windows(self, length: int) -> Iterator[tuple[int, int, int]]:
-        """Start, end and first scored token of the windows over a text of so many tokens."""
-        stride = max(1, self.context // 2)
-        end, first = min(self.context, length), 1
-        while first < end:
-            yield max(0, end - self.context), end, first
-            end, first = min(end + stride, length), end
 
     def _masked_scores(self, ids: list[int], done: Done) -> npt.NDArray[np.float32]:
         import torch

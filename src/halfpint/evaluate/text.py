@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from halfpint.bundle import Bundle
-from halfpint.engines import LanguageEngine, ScoredText, open_language_engine
+from halfpint.engines import LanguageEngine, Reading, ScoredText, open_language_engine
+from halfpint.errors import HalfpintError
 from halfpint.evaluate.perplexity import perplexity_of
 from halfpint.models.sizes import MASKED
 from halfpint.progress import Log
@@ -23,7 +24,8 @@ _SURELY = 0.7  # of the time: other programs may want the machine more than whil
 
 
 def judge(
-    bundle: Bundle, documents: Sequence[str], log: Log, scores: list[ScoredText] | None = None, until: float = math.inf
+    bundle: Bundle, documents: Sequence[str], log: Log, scores: list[ScoredText] | None = None, until: float = math.inf,
+    reading: Reading | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """How well a language model predicts documents: perplexity (which, the names say), bits per byte, intervals, speed.
 
@@ -33,8 +35,14 @@ def judge(
     Args:
         scores: gets the score of each document, where all of it was read.
         until: when it should be done, by the monotonic clock: excerpts stand for text that takes longer.
+        reading: how a Transformer reads texts longer than its context; None as it does by itself.
+
+    Raises:
+        HalfpintError: it cannot read so.
     """
     engine, whole = open_language_engine(bundle), documents
+    if reading is not None:
+        read_by(engine, reading)
     if getattr(engine, "objective", "") == MASKED:
         if sum(map(len, documents)) > _MASKED_CHARS:
             documents = _excerpts(documents, _MASKED_CHARS, _EXCERPT_CHARS)
@@ -48,7 +56,25 @@ def judge(
         scored = engine.score(documents, bar.advance)
     if scores is not None and documents is whole:
         scores += scored
-    return _figures(bundle, scored, time.monotonic() - started, log)
+    found = _figures(bundle, scored, time.monotonic() - started, log)
+    return found if reading is None else {**found, **read_by(engine, reading)}
+
+
+def read_by(engine: Any, reading: Reading) -> dict[str, int]:
+    """Have an engine read long texts as `reading` says; gives its numbers with those that were left open.
+
+    Raises:
+        HalfpintError: it cannot.
+    """
+    if not hasattr(engine, "read_by"):
+        raise HalfpintError(
+            "--context, --stride, --mem-length", wanted="a trained Transformer",
+            got="a model that was exported or counted", todo="Leave them out, or give the bundle before its export.",
+        )  # fmt: skip
+    found: Reading = engine.read_by(reading)
+    memory = found.mem_length is not None
+    held = {"context": found.context, "mem_length": found.mem_length, "stride": None if memory else found.stride}
+    return {name: value for name, value in held.items() if value is not None}
 
 
 def judge_answers(bundle: Bundle, rows: Sequence[tuple[list[int], npt.NDArray[np.bool_]]], log: Log) -> dict[str, Any]:

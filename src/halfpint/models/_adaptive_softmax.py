@@ -8,6 +8,7 @@ al. 2017, "Efficient softmax approximation for GPUs", section 4 (the softmax in 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -28,8 +29,8 @@ class AdaptiveEmbedding(nn.Module):
         super().__init__()
         self.ends = (0, *cutoffs, vocabulary)
         widths = [max(1, width // narrowing**number) for number in range(len(cutoffs) + 1)]
-        pairs = zip(self.ends, self.ends[1:], strict=False)
-        self.tables = nn.ModuleList(nn.Embedding(b - a, w) for (a, b), w in zip(pairs, widths, strict=True))
+        spans = zip(pairwise(self.ends), widths, strict=True)
+        self.tables = nn.ModuleList(nn.Embedding(end - first, each) for (first, end), each in spans)
         self.projections = nn.ModuleList(
             nn.Identity() if each == width else nn.Linear(each, width, bias=False) for each in widths
         )
@@ -38,16 +39,13 @@ class AdaptiveEmbedding(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The table of the most frequent tokens."""
-        found: torch.Tensor = self.tables[0].weight  # type: ignore[assignment]
-        return found
+        return self.tables[0].weight  # type: ignore[return-value]
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Of ids (…) the embeddings (…, width)."""
         flat = ids.reshape(-1)
         found = self.weight.new_zeros(len(flat), self.width)
-        for first, end, table, projection in zip(
-            self.ends, self.ends[1:], self.tables, self.projections, strict=False
-        ):  # fmt: skip
+        for (first, end), table, projection in zip(pairwise(self.ends), self.tables, self.projections, strict=True):
             places = ((flat >= first) & (flat < end)).nonzero()[:, 0]
             if len(places):
                 rows = projection(table(flat[places] - first))
@@ -67,16 +65,24 @@ class AdaptiveSoftmax(nn.Module):
         self.__dict__["_embedding"] = embedding  # not a part of this module: its weights belong to the other
         clusters = len(embedding.tables) - 1
         self.clusters = nn.Linear(embedding.weight.shape[1], clusters)
-        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(table.num_embeddings)) for table in embedding.tables)
+        sizes = [end - first for first, end in pairwise(embedding.ends)]
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in sizes)
+
+    @property
+    def embedding(self) -> AdaptiveEmbedding:
+        """Whose tables these are."""
+        found: AdaptiveEmbedding = self.__dict__["_embedding"]
+        return found
 
     @property
     def weight(self) -> torch.Tensor:
         """The table of the most frequent tokens."""
-        return self._embedding.weight  # type: ignore[no-any-return]
+        return self.embedding.weight
 
     def _logits(self, states: torch.Tensor, number: int) -> torch.Tensor:
-        embedding = self._embedding
-        projection, weight, bias = embedding.projections[number], embedding.tables[number].weight, self.biases[number]
+        projection, table = self.embedding.projections[number], self.embedding.tables[number]
+        weight: torch.Tensor = table.weight  # type: ignore[assignment]
+        bias: torch.Tensor = self.biases[number]
         if isinstance(projection, nn.Linear):
             states = linear(states, projection.weight.t())
         if number == 0:
@@ -86,7 +92,7 @@ class AdaptiveSoftmax(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Of states (…, width) the log-probabilities of every token, fp32 (…, vocabulary)."""
         first = self._logits(states, 0).float().log_softmax(-1)
-        frequent = self._embedding.ends[1]
+        frequent = self.embedding.ends[1]
         parts = [first[..., :frequent]]
         for number in range(1, len(self.biases)):
             inside = self._logits(states, number).float().log_softmax(-1)
@@ -102,7 +108,7 @@ class AdaptiveSoftmax(nn.Module):
         """
         known = labels != IGNORED
         states, labels = states[known], labels[known]
-        ends, frequent = self._embedding.ends, self._embedding.ends[1]
+        ends, frequent = self.embedding.ends, self.embedding.ends[1]
         cluster = torch.bucketize(labels, torch.tensor(ends[1:-1], device=labels.device), right=True)
         entry = torch.where(cluster == 0, labels, frequent + cluster - 1)
         total = cross_entropy(self._logits(states, 0).float(), entry, reduction="sum")

@@ -31,13 +31,14 @@ def relative_attention(
     """
     scale = queries.shape[-1] ** -0.5
     by_content, by_place = (queries + biases[0]) * scale, (queries + biases[1]) * scale
-    if torch.is_grad_enabled() and queries.device.type == "cpu" and not dropout:
+    if queries.device.type == "cpu" and not dropout:
         low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else values.dtype
         parts = (one.to(low) for one in (by_content, by_place, keys, values, distances))
         return _Attention.apply(*parts, mask)  # type: ignore[no-untyped-call, no-any-return]
-    low = torch.get_autocast_dtype(queries.device.type) if torch.is_autocast_enabled(queries.device.type) else None
+    kind = queries.device.type
+    low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
     by_content, by_place, keys, values, distances = (
-        one.to(low or values.dtype) for one in (by_content, by_place, keys, values, distances)
+        one.to(low) for one in (by_content, by_place, keys, values, distances)
     )
     bias = _shifted(by_place @ distances.transpose(-1, -2))
     unseen = ~mask if mask is not None else _later(queries.shape[2], keys.shape[2], queries.device)
@@ -62,7 +63,7 @@ def _shifted(products: torch.Tensor) -> torch.Tensor:
     flat = pad(wide.flatten(-2)[..., length - 1 :], (0, length - 1))
     # A step of one less than a row's length moves each row by one place.
     step = seen + length - 2
-    return flat[..., : length * step].unflatten(-1, (length, step))[..., :seen]
+    return flat[..., : length * step].reshape(*products.shape[:-1], step)[..., :seen]
 
 
 class _Attention(torch.autograd.Function):
@@ -82,12 +83,12 @@ class _Attention(torch.autograd.Function):
             for low, high, most in _blocks(length, seen):
                 n = high - low
                 r = _of_block(distances, n, most)
-                places = (b[:, low:high].unflatten(0, (rows, heads)) @ r.transpose(1, 2)).flatten(0, 1)
+                places = (b[:, low:high].reshape(rows, heads, n, width) @ r.transpose(1, 2)).flatten(0, 1)
                 scores = torch.baddbmm(_view(places, n, most), a[:, low:high], k[:, :most].transpose(1, 2))
                 if mask is None:
                     scores[:, :, most - n :].masked_fill_(_later(n, n, scores.device), -torch.inf)
                 else:
-                    scores.unflatten(0, (rows, heads)).masked_fill_(~mask[:, :, low:high, :most], -torch.inf)
+                    scores.view(rows, heads, n, most).masked_fill_(~mask[:, :, low:high, :most], -torch.inf)
                 kept.append(torch.softmax(scores, -1))
                 out[:, low:high] = torch.bmm(kept[-1], v[:, :most])
         ctx.save_for_backward(a, b, k, v, distances, *kept)
@@ -115,8 +116,10 @@ class _Attention(torch.autograd.Function):
                 _view(places, n, most).copy_(d_scores)
                 by_head = places.view(rows, heads, n, most + n - 1).transpose(0, 1).reshape(heads, rows * n, -1)
                 r = _of_block(distances, n, most)
-                d_b[:, low:high] = torch.bmm(by_head, r).view(heads, rows, n, -1).transpose(0, 1).reshape(-1, n, r.shape[2])
-                queries = b[:, low:high].unflatten(0, (rows, heads)).transpose(0, 1).reshape(heads, rows * n, -1)
+                d_b[:, low:high] = (
+                    torch.bmm(by_head, r).view(heads, rows, n, -1).transpose(0, 1).reshape(-1, n, r.shape[2])
+                )
+                queries = b[:, low:high].reshape(rows, heads, n, -1).transpose(0, 1).reshape(heads, rows * n, -1)
                 d_r[:, distances.shape[1] - most :] += torch.bmm(by_head[:, :, :most].transpose(1, 2), queries)
         shape = (rows, heads, -1, a.shape[2])
         return (*(one.view(shape) for one in (d_a, d_b, d_k, d_v)), d_r.to(distances.dtype), None)

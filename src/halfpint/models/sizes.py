@@ -7,6 +7,7 @@ models without memory (on the meta device), so that nothing here knows an archit
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -292,6 +293,7 @@ def _settings(model_type: str, width: int, depth: int, ffn: int, vocabulary: int
         "query_pre_attn_scalar": head,
         "max_position_embeddings": context + offset,
         "original_max_position_embeddings": context,
+        "mem_length": context,
         "tie_word_embeddings": True,
     }
     settings = {own.get(name, name): value for name, value in wanted.items() if _has(config, name)}
@@ -308,7 +310,14 @@ def _settings(model_type: str, width: int, depth: int, ffn: int, vocabulary: int
         # Ids of a vocabulary that is not ours; who has a tokenizer sets them anew.
         if name.endswith("_token_id") and isinstance(value, int) and value >= vocabulary:
             settings[name] = 0
-    return settings
+    return {**settings, **_own_dial(model_type, vocabulary)}
+
+
+def _own_dial(model_type: str, vocabulary: int) -> dict[str, Any]:
+    """What an architecture of halfpint's own sets besides for a new model: its module's `dial`, where it has one."""
+    module = architectures.own().get(model_type)
+    dial = getattr(importlib.import_module(module), "dial", None) if module else None
+    return dial(vocabulary) if dial else {}
 
 
 def _has(config: Any, name: str) -> bool:

@@ -34,6 +34,7 @@ from halfpint.models._adaptive_softmax import AdaptiveEmbedding, AdaptiveSoftmax
 from halfpint.models._relative_attention import relative_attention
 
 ARCHITECTURE = "transformer_xl"
+_LARGE = 20_000  # tokens from which on a softmax in clusters saves time
 
 
 class TransformerXLConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -64,7 +65,8 @@ class TransformerXLConfig(PreTrainedConfig):  # type: ignore[misc]
         untie_biases: bool = True, pre_norm: bool = False, cutoffs: Sequence[int] = (), div_val: int = 1,
         tie_word_embeddings: bool = True, dropout: float = 0.0, attention_dropout: float = 0.0,
         layer_norm_epsilon: float = 1e-5, initializer_range: float = 0.02, use_cache: bool = True,
-        bos_token_id: int | None = None, eos_token_id: int | None = None, pad_token_id: int | None = None, **kwargs: Any,
+        bos_token_id: int | None = None, eos_token_id: int | None = None, pad_token_id: int | None = None,
+        **kwargs: Any,
     ) -> None:  # fmt: skip
         self.vocab_size, self.hidden_size, self.num_hidden_layers = vocab_size, hidden_size, num_hidden_layers
         self.num_attention_heads = num_attention_heads
@@ -129,7 +131,7 @@ class _Attention(nn.Module):
         self._projected: tuple[Any, torch.Tensor] | None = None  # of the distances, as long as the weights stay
 
     def _of_heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+        return states.reshape(*states.shape[:-1], self.heads, -1).transpose(-3, -2)
 
     def _distances(self, positions: torch.Tensor) -> torch.Tensor:
         weight = self.r_proj.weight
@@ -261,9 +263,7 @@ class TransformerXLModel(_Pretrained):
             held = None if memory is None else memory.states[number]
             states = layer(states, held, cache, positions, biases[:, min(number, biases.shape[1] - 1)], mask)
         new = None if cache is not None or not self.config.mem_length else self._remembered(memory, kept, own)
-        return TransformerXLOutput(
-            last_hidden_state=self.dropout(self.norm(states)), memory=new, past_key_values=cache
-        )
+        return TransformerXLOutput(last_hidden_state=self.dropout(self.norm(states)), memory=new, past_key_values=cache)
 
     def _mask(
         self, own: torch.Tensor | None, memory: Memory | None, before: int, length: int, device: torch.device
@@ -299,7 +299,7 @@ class TransformerXLModel(_Pretrained):
         return Memory(tuple(states), torch.cat([memory.sequences, own], 1)[:, -most:])
 
 
-class TransformerXLForCausalLM(_Pretrained, GenerationMixin):
+class TransformerXLForCausalLM(_Pretrained, GenerationMixin):  # type: ignore[misc]
     """The layers and an output layer over the vocabulary, plain or adaptive."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (transformers wants a dict)
@@ -325,7 +325,9 @@ class TransformerXLForCausalLM(_Pretrained, GenerationMixin):
 
     def forward(
         self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None, logits_to_keep: int = 0, **more: Any,
+        sequence_ids: torch.Tensor | None = None, memory: Memory | None = None, past_key_values: Cache | None = None,
+        use_cache: bool | None = None, inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None, logits_to_keep: int = 0, **_: Any,
     ) -> TransformerXLOutput:  # fmt: skip
         """Logits of a segment, as `TransformerXLModel.forward` has its states.
 
@@ -334,7 +336,10 @@ class TransformerXLForCausalLM(_Pretrained, GenerationMixin):
                 where the softmax is adaptive.
             logits_to_keep: the last so many places get logits; 0: all.
         """
-        found = self.model(input_ids=input_ids, attention_mask=attention_mask, **more)
+        found = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, sequence_ids=sequence_ids, memory=memory,
+            past_key_values=past_key_values, use_cache=use_cache, inputs_embeds=inputs_embeds,
+        )  # fmt: skip
         states = found.last_hidden_state
         if labels is not None and isinstance(self.lm_head, AdaptiveSoftmax):
             found.loss = self.lm_head.loss(states[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
@@ -372,6 +377,12 @@ def _sequences(
         return None
     own = attention_mask[:, -(before + length) :].long() - 1
     return own if bool((own < 0).any()) else None
+
+
+def dial(vocabulary: int) -> dict[str, Any]:
+    """What the size dial sets besides: norms before each block, and clusters of rare tokens in a large vocabulary."""
+    large = vocabulary >= _LARGE
+    return {"pre_norm": True, "cutoffs": [vocabulary // 8, vocabulary // 2] if large else []}
 
 
 AutoConfig.register(ARCHITECTURE, TransformerXLConfig, exist_ok=True)

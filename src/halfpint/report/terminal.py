@@ -245,6 +245,22 @@ def judged_answers(figures: Mapping[str, Any]) -> str:
     return f"{said}\n{language(figures)}"
 
 
+def by_context(figures: Mapping[str, Any]) -> str:
+    """What `evaluate --contexts` prints."""
+    rows: list[tuple[str, ...]] = [("context", "perplexity per token", INTERVAL, "bits per byte", "tokens/s")]
+    for one in figures["contexts"]:
+        low, high = one["perplexity_per_token_interval"]
+        rows.append((
+            f"{one['context']:,}", figure(one["perplexity_per_token"]), f"{figure(low)} to {figure(high)}",
+            figure(one["bits_per_byte"]), f"{one['tokens_per_s']:,.0f}",
+        ))  # fmt: skip
+    said = ", ".join(
+        f"{length:,} tokens on {'all tokens' if share == '1' else f'the hardest {float(share):.0%}'}"
+        for share, length in figures["effective_context"].items()
+    )
+    return f"{table(rows, left=(2,)).strip(chr(10))}\neffective context: {said}"
+
+
 def language(figures: Mapping[str, Any]) -> str:
     """What `evaluate` prints of a language model."""
     rows = []

@@ -33,7 +33,8 @@ class Learner:
         self._head = model.get_output_embeddings()
         self._first = int(config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
         accepted = inspect.signature(model.forward).parameters
-        self._positions = "position_ids" in accepted
+        self._positions, self._sequences = "position_ids" in accepted, "sequence_ids" in accepted
+        self._memory: dict[tuple[bool, bytes], tuple[int, Any]] = {}  # by row: the segment read last, and its memory
         self._cache = {"use_cache": False} if "use_cache" in accepted and objective != MASKED else {}
         self._window = _sliding_window(config) if objective == MASKED else None
         self._explicit = objective == MASKED  # decoders mostly see from the positions where a document begins
@@ -48,9 +49,12 @@ class Learner:
         import torch
 
         labels = torch.from_numpy(np.asarray(batch["labels"], dtype=np.int64)).to(self.device)
-        states = self._before_head(batch) if self.chunked else self.model(**self.inputs(batch)).logits.float()
-        if self.objective != MASKED:  # each place predicts the next one
+        adaptive = getattr(self._head, "loss", None)  # of an output layer that need not compute all logits
+        states = self._before_head(batch) if self.chunked or adaptive else self._run(batch).logits.float()
+        if self.objective != MASKED and "segment" not in batch:  # each place predicts the next one
             states, labels = states[:, :-1], labels[:, 1:]
+        if adaptive:
+            return adaptive(states.flatten(0, 1), labels.flatten(), reduction)
         if self.chunked:
             from halfpint.train._cross_entropy import chunked_cross_entropy
 
@@ -66,6 +70,8 @@ class Learner:
         found: dict[str, Any] = {"input_ids": np.asarray(batch["input_ids"], dtype=np.int64)}
         if self._positions:
             found["position_ids"] = np.asarray(batch["position_ids"], dtype=np.int64) + self._first
+        if self._sequences:
+            found["sequence_ids"] = np.asarray(batch["sequence_ids"], dtype=np.int64)
         found = {name: torch.from_numpy(array).to(self.device) for name, array in found.items()}
         if self._explicit:
             found["attention_mask"] = self._mask(np.asarray(batch["sequence_ids"]))
@@ -97,10 +103,23 @@ class Learner:
 
         self._head.forward = keep
         try:
-            self.model(**self.inputs(batch))
+            self._run(batch)
         finally:
             del self._head.forward
         return found[-1]
+
+    def _run(self, batch: Batch) -> Any:
+        """What the model gives; of rows that go on, with the memory of the segment before, if it was the last one read.
+
+        Where it was not (training begins, or goes on after an interruption), the memory is empty.
+        """
+        if "segment" not in batch:
+            return self.model(**self.inputs(batch))
+        segment, key = int(batch["segment"][0]), (self.model.training, np.asarray(batch["row"]).tobytes())
+        last, memory = self._memory.get(key, (-1, None))
+        found = self.model(**self.inputs(batch), memory=memory if last == segment - 1 else None)
+        self._memory[key] = segment, found.memory
+        return found
 
     def _chunks_agree(self) -> bool:
         """Whether nothing after the output layer (such as a cap) changes the loss; where it does, it is got plainly."""

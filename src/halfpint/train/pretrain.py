@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, Kind, read_json, write_json
@@ -17,13 +17,14 @@ from halfpint.files import write_text
 from halfpint.lookup import text_task
 from halfpint.models import sizes
 from halfpint.progress import Log
+from halfpint.settings import LATER
 from halfpint.stage import Stage, Work
 from halfpint.tokenizers.load import open_tokenizer
 from halfpint.tokenizers.train import KINDS, TokenizerSettings, train_tokenizer
 from halfpint.train import budget, ranks
 from halfpint.train.loop import Training, check_settings, device, train, use_bf16
 from halfpint.train.plan import Plan
-from halfpint.train.rows import Batches, Judge, Part, part_rows
+from halfpint.train.rows import SEGMENTS, Batches, Judge, Part, part_rows
 from halfpint.train.special import begin_documents, special_tokens
 
 _READY = "ready.json"  # the tokenizer is whole
@@ -46,7 +47,9 @@ class Pretrain(Training, Stage):
         vocabulary: tokens; 0 takes it from the size.
         tokenizer: bpe, unigram, wordpiece, word or char; empty takes bpe, and wordpiece for a masked objective.
         context: tokens of a sequence.
-        packing: fit keeps documents whole where they fit into a sequence, stream cuts them wherever one is full.
+        packing: fit keeps documents whole where they fit into a sequence, stream cuts them wherever one is full,
+            segments reads on from step to step, for an architecture that remembers: there it is always taken.
+        mem_length: tokens that such an architecture remembers; 0 takes the context.
         tokens: tokens to train on in all; 0 goes by `minutes`.
         minutes: time for all of it where `tokens` is 0; with 0 too it goes by `epochs`.
         mask_share: share of the tokens that a masked objective hides.
@@ -76,6 +79,7 @@ class Pretrain(Training, Stage):
     gradient_checkpointing: bool = False
     beta1: float = 0.9
     beta2: float = 0.95
+    mem_length: int = field(default=0, metadata=LATER)
 
     optimizer: str = "muon"
     learning_rate: float = 0.0
@@ -88,10 +92,11 @@ class Pretrain(Training, Stage):
 
     def __post_init__(self) -> None:
         check_settings(self, self.use, may_be_zero=("learning_rate",))
-        if self.packing not in MODES:
+        modes = (*MODES, SEGMENTS)
+        if self.packing not in modes:
             raise SettingError(
-                f"{self.use}: packing", wanted=" or ".join(MODES), got=repr(self.packing),
-                todo=nearest(self.packing, MODES),
+                f"{self.use}: packing", wanted=" or ".join(modes), got=repr(self.packing),
+                todo=nearest(self.packing, modes),
             )  # fmt: skip
         if self.tokenizer and self.tokenizer not in KINDS:
             raise SettingError(
@@ -102,6 +107,7 @@ class Pretrain(Training, Stage):
             ("context", self.context >= 8, "8 tokens or more"),
             ("vocabulary", self.vocabulary >= 0, "0 or more"),
             ("tokens", self.tokens >= 0, "0 or more"),
+            ("mem_length", self.mem_length >= 0, "0 or more"),
             ("minutes", self.minutes >= 0, "0 or more"),
             ("mask_share", 0 < self.mask_share < 1, "a share between 0 and 1"),
             ("evaluations", self.evaluations >= 1, "1 or more"),
@@ -119,8 +125,21 @@ class Pretrain(Training, Stage):
         need("torch", "pre-training")
         parameters = sizes.parse_parameters(self.size)
         vocabulary = self.vocabulary or sizes.default_vocabulary(parameters)
-        settings, _ = sizes.size_dial(self.arch, parameters, vocabulary, self.context)
+        settings = self._shape(parameters, vocabulary)
+        for name, fits in (("mem_length", not self.mem_length), ("packing", self.packing != SEGMENTS)):
+            if not fits and "mem_length" not in settings:
+                raise SettingError(
+                    f"{self.use}: {name}", wanted="an architecture that remembers, such as transformer-xl",
+                    got=f"{getattr(self, name)} with {self.arch}", todo="Leave it out.",
+                )  # fmt: skip
         self._memory(sizes.new_model(model_type, settings, meta=True))
+
+    def _shape(self, parameters: int, vocabulary: int) -> dict[str, Any]:
+        """The configuration's settings by the size dial, and what is remembered."""
+        settings, _ = sizes.size_dial(self.arch, parameters, vocabulary, self.context)
+        if "mem_length" in settings:
+            settings["mem_length"] = self.mem_length or self.context
+        return settings
 
     def _memory(self, shape: Any, *, chunked: bool = True) -> int:
         """Bytes that training takes at its peak, about, by a model of the same shape that has no memory of its own.
@@ -156,7 +175,9 @@ class Pretrain(Training, Stage):
             learn, held = self._stores(work.documents, work, tokenizer)
         special = special_tokens(tokenizer)
         vocabulary = tokenizer.get_vocab_size()
-        settings, _ = sizes.size_dial(self.arch, parameters, vocabulary, self.context)
+        settings = self._shape(parameters, vocabulary)
+        if "mem_length" in settings and self.packing != SEGMENTS:
+            return replace(self, packing=SEGMENTS).run(bundle, work)
         settings = {**settings, **special.config(settings)}
         needed = self._memory(sizes.new_model(model_type, settings, meta=True))
         torch.manual_seed(self.seed)

@@ -11,6 +11,7 @@ import numpy as np
 
 from halfpint.bundle import read_json, write_json
 from halfpint.data.packing import Packed
+from halfpint.data.streams import Streams
 from halfpint.data.token_store import TokenStore
 from halfpint.errors import HalfpintError
 from halfpint.models import sizes
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from halfpint.train.pretrain import Pretrain
 
 _CACHED_TOKENS = 1024  # on a CPU
+SEGMENTS = "segments"
+"""The packing of models that remember: rows go on from step to step."""
 _BEFORE = "before.json"
 _BEFORE_SHARE = 0.1  # of the time, for the score of the base
 
@@ -41,15 +44,24 @@ def part_rows(rows: int, context: int) -> int:
     return rows if device().type != "cpu" else min(rows, max(1, _CACHED_TOKENS // context))
 
 
+def rows_of(
+    stage: Pretrain, store: TokenStore, rows: int, special: Special, *, seed: int = 0, shuffle: bool = True
+) -> Packed | Streams:
+    """The rows of a stage's batches: packed, or such that each goes on from step to step."""
+    if stage.packing == SEGMENTS:
+        return Streams(store, length=stage.context, batch_size=rows, seed=seed, shuffle=shuffle)
+    return Packed(
+        store, length=stage.context, batch_size=rows, mode=stage.packing, seed=seed, pad=special.pad, shuffle=shuffle
+    )
+
+
 class Batches:
     """What each step trains on: a pure function of the seed and the step."""
 
     def __init__(self, stage: Pretrain, store: TokenStore, objective: str, special: Special, rows: int) -> None:
         self._masking = special.masking(stage.mask_share) if objective == sizes.MASKED else None
         self._seed, self._parts, self._at_once = stage.seed, stage.accumulate, part_rows(rows, stage.context)
-        self._packed = Packed(
-            store, length=stage.context, batch_size=rows, mode=stage.packing, seed=stage.seed, pad=special.pad
-        )
+        self._packed = rows_of(stage, store, rows, special, seed=stage.seed)
         self._rank, self._world = ranks.join()
         if rows < self._world:
             raise HalfpintError(
@@ -139,10 +151,7 @@ class Judge(HeldOut):
 
     def __init__(self, stage: Pretrain, learner: Any, store: TokenStore, special: Special, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        packed = Packed(
-            store, length=stage.context, batch_size=stage.rows(), mode=stage.packing, pad=special.pad,
-            shuffle=len(store.tokens) > stage.evaluation_tokens,
-        )  # fmt: skip
+        packed = rows_of(stage, store, stage.rows(), special, shuffle=len(store.tokens) > stage.evaluation_tokens)
         steps = max(1, min(len(packed), stage.evaluation_tokens // (stage.rows() * stage.context)))
         batches = [packed.batch(step)._asdict() for step in range(steps)]
         if masks := learner.objective == sizes.MASKED:
