@@ -68,7 +68,7 @@ def reading(rounds: int) -> dict[str, Any]:
     def by_window() -> int:
         read = 0
         for start, end, first in list(windows(ids.shape[1], Reading(CONTEXT, 1)))[1:9]:
-            model(input_ids=ids[:, start:end], use_cache=False)
+            model(input_ids=ids[:, start:end], use_cache=False, logits_to_keep=end - first)
             read += end - first
         return read
 
@@ -168,7 +168,7 @@ def copied(theirs: Any, ours: Any) -> None:
             embedding.tables[number].weight.copy_(table)  # type: ignore[operator]
             ours.lm_head.biases[number].copy_(bias)
         ours.lm_head.clusters.weight.copy_(theirs.crit.cluster_weight.flip(0))
-        ours.lm_head.clusters.bias.copy_(theirs.crit.cluster_bias.flip(0))
+        ours.lm_head.cluster_bias.copy_(theirs.crit.cluster_bias.flip(0))
 
 
 def in_turns(works: dict[str, Callable[[], int]], rounds: int, mode: Callable[[], Any]) -> dict[str, list[float]]:

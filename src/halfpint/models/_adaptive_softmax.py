@@ -64,7 +64,8 @@ class AdaptiveSoftmax(nn.Module):
         super().__init__()
         self.__dict__["_embedding"] = embedding  # not a part of this module: its weights belong to the other
         clusters = len(embedding.tables) - 1
-        self.clusters = nn.Linear(embedding.weight.shape[1], clusters)
+        self.clusters = nn.Embedding(clusters, embedding.weight.shape[1])  # an entry of the table for each
+        self.cluster_bias = nn.Parameter(torch.zeros(clusters))
         sizes = [end - first for first, end in pairwise(embedding.ends)]
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in sizes)
 
@@ -86,7 +87,7 @@ class AdaptiveSoftmax(nn.Module):
         if isinstance(projection, nn.Linear):
             states = linear(states, projection.weight.t())
         if number == 0:
-            weight, bias = torch.cat([weight, self.clusters.weight]), torch.cat([bias, self.clusters.bias])
+            weight, bias = torch.cat([weight, self.clusters.weight]), torch.cat([bias, self.cluster_bias])
         return linear(states, weight, bias)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
