@@ -148,16 +148,16 @@ def training(original: Path, rounds: int) -> dict[str, Any]:
 def copied(theirs: Any, ours: Any) -> None:
     """Give ours the original's weights; its clusters stand in the opposite order in the first softmax."""
     with torch.no_grad():
-        ours.model.content_bias.copy_(theirs.r_w_bias.flatten())
-        ours.model.position_bias.copy_(theirs.r_r_bias.flatten())
+        ours.model.biases.content.copy_(theirs.r_w_bias.flatten())
+        ours.model.biases.position.copy_(theirs.r_r_bias.flatten())
         for own, other in zip(ours.model.layers, theirs.layers, strict=True):
             attention, feed = other.dec_attn, other.pos_ff
             parts = dict(zip(("q_proj", "k_proj", "v_proj"), attention.qkv_net.weight.chunk(3), strict=True))
             for name, weight in {**parts, "r_proj": attention.r_net.weight, "o_proj": attention.o_net.weight}.items():
                 getattr(own.self_attn, name).weight.copy_(weight)
             own.attention_norm.load_state_dict(attention.layer_norm.state_dict())
-            own.up_proj.load_state_dict(feed.CoreNet[0].state_dict())
-            own.down_proj.load_state_dict(feed.CoreNet[3].state_dict())
+            own.mlp["up_proj"].load_state_dict(feed.CoreNet[0].state_dict())
+            own.mlp["down_proj"].load_state_dict(feed.CoreNet[3].state_dict())
             own.output_norm.load_state_dict(feed.layer_norm.state_dict())
         embedding: AdaptiveEmbedding = ours.model.embed_tokens
         sizes = [end - first for first, end in zip(embedding.ends, embedding.ends[1:], strict=False)]

@@ -57,9 +57,8 @@ def written_out(model: Any, ids: list[int], memory: list[list[Any]]) -> tuple[li
             at, gathered = len(before) + place, []
             for number_of_head in range(HEADS):
                 rows = slice(number_of_head * head, (number_of_head + 1) * head)
-                offset = number * HEADS * head if config.untie_biases else 0
-                cells = slice(offset + rows.start, offset + rows.stop)
-                u, v = model.model.content_bias[cells], model.model.position_bias[cells]
+                pair = attention.biases if config.untie_biases else model.model.biases
+                u, v = pair.content[rows], pair.position[rows]
                 query = attention.q_proj.weight[rows] @ state
                 scores, values = [], []
                 for key_at in range(at + 1):
@@ -74,8 +73,9 @@ def written_out(model: Any, ids: list[int], memory: list[list[Any]]) -> tuple[li
             out = states[place] + attention.o_proj.weight @ torch.cat(gathered)
             out = out if config.pre_norm else norm(layer.attention_norm, out)
             read = norm(layer.output_norm, out) if config.pre_norm else out
-            wide = torch.relu(layer.up_proj.weight @ read + layer.up_proj.bias)
-            out = out + layer.down_proj.weight @ wide + layer.down_proj.bias
+            up, down = layer.mlp["up_proj"], layer.mlp["down_proj"]
+            wide = torch.relu(up.weight @ read + up.bias)
+            out = out + down.weight @ wide + down.bias
             new.append(out if config.pre_norm else norm(layer.output_norm, out))
         states = new
     if config.pre_norm:

@@ -125,6 +125,14 @@ def heads_of(block: Any, config: Any, place: str) -> Heads:
             todo="Set heads = 0: a plain transformers model cannot hold fewer heads of this size. Its "
             "feed-forward part can be cut (ffn).",
         )  # fmt: skip
+    others = sorted(name for name in names if name.startswith("self_attn.") and name.count(".") == 1)
+    others = [name for name in others if name not in (_QUERY, *_KEYS, _FUSED, _READER)]
+    if others:
+        raise HalfpintError(
+            place, wanted="attention of queries, keys and values alone",
+            got=f"{config.model_type!r}, which has {', '.join(others)} as well",
+            todo="Set heads = 0. Its feed-forward part can be cut (ffn).",
+        )  # fmt: skip
     heads = int(config.num_attention_heads)
     groups = int(getattr(config, "num_key_value_heads", None) or heads)
     size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)

@@ -65,8 +65,7 @@ class TransformerXLConfig(PreTrainedConfig):  # type: ignore[misc]
         untie_biases: bool = True, pre_norm: bool = False, cutoffs: Sequence[int] = (), div_val: int = 1,
         tie_word_embeddings: bool = True, dropout: float = 0.0, attention_dropout: float = 0.0,
         layer_norm_epsilon: float = 1e-5, initializer_range: float = 0.02, use_cache: bool = True,
-        bos_token_id: int | None = None, eos_token_id: int | None = None, pad_token_id: int | None = None,
-        **kwargs: Any,
+        bos_token_id: int | None = None, eos_token_id: int | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         self.vocab_size, self.hidden_size, self.num_hidden_layers = vocab_size, hidden_size, num_hidden_layers
         self.num_attention_heads = num_attention_heads
@@ -79,9 +78,8 @@ class TransformerXLConfig(PreTrainedConfig):  # type: ignore[misc]
         self.layer_norm_epsilon, self.initializer_range = layer_norm_epsilon, initializer_range
         self.use_cache = use_cache
         super().__init__(
-            tie_word_embeddings=tie_word_embeddings, bos_token_id=bos_token_id, eos_token_id=eos_token_id,
-            pad_token_id=pad_token_id, **kwargs,
-        )  # fmt: skip
+            tie_word_embeddings=tie_word_embeddings, bos_token_id=bos_token_id, eos_token_id=eos_token_id, **kwargs
+        )
 
 
 @dataclass(frozen=True)
@@ -116,6 +114,18 @@ class TransformerXLOutput(ModelOutput):  # type: ignore[misc]
     past_key_values: Cache | None = None
 
 
+class _Biases(nn.Module):
+    """u and v, of content and of place: vectors, so that an optimiser for matrices leaves them alone."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.content, self.position = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+
+    def of_heads(self, heads: int) -> torch.Tensor:
+        """Both, for each head: (2, heads, 1, width of a head)."""
+        return torch.stack([self.content, self.position]).view(2, heads, 1, -1)
+
+
 class _Attention(nn.Module):
     """Attention to a segment and its memory, by relative positions."""
 
@@ -128,23 +138,26 @@ class _Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, inner, bias=False)
         self.r_proj = nn.Linear(config.hidden_size, inner, bias=False)
         self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
+        if config.untie_biases:
+            self.biases = _Biases(inner)
         self._projected: tuple[Any, torch.Tensor] | None = None  # of the distances, as long as the weights stay
 
     def _of_heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.reshape(*states.shape[:-1], self.heads, -1).transpose(-3, -2)
 
     def _distances(self, positions: torch.Tensor) -> torch.Tensor:
-        weight = self.r_proj.weight
-        if torch.is_grad_enabled() or weight.is_inference():
+        weights = list(self.r_proj.parameters())
+        if torch.is_grad_enabled() or any(weight.is_inference() for weight in weights):
             return self._of_heads(self.r_proj(positions))
-        known = (weight.data_ptr(), weight._version, weight.dtype, positions.shape, torch.is_autocast_enabled())
+        versions = [(weight.data_ptr(), weight._version, weight.dtype) for weight in weights]
+        known = (versions, positions.shape, torch.is_autocast_enabled())
         if self._projected is None or self._projected[0] != known:
             self._projected = known, self._of_heads(self.r_proj(positions))
         return self._projected[1]
 
     def forward(
         self, states: torch.Tensor, before: torch.Tensor | None, cache: Cache | None, positions: torch.Tensor,
-        biases: torch.Tensor, mask: torch.Tensor | None,
+        biases: _Biases | None, mask: torch.Tensor | None,
     ) -> torch.Tensor:  # fmt: skip
         """Of states (rows, length, width), with those of the memory or a cache of its keys and values, as many."""
         queries = self._of_heads(self.q_proj(states))
@@ -153,7 +166,8 @@ class _Attention(nn.Module):
         if cache is not None:
             keys, values = cache.update(keys, values, self.number)
         dropout = self.dropout if self.training else 0.0
-        found = relative_attention(queries, keys, values, self._distances(positions), biases, mask, dropout)
+        pair = (self.biases if biases is None else biases).of_heads(self.heads)
+        found = relative_attention(queries, keys, values, self._distances(positions), pair, mask, dropout)
         return self.o_proj(found.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
@@ -165,7 +179,7 @@ class _Layer(nn.Module):
         width, inner = config.hidden_size, config.intermediate_size
         self.self_attn = _Attention(config, number)
         self.attention_norm = nn.LayerNorm(width, config.layer_norm_epsilon)
-        self.up_proj, self.down_proj = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.mlp = nn.ModuleDict({"up_proj": nn.Linear(width, inner), "down_proj": nn.Linear(inner, width)})
         self.output_norm = nn.LayerNorm(width, config.layer_norm_epsilon)
         self.dropout, self.pre_norm = nn.Dropout(config.dropout), config.pre_norm
 
@@ -179,8 +193,8 @@ class _Layer(nn.Module):
         return self.output_norm(states + self._ff(states))  # type: ignore[no-any-return]
 
     def _ff(self, states: torch.Tensor) -> torch.Tensor:
-        found = self.dropout(nn.functional.relu(self.up_proj(states)))
-        return self.dropout(self.down_proj(found))  # type: ignore[no-any-return]
+        found = self.dropout(nn.functional.relu(self.mlp["up_proj"](states)))
+        return self.dropout(self.mlp["down_proj"](found))  # type: ignore[no-any-return]
 
 
 class _Pretrained(PreTrainedModel):  # type: ignore[misc]
@@ -192,9 +206,9 @@ class _Pretrained(PreTrainedModel):  # type: ignore[misc]
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, TransformerXLModel):
-            nn.init.normal_(module.content_bias, 0.0, self.config.initializer_range)
-            nn.init.normal_(module.position_bias, 0.0, self.config.initializer_range)
+        if isinstance(module, _Biases):
+            nn.init.normal_(module.content, 0.0, self.config.initializer_range)
+            nn.init.normal_(module.position, 0.0, self.config.initializer_range)
 
 
 class TransformerXLModel(_Pretrained):
@@ -208,9 +222,8 @@ class TransformerXLModel(_Pretrained):
         else:
             self.embed_tokens = nn.Embedding(config.vocab_size, width)
         self.layers = nn.ModuleList(_Layer(config, number) for number in range(config.num_hidden_layers))
-        own = (config.num_hidden_layers if config.untie_biases else 1) * config.num_attention_heads * config.head_dim
-        # Vectors, not matrices: an optimiser for matrices should leave them alone.
-        self.content_bias, self.position_bias = nn.Parameter(torch.zeros(own)), nn.Parameter(torch.zeros(own))
+        if not config.untie_biases:
+            self.biases = _Biases(config.num_attention_heads * config.head_dim)
         self.norm = nn.LayerNorm(width, config.layer_norm_epsilon) if config.pre_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()
@@ -254,14 +267,12 @@ class TransformerXLModel(_Pretrained):
         own = _sequences(attention_mask, sequence_ids, rows, length, before)
         mask = self._mask(own, memory, before, length, states.device)
         positions = self._positions(before + length, states)
-        biases = torch.stack([self.content_bias, self.position_bias]).view(
-            2, -1, self.config.num_attention_heads, 1, self.config.head_dim
-        )
+        biases = None if self.config.untie_biases else self.biases
         kept = []
         for number, layer in enumerate(self.layers):
             kept.append(states)
             held = None if memory is None else memory.states[number]
-            states = layer(states, held, cache, positions, biases[:, min(number, biases.shape[1] - 1)], mask)
+            states = layer(states, held, cache, positions, biases, mask)
         new = None if cache is not None or not self.config.mem_length else self._remembered(memory, kept, own)
         return TransformerXLOutput(last_hidden_state=self.dropout(self.norm(states)), memory=new, past_key_values=cache)
 
@@ -371,9 +382,7 @@ def _sequences(
     """The document of each token of the segment, and of a cache before it where a mask tells; None: one for all."""
     if sequence_ids is not None:
         return sequence_ids
-    if attention_mask is None or attention_mask.ndim != 2:
-        return None
-    if attention_mask.shape[1] < length:
+    if attention_mask is None or attention_mask.ndim != 2 or attention_mask.shape[1] < length:
         return None
     own = attention_mask[:, -(before + length) :].long() - 1
     return own if bool((own < 0).any()) else None
