@@ -281,6 +281,10 @@ def evaluate(
     metric: str = "",
     reference: _Path = "",
     tokens: int = 32768,
+    context: int = 0,
+    stride: int = 0,
+    mem_length: int | None = None,
+    contexts: str = "",
     header: bool | None = None,
     delimiter: str = "",
     encoding: str = "",
@@ -302,7 +306,13 @@ def evaluate(
             as accuracy).
         reference: Original of a compressed language model, to compare it with: a bundle or a base
             model.
-        tokens: Tokens to compare on with reference; 0 takes the whole text.
+        tokens: Tokens to read with reference or contexts; 0 takes the whole text.
+        context: Tokens that a language model reads at once (default: as it was trained).
+        stride: Tokens that the window over a longer text slides by (default: half of the context).
+        mem_length: Tokens that a model with a memory, such as transformer-xl, remembers (default: as it
+            was trained).
+        contexts: Compare lengths of context or memory, such as "0 64 128 256": perplexity by each,
+            effective context.
         header: The first row of the file names the columns (default: guessed, and said).
         delimiter: Character between the cells of the file: comma, semicolon, tab, pipe or another
             (default: guessed).

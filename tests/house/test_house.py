@@ -64,6 +64,8 @@ WEB = {"fastapi", "pydantic", "starlette"}
 HEAVY_FILES = {
     "models.pooled_classifier": {"torch", "transformers"},
     "models.tagger": {"torch", "transformers"},
+    "models._adaptive_softmax": {"torch"},
+    "models._relative_attention": {"torch"},
     "models.word_tagger": {"torch"},
     "serve.classify": {"pydantic"},
     "serve._labels_app": WEB,

@@ -65,8 +65,9 @@ class TransformerXLConfig(PreTrainedConfig):  # type: ignore[misc]
         untie_biases: bool = True, pre_norm: bool = False, cutoffs: Sequence[int] = (), div_val: int = 1,
         tie_word_embeddings: bool = True, dropout: float = 0.0, attention_dropout: float = 0.0,
         layer_norm_epsilon: float = 1e-5, initializer_range: float = 0.02, use_cache: bool = True,
-        bos_token_id: int | None = None, eos_token_id: int | None = None, **kwargs: Any,
+        **kwargs: Any,
     ) -> None:  # fmt: skip
+        tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
         self.vocab_size, self.hidden_size, self.num_hidden_layers = vocab_size, hidden_size, num_hidden_layers
         self.num_attention_heads = num_attention_heads
         self.head_dim = head_dim or hidden_size // num_attention_heads
@@ -77,9 +78,7 @@ class TransformerXLConfig(PreTrainedConfig):  # type: ignore[misc]
         self.dropout, self.attention_dropout = dropout, attention_dropout
         self.layer_norm_epsilon, self.initializer_range = layer_norm_epsilon, initializer_range
         self.use_cache = use_cache
-        super().__init__(
-            tie_word_embeddings=tie_word_embeddings, bos_token_id=bos_token_id, eos_token_id=eos_token_id, **kwargs
-        )
+        super().__init__(tie_word_embeddings=tie_word_embeddings, **{**tokens, **kwargs})
 
 
 @dataclass(frozen=True)
@@ -201,6 +200,7 @@ class _Pretrained(PreTrainedModel):  # type: ignore[misc]
     config_class = TransformerXLConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = False
+    _supports_sdpa = True
     _no_split_modules = ("_Layer",)
 
     @torch.no_grad()
