@@ -26,6 +26,8 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 # Up to so many parameters, so many tokens: the embeddings of a small model should not be all of it.
 _VOCABULARIES = ((3e5, 512), (1e6, 1024), (2.5e6, 2048), (6e6, 4096), (2.5e7, 8192), (8e7, 16384), (math.inf, 32768))
 _FFN_NAMES = ("intermediate_size", "n_inner", "hidden_dim", "ffn_dim", "ffn_hidden_size", "d_ff", "encoder_ffn_dim")
+# Of Mamba-2: all heads share one B and C, as in its paper's models; a state and chunks that suit short rows on a CPU.
+_STATE_SPACE = {"n_groups": 1, "state_size": 64, "chunk_size": 64}
 _STEP = 64  # widths are multiples of it
 _FFN_STEP = 32
 _WIDEST = 8192
@@ -295,6 +297,13 @@ def _settings(model_type: str, width: int, depth: int, ffn: int, vocabulary: int
         "tie_word_embeddings": True,
     }
     settings = {own.get(name, name): value for name, value in wanted.items() if _has(config, name)}
+    if _has(config, "expand") and _has(config, "num_heads"):  # state space: as many heads as the inner width holds
+        settings["num_heads"] = width * int(config.expand) // head
+        settings |= {name: value for name, value in _STATE_SPACE.items() if _has(config, name)}
+    if _has(config, "full_attn_idxs"):  # short convolutions, and attention in every third layer
+        attends = min(2, depth - 1)
+        settings["layer_types"] = ["full_attention" if at % 3 == attends else "conv" for at in range(depth)]
+        settings["block_auto_adjust_ff_dim"] = False  # the inner width is what is asked for
     inner = next((name for name in _FFN_NAMES if _has(config, name)), None)
     if inner:
         settings[own.get(inner, inner)] = ffn

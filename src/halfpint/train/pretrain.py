@@ -46,7 +46,8 @@ class Pretrain(Training, Stage):
         vocabulary: tokens; 0 takes it from the size.
         tokenizer: bpe, unigram, wordpiece, word or char; empty takes bpe, and wordpiece for a masked objective.
         context: tokens of a sequence.
-        packing: fit keeps documents whole where they fit into a sequence, stream cuts them wherever one is full.
+        packing: fit keeps documents whole where they fit into a sequence, stream cuts them wherever one is full, alone
+            gives each a row of its own (what an architecture that cannot keep documents apart takes of itself).
         tokens: tokens to train on in all; 0 goes by `minutes`.
         minutes: time for all of it where `tokens` is 0; with 0 too it goes by `epochs`.
         mask_share: share of the tokens that a masked objective hides.
@@ -90,7 +91,7 @@ class Pretrain(Training, Stage):
         check_settings(self, self.use, may_be_zero=("learning_rate",))
         if self.packing not in MODES:
             raise SettingError(
-                f"{self.use}: packing", wanted=" or ".join(MODES), got=repr(self.packing),
+                f"{self.use}: packing", wanted=", ".join(MODES[:-1]) + f" or {MODES[-1]}", got=repr(self.packing),
                 todo=nearest(self.packing, MODES),
             )  # fmt: skip
         if self.tokenizer and self.tokenizer not in KINDS:
@@ -162,6 +163,7 @@ class Pretrain(Training, Stage):
         torch.manual_seed(self.seed)
         model = sizes.new_model(model_type, settings).to(device())
         learner = self._learner(model, objective)
+        packed = replace(self, packing=learner.settled(self.packing, self.use, work.log))
         needed = needed if learner.chunked else self._memory(model, chunked=False)
         rows = self.rows()
         # Muon's steps have one size whatever the noise in them, so that small batches need no smaller rate (LOG.md).
@@ -171,8 +173,8 @@ class Pretrain(Training, Stage):
             f"{budget.shown_shape(model)}; {len(learn.tokens):,} training tokens; learning rate {rate:.3g}; "
             f"about {needed / 2**30:.1f} GiB of memory", kind="model", parameters=sizes.parameters_of(model),
         )  # fmt: skip
-        batches = Batches(self, learn, objective, special, rows)
-        judge = Judge(self, learner, held, special, tokenizer)
+        batches = Batches(packed, learn, objective, special, rows)
+        judge = Judge(packed, learner, held, special, tokenizer)
 
         def batch_loss(part: Part) -> Any:
             return learner.loss(part.arrays, "sum") * part.share
@@ -248,7 +250,7 @@ class Pretrain(Training, Stage):
         return found[0], found[1]
 
     def _learner(self, model: Any, objective: str) -> Any:
-        """The model with its loss, checked to keep documents apart."""
+        """The model with its loss."""
         from halfpint.train.learner import Learner
 
         if self.gradient_checkpointing:
@@ -257,9 +259,7 @@ class Pretrain(Training, Stage):
                     f"{self.use}: gradient_checkpointing", wanted="an architecture that has it", got=self.arch
                 )
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        learner = Learner(model, objective, device())
-        learner.check_apart(self.use)
-        return learner
+        return Learner(model, objective, device())
 
     def rows(self) -> int:
         """Sequences of a batch."""
