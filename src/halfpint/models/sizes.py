@@ -22,6 +22,12 @@ OBJECTIVES = (CAUSAL, MASKED)
 TOLERANCE = 0.1
 """How far the number of parameters may be from what was asked, as a share of it."""
 
+# Names of models, without dashes, whose architecture transformers has under the name of an earlier one.
+_FAMILIES = (
+    (r"llama[123](\.\d)?|tinyllama|smollm[12]?", "llama"), (r"qwen(1\.5|2\.5)(coder)?|qwen2coder", "qwen2"),
+    (r"phi(3\.5|3mini|4|4mini)", "phi3"), (r"phi(1|1\.5|2)", "phi"), (r"gemma1(\.1)?", "gemma"),
+    (r"lfm2\.5", "lfm2"), (r"minilm", "bert"),
+)  # fmt: skip
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 # Up to so many parameters, so many tokens: the embeddings of a small model should not be all of it.
 _VOCABULARIES = ((3e5, 512), (1e6, 1024), (2.5e6, 2048), (6e6, 4096), (2.5e7, 8192), (8e7, 16384), (math.inf, 32768))
@@ -118,13 +124,20 @@ def resolve(arch: str, objective: str = "") -> tuple[str, str]:
 
 
 def _named(arch: str, causal: Collection[str], known: Collection[str]) -> str:
-    """The `model_type` for a name as people write it: "gemma3", "transformer-xl", "Phi-3"."""
-    for name in (arch, arch.lower().replace("-", "_"), arch.lower().replace("-", "")):
+    """The `model_type` for a name as people write it: "gemma3", "transformer-xl", "Phi-3", "llama3.2"."""
+    plain = arch.lower().replace("-", "_")
+    for name in (arch, plain, plain.replace("_", ""), family_of(arch)):
         if f"{name}_text" in causal:
             return f"{name}_text"
         if name in known:
             return name
     return arch
+
+
+def family_of(arch: str) -> str:
+    """The architecture of a family of models that has none of its own name: "llama" for "Llama-3.2"; else nothing."""
+    name = re.sub(r"[-_ ]", "", arch.lower())
+    return next((family for pattern, family in _FAMILIES if re.fullmatch(pattern, name)), "")
 
 
 def _writes(name: str) -> bool:

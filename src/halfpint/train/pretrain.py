@@ -146,6 +146,8 @@ class Pretrain(Training, Stage):
         rank, _ = ranks.join()
         work = replace(work, log=Log(quiet=True)) if rank else work
         model_type, objective = sizes.resolve(self.arch, self.objective)
+        if sizes.family_of(self.arch) == model_type:
+            work.log.say(f"  {self.arch} models have the architecture {model_type}", kind="arch", arch=model_type)
         if not len(work.documents.train):
             raise HalfpintError(
                 self.use, wanted="a corpus of documents", got="none",
