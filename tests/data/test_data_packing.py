@@ -139,6 +139,43 @@ def test_the_order_is_that_of_seed_and_epoch_and_steps_can_be_asked_for_in_any_o
     assert all(len(ids) == 4 for ids in forward)
 
 
+@settings(max_examples=60)
+@given(sizes=SIZES, length=st.integers(2, 24), batch_size=st.integers(1, 5), shuffle=st.booleans())
+def test_alone_gives_each_piece_a_row_and_each_batch_the_width_of_its_longest(
+    folder: Path, sizes: list[int], length: int, batch_size: int, shuffle: bool
+) -> None:
+    store = store_of(folder, sizes)
+    document_of = np.repeat(np.arange(len(sizes)), sizes)
+    packed = Packed(store, length=length, batch_size=batch_size, mode="alone", pad=7, shuffle=shuffle)
+    for epoch in range(2):
+        used = []
+        for batch in epoch_of(packed, epoch):
+            check(batch, document_of)
+            own = batch.sequence_ids != PADDING
+            assert set(np.unique(batch.sequence_ids)) <= {0, PADDING}  # one piece a row
+            assert own[:, 0].all() and own.any(axis=0).all()  # no empty row, no column of padding alone
+            assert batch.input_ids.size <= batch_size * length
+            used += batch.input_ids[own].tolist()
+        lost = set(range(sum(sizes))) - set(used)
+        assert len(set(used)) == len(used)
+        ends = np.cumsum(sizes)  # what is lost is the last token of a document, cut off as a piece of its own
+        assert all(token + 1 in ends and (token - (ends - sizes)[document_of[token]]) % length == 0 for token in lost)
+    assert not lost or packed.plan(0).size.min() > 1
+    assert 0 < packed.filled() <= 1
+    assert packed.tokens_a_step * (len(packed) - 1) <= len(used) <= packed.tokens_a_step * len(packed)
+
+
+def test_alone_wastes_little_and_mixes_the_batches_anew_in_each_epoch(tmp_path: Path) -> None:
+    sizes = np.random.default_rng(0).integers(2, 200, size=400).tolist()
+    packed = Packed(store_of(tmp_path, sizes), length=64, batch_size=8, mode="alone", seed=3)
+    assert packed.filled() > 0.95
+    first = [tuple(batch.input_ids[:, 0]) for batch in epoch_of(packed)]
+    second = [tuple(batch.input_ids[:, 0]) for batch in epoch_of(packed, 1)]
+    again = Packed(packed.store, length=64, batch_size=8, mode="alone", seed=3)
+    assert [tuple(again.batch(step).input_ids[:, 0]) for step in range(len(again))] == first
+    assert first != second and set(first) != set(second)
+
+
 def test_cu_seqlens_cut_the_flat_batch_where_the_mask_does(tmp_path: Path) -> None:
     store = store_of(tmp_path, [5, 31, 2, 17, 9, 40, 1, 12])
     batch = Packed(store, length=16, batch_size=3, mode="fit", shuffle=False).batch(1)

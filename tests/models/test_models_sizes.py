@@ -98,3 +98,31 @@ def test_what_cannot_be(arguments: tuple[str, ...], message: str) -> None:
 def test_a_vocabulary_that_eats_the_model() -> None:
     with pytest.raises(HalfpintError, match="Take a vocabulary of at most 2,048 tokens"):
         sizes.size_dial("llama", 1_000_000, 50_000, 256)
+
+
+@pytest.mark.parametrize(
+    ("written", "model_type"),
+    [
+        ("llama-3", "llama"), ("Llama-3.2", "llama"), ("smollm2", "llama"), ("gemma-3", "gemma3_text"),
+        ("Gemma-1", "gemma"), ("qwen-3", "qwen3"), ("qwen2.5", "qwen2"), ("phi-3", "phi3"), ("phi-3.5", "phi3"),
+        ("mamba-2", "mamba2"), ("gpt-2", "gpt2"), ("smollm-3", "smollm3"), ("LFM-2", "lfm2"),
+    ],
+)  # fmt: skip
+def test_families_are_known_as_people_write_them(written: str, model_type: str) -> None:
+    assert sizes.resolve(written) == (model_type, "causal")
+
+
+@pytest.mark.parametrize(("written", "nearest"), [("lama", "llama"), ("gema3", "gemma3"), ("mamba22", "mamba2")])
+def test_an_unknown_family_is_told_with_the_nearest(written: str, nearest: str) -> None:
+    with pytest.raises(HalfpintError, match=f"Did you mean '{nearest}"):
+        sizes.resolve(written)
+
+
+@pytest.mark.parametrize("arch", ["mamba2", "lfm2", "smollm3", "phi3", "gemma", "gemma2", "qwen2", "qwen3"])
+@pytest.mark.parametrize("size", [200_000, 5_000_000, 135_000_000])
+def test_every_family_named_goes_through_the_size_dial(arch: str, size: int) -> None:
+    settings, _ = sizes.size_dial(arch, size, sizes.default_vocabulary(size), 256)
+    model = sizes.new_model(sizes.resolve(arch)[0], settings, meta=True)
+    assert abs(sizes.parameters_of(model) / size - 1) <= sizes.TOLERANCE
+    if arch == "mamba2":
+        assert model.config.num_heads * model.config.head_dim == model.config.hidden_size * model.config.expand

@@ -71,7 +71,7 @@ def test_what_cannot_be_is_said(run: Callable[..., Any]) -> None:
     for change, message in (
         ({"context": 500}, "context must be at most the model's 96 tokens"),
         ({"lora_targets": "q_proj"}, "lora_targets must be lora = true"),
-        ({"packing": "tight"}, "packing must be stream or fit"),
+        ({"packing": "tight"}, "packing must be stream, fit or alone"),
     ):
         with pytest.raises(HalfpintError, match=message):
             run(replace(TINY, **change))

@@ -4,13 +4,15 @@ Sources: "stream" is the usual concatenation, cut wherever a sequence is full. "
 al., "Fewer Truncations Improve Language Modeling", 2024, section 3: a document that fits is never cut, a longer one is
 cut into whole sequences and a rest, and the pieces go, longest first, into the sequence that has the least room which
 is enough. There it takes a search tree; here all pieces of one length are placed at once, which gives the same result.
+"alone" gives each piece a row of its own, for models that cannot keep the documents of a row apart: rows of about one
+size make a batch, which is as wide as its longest row, so that there is little padding.
 The mask between documents is that of the Llama 3 report (A. Dubey et al., 2024, section 3.2).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,7 +24,8 @@ from halfpint.errors import HalfpintError, SettingError, nearest
 
 IGNORED = -100  # the label of a token that nothing is asked of, as PyTorch's cross_entropy has it
 PADDING = -1  # the sequence id of padding
-MODES = ("stream", "fit")
+ALONE = "alone"
+MODES = ("stream", "fit", ALONE)
 
 _Ints = NDArray[np.int64]
 _Flags = NDArray[np.bool_]
@@ -53,11 +56,13 @@ class Plan:
         rows: int64, shape (sequences + 1,).
         start: where each piece begins in the store's tokens; int64, shape (pieces,).
         size: tokens of each piece, at least 1; int64, shape (pieces,).
+        batches: the first sequence of each batch, and how many sequences there are; None where each batch has as many.
     """
 
     rows: _Ints
     start: _Ints
     size: _Ints
+    batches: _Ints | None = None
 
     def __len__(self) -> int:
         return len(self.rows) - 1
@@ -70,7 +75,10 @@ class Packed:
         store: the tokens.
         length: tokens of a sequence, 2 at least.
         batch_size: sequences of a step.
-        mode: "stream" fills every sequence and cuts documents; "fit" keeps documents whole and leaves some padding.
+        mode: "stream" fills every sequence and cuts documents; "fit" keeps documents whole and leaves some padding;
+            "alone" gives each piece of a document a row, and a step as many rows as come to `batch_size` sequences of
+            `length`. A piece of one token, which nothing can be learned from, is left out there, and each epoch has
+            all of the batches.
         seed: of the order.
         pad: the token that fills up a sequence.
         shuffle: without it documents come as they are stored, and each epoch has every sequence, the last batch being
@@ -96,15 +104,20 @@ class Packed:
         if batch_size < 1:
             raise SettingError("batch_size", wanted="1 or more", got=str(batch_size))
         if mode not in MODES:
-            raise SettingError("packing", wanted="stream or fit", got=repr(mode), todo=nearest(mode, MODES))
+            raise SettingError("packing", wanted="stream, fit or alone", got=repr(mode), todo=nearest(mode, MODES))
         if not len(store.tokens):
             raise HalfpintError(str(store.folder), wanted="tokens to pack", got="an empty store")
         self.store, self.length, self.batch_size, self.mode = store, length, batch_size, mode
         self.seed, self.pad, self.shuffle = seed, pad, shuffle
         self.plan = lru_cache(maxsize=2)(self._plan)
-        sequences = len(self.plan(0))  # the same in every epoch
+        first = self.plan(0)
+        sequences = len(first)  # the same in every epoch, as are the batches of rows that stand alone
         whole = sequences // batch_size if shuffle else -(-sequences // batch_size)
-        self.steps_per_epoch = max(1, whole)
+        self.steps_per_epoch = max(1, whole) if first.batches is None else len(first.batches) - 1
+        self.tokens_a_step = (
+            batch_size * length if first.batches is None else -(-int(first.size.sum()) // self.steps_per_epoch)
+        )
+        """Tokens of a step, about; padding is among them where sequences are of one length."""
 
     def __len__(self) -> int:
         """Steps of an epoch."""
@@ -117,6 +130,8 @@ class Packed:
         if self.shuffle:
             order = random.permutation(len(sizes))
         starts, sizes = starts[order], sizes[order]
+        if self.mode == ALONE:
+            return _alone(starts, sizes, self.length, self.batch_size, random if self.shuffle else None)
         plan = (_stream if self.mode == "stream" else _fit)(starts, sizes, self.length)
         # Neighbours of a plan are alike (pieces of one document, or sequences filled in one way): mixed once more.
         return _reordered(plan, random.permutation(len(plan))) if self.shuffle else plan
@@ -131,11 +146,18 @@ class Packed:
             raise SettingError("step", wanted="0 or more", got=str(step))
         epoch, within = divmod(step, self.steps_per_epoch)
         plan = self.plan(epoch)
+        if plan.batches is not None:
+            first, last = (int(place) for place in plan.batches[within : within + 2])
+            return assemble(self.store.tokens, plan, first, last, int(plan.size[first:last].max()), self.pad)
         first = within * self.batch_size
         return assemble(self.store.tokens, plan, first, min(first + self.batch_size, len(plan)), self.length, self.pad)
 
     def filled(self) -> float:
         """The share of all places in the sequences that holds a token."""
+        plan = self.plan(0)
+        if plan.batches is not None:
+            rows = np.diff(plan.batches)
+            return int(plan.size.sum()) / int((rows * np.maximum.reduceat(plan.size, plan.batches[:-1])).sum())
         return len(self.store.tokens) / (len(self.plan(0)) * self.length)
 
 
@@ -175,6 +197,18 @@ def _stream(starts: _Ints, sizes: _Ints, length: int) -> Plan:
 
 def _fit(starts: _Ints, sizes: _Ints, length: int) -> Plan:
     """Best-fit decreasing over the pieces of at most `length` tokens."""
+    start, size = _pieces(starts, sizes, length)
+    whole = int(np.count_nonzero(size == length))
+    row = np.empty(len(size), dtype=np.int64)
+    row[:whole] = np.arange(whole)
+    row[whole:], count = _best_fit(size[whole:], length, whole)
+    by_row = np.argsort(row, kind="stable")
+    rows = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=count))])
+    return Plan(rows, start[by_row], size[by_row])
+
+
+def _pieces(starts: _Ints, sizes: _Ints, length: int) -> tuple[_Ints, _Ints]:
+    """Start and size of the pieces of at most `length` tokens that documents are cut into, longest first."""
     full, rest = sizes // length, sizes % length
     within = np.arange(int(full.sum())) - np.repeat(np.cumsum(full) - full, full)
     whole = np.repeat(starts, full) + within * length
@@ -182,13 +216,29 @@ def _fit(starts: _Ints, sizes: _Ints, length: int) -> Plan:
     start = np.concatenate([whole, (starts + full * length)[short]])
     size = np.concatenate([np.full(len(whole), length, dtype=np.int64), rest[short]])
     order = np.argsort(-size, kind="stable")
-    start, size = start[order], size[order]
-    row = np.empty(len(size), dtype=np.int64)
-    row[: len(whole)] = np.arange(len(whole))
-    row[len(whole) :], count = _best_fit(size[len(whole) :], length, len(whole))
-    by_row = np.argsort(row, kind="stable")
-    rows = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=count))])
-    return Plan(rows, start[by_row], size[by_row])
+    return start[order], size[order]
+
+
+def _alone(
+    starts: _Ints, sizes: _Ints, length: int, batch_size: int, random: np.random.Generator | None
+) -> Plan:  # fmt: skip
+    """A row for each piece, and batches of rows of about one size, which hold `batch_size` times `length` places.
+
+    What goes into a batch follows from the sizes, so that each epoch has as many; which pieces of one size go together
+    follows from the order of the documents. With `random` the batches come in another order.
+    """
+    start, size = _pieces(starts, sizes, length)
+    if size[0] > 1:
+        start, size = start[size > 1], size[size > 1]
+    batches = [0]
+    while batches[-1] < len(size):
+        batches.append(min(len(size), batches[-1] + batch_size * length // int(size[batches[-1]])))
+    plan, borders = Plan(np.arange(len(size) + 1), start, size), np.array(batches, dtype=np.int64)
+    if random is not None:
+        order = random.permutation(len(borders) - 1)
+        rows = np.concatenate([np.arange(borders[one], borders[one + 1]) for one in order])
+        plan, borders = _reordered(plan, rows), np.concatenate([[0], np.cumsum(np.diff(borders)[order])])
+    return replace(plan, batches=borders)
 
 
 def _best_fit(sizes: _Ints, length: int, count: int) -> tuple[_Ints, int]:

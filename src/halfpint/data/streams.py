@@ -64,6 +64,7 @@ class Streams:
         self.rows = max(1, min(batch_size, total // length))
         self.stretch = total // self.rows
         self.steps_per_epoch = max(1, self.stretch // length)
+        self.tokens_a_step = self.rows * length
         self._order = lru_cache(maxsize=2)(self._ordered)
 
     def __len__(self) -> int:

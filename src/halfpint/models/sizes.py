@@ -23,10 +23,18 @@ OBJECTIVES = (CAUSAL, MASKED)
 TOLERANCE = 0.1
 """How far the number of parameters may be from what was asked, as a share of it."""
 
+# Names of models, without dashes, whose architecture transformers has under the name of an earlier one.
+_FAMILIES = (
+    (r"llama[123](\.\d)?|tinyllama|smollm[12]?", "llama"), (r"qwen(1\.5|2\.5)(coder)?|qwen2coder", "qwen2"),
+    (r"phi(3\.5|3mini|4|4mini)", "phi3"), (r"phi(1|1\.5|2)", "phi"), (r"gemma1(\.1)?", "gemma"),
+    (r"lfm2\.5", "lfm2"), (r"minilm", "bert"),
+)  # fmt: skip
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 # Up to so many parameters, so many tokens: the embeddings of a small model should not be all of it.
 _VOCABULARIES = ((3e5, 512), (1e6, 1024), (2.5e6, 2048), (6e6, 4096), (2.5e7, 8192), (8e7, 16384), (math.inf, 32768))
 _FFN_NAMES = ("intermediate_size", "n_inner", "hidden_dim", "ffn_dim", "ffn_hidden_size", "d_ff", "encoder_ffn_dim")
+# Of Mamba-2: all heads share one B and C, as in its paper's models; a state and chunks that suit short rows on a CPU.
+_STATE_SPACE = {"n_groups": 1, "state_size": 64, "chunk_size": 64}
 _STEP = 64  # widths are multiples of it
 _FFN_STEP = 32
 _WIDEST = 8192
@@ -117,13 +125,20 @@ def resolve(arch: str, objective: str = "") -> tuple[str, str]:
 
 
 def _named(arch: str, causal: Collection[str], known: Collection[str]) -> str:
-    """The `model_type` for a name as people write it: "gemma3", "transformer-xl", "Phi-3"."""
-    for name in (arch, arch.lower().replace("-", "_"), arch.lower().replace("-", "")):
+    """The `model_type` for a name as people write it: "gemma3", "transformer-xl", "Phi-3", "llama3.2"."""
+    plain = arch.lower().replace("-", "_")
+    for name in (arch, plain, plain.replace("_", ""), family_of(arch)):
         if f"{name}_text" in causal:
             return f"{name}_text"
         if name in known:
             return name
     return arch
+
+
+def family_of(arch: str) -> str:
+    """The architecture of a family of models that has none of its own name: "llama" for "Llama-3.2"; else nothing."""
+    name = re.sub(r"[-_ ]", "", arch.lower())
+    return next((family for pattern, family in _FAMILIES if re.fullmatch(pattern, name)), "")
 
 
 def _writes(name: str) -> bool:
@@ -297,6 +312,13 @@ def _settings(model_type: str, width: int, depth: int, ffn: int, vocabulary: int
         "tie_word_embeddings": True,
     }
     settings = {own.get(name, name): value for name, value in wanted.items() if _has(config, name)}
+    if _has(config, "expand") and _has(config, "num_heads"):  # state space: as many heads as the inner width holds
+        settings["num_heads"] = width * int(config.expand) // head
+        settings |= {name: value for name, value in _STATE_SPACE.items() if _has(config, name)}
+    if _has(config, "full_attn_idxs"):  # short convolutions, and attention in every third layer
+        attends = min(2, depth - 1)
+        settings["layer_types"] = ["full_attention" if at % 3 == attends else "conv" for at in range(depth)]
+        settings["block_auto_adjust_ff_dim"] = False  # the inner width is what is asked for
     inner = next((name for name in _FFN_NAMES if _has(config, name)), None)
     if inner:
         settings[own.get(inner, inner)] = ffn

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, Kind, copy_files
@@ -40,7 +40,8 @@ class Adapt(lora.LoRA, Training, Stage):
 
     Args:
         context: tokens of a sequence; 0 takes the model's, at most 1,024.
-        packing: fit keeps documents whole where they fit into a sequence, stream cuts them wherever one is full.
+        packing: fit keeps documents whole where they fit into a sequence, stream cuts them wherever one is full, alone
+            gives each a row of its own (what an architecture that cannot keep documents apart takes of itself).
         tokens: tokens to train on in all; 0 goes by `minutes`.
         minutes: time for all of it where `tokens` is 0; with 0 too it goes by `epochs`.
         evaluations: how often the validation documents are looked at; less often where that would take more than a
@@ -96,8 +97,8 @@ class Adapt(lora.LoRA, Training, Stage):
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         learner = Learner(model, CAUSAL, device())
-        learner.check_apart(self.use)
-        rows = self._rows_of(context)
+        packing = learner.settled(self.packing, self.use, work.log)
+        rows = replace(self._rows_of(context), packing=packing)
         loss = self._loss_of(bundle, teacher, learner, learn, work)
         more = self._more_bytes(model, part_rows(rows.rows(), context), context)
         self._check_memory(model, learner, rows, work, more)

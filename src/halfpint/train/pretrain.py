@@ -47,9 +47,10 @@ class Pretrain(Training, Stage):
         vocabulary: tokens; 0 takes it from the size.
         tokenizer: bpe, unigram, wordpiece, word or char; empty takes bpe, and wordpiece for a masked objective.
         context: tokens of a sequence.
-        packing: fit keeps documents whole where they fit into a sequence, stream cuts them wherever one is full,
-            segments reads on from step to step, for an architecture that remembers: there it is always taken.
-        mem_length: tokens that such an architecture remembers; 0 takes the context.
+        packing: fit keeps documents whole where they fit into a sequence, stream cuts them wherever one is full, alone
+            gives each a row of its own (what an architecture that cannot keep documents apart takes of itself),
+            segments reads on from step to step (what one that remembers takes of itself).
+        mem_length: tokens that an architecture with a memory remembers; 0 takes the context.
         tokens: tokens to train on in all; 0 goes by `minutes`.
         minutes: time for all of it where `tokens` is 0; with 0 too it goes by `epochs`.
         mask_share: share of the tokens that a masked objective hides.
@@ -95,7 +96,7 @@ class Pretrain(Training, Stage):
         modes = (*MODES, SEGMENTS)
         if self.packing not in modes:
             raise SettingError(
-                f"{self.use}: packing", wanted=" or ".join(modes), got=repr(self.packing),
+                f"{self.use}: packing", wanted=", ".join(modes[:-1]) + f" or {modes[-1]}", got=repr(self.packing),
                 todo=nearest(self.packing, modes),
             )  # fmt: skip
         if self.tokenizer and self.tokenizer not in KINDS:
@@ -164,6 +165,8 @@ class Pretrain(Training, Stage):
         rank, _ = ranks.join()
         work = replace(work, log=Log(quiet=True)) if rank else work
         model_type, objective = sizes.resolve(self.arch, self.objective)
+        if sizes.family_of(self.arch) == model_type:
+            work.log.say(f"  {self.arch} models have the architecture {model_type}", kind="arch", arch=model_type)
         if not len(work.documents.train):
             raise HalfpintError(
                 self.use, wanted="a corpus of documents", got="none",
@@ -183,6 +186,7 @@ class Pretrain(Training, Stage):
         torch.manual_seed(self.seed)
         model = sizes.new_model(model_type, settings).to(device())
         learner = self._learner(model, objective)
+        packed = replace(self, packing=learner.settled(self.packing, self.use, work.log))
         needed = needed if learner.chunked else self._memory(model, chunked=False)
         rows = self.rows()
         # Muon's steps have one size whatever the noise in them, so that small batches need no smaller rate (LOG.md).
@@ -192,8 +196,8 @@ class Pretrain(Training, Stage):
             f"{budget.shown_shape(model)}; {len(learn.tokens):,} training tokens; learning rate {rate:.3g}; "
             f"about {needed / 2**30:.1f} GiB of memory", kind="model", parameters=sizes.parameters_of(model),
         )  # fmt: skip
-        batches = Batches(self, learn, objective, special, rows)
-        judge = Judge(self, learner, held, special, tokenizer)
+        batches = Batches(packed, learn, objective, special, rows)
+        judge = Judge(packed, learner, held, special, tokenizer)
 
         def batch_loss(part: Part) -> Any:
             return learner.loss(part.arrays, "sum") * part.share
@@ -269,7 +273,7 @@ class Pretrain(Training, Stage):
         return found[0], found[1]
 
     def _learner(self, model: Any, objective: str) -> Any:
-        """The model with its loss, checked to keep documents apart."""
+        """The model with its loss."""
         from halfpint.train.learner import Learner
 
         if self.gradient_checkpointing:
@@ -278,9 +282,7 @@ class Pretrain(Training, Stage):
                     f"{self.use}: gradient_checkpointing", wanted="an architecture that has it", got=self.arch
                 )
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        learner = Learner(model, objective, device())
-        learner.check_apart(self.use)
-        return learner
+        return Learner(model, objective, device())
 
     def rows(self) -> int:
         """Sequences of a batch."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from halfpint.bundle import read_json, write_json
-from halfpint.data.packing import Packed
+from halfpint.data.packing import ALONE, Packed
 from halfpint.data.streams import Streams
 from halfpint.data.token_store import TokenStore
 from halfpint.errors import HalfpintError
@@ -60,15 +60,20 @@ class Batches:
 
     def __init__(self, stage: Pretrain, store: TokenStore, objective: str, special: Special, rows: int) -> None:
         self._masking = special.masking(stage.mask_share) if objective == sizes.MASKED else None
-        self._seed, self._parts, self._at_once = stage.seed, stage.accumulate, part_rows(rows, stage.context)
+        self._seed, self._parts = stage.seed, stage.accumulate
         self._packed = rows_of(stage, store, rows, special, seed=stage.seed)
         self._rank, self._world = ranks.join()
+        if self._world > 1 and stage.packing == ALONE:  # the batches have other numbers of rows
+            raise HalfpintError(
+                f"{stage.use}: packing", wanted="fit or stream in several processes", got=ALONE,
+                todo="Start it without torchrun, or take an architecture that keeps the documents of a row apart.",
+            )  # fmt: skip
         if rows < self._world:
             raise HalfpintError(
                 f"{stage.use}: batch_tokens", wanted=f"a sequence for each of the {self._world} processes",
                 got=f"{rows}", todo=f"Give {self._world * stage.context:,} or more.",
             )  # fmt: skip
-        self.tokens_a_step = rows * stage.context * stage.accumulate
+        self.tokens_a_step = self._packed.tokens_a_step * stage.accumulate
         self.steps_per_epoch = max(1, len(self._packed) // stage.accumulate)
 
     def step(self, step: int) -> tuple[int, list[Part]]:
@@ -87,8 +92,10 @@ class Batches:
     def _split(self, arrays: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """This process' rows, in parts."""
         own = {name: array[self._rank :: self._world] for name, array in arrays.items()}
-        for start in range(0, len(own["input_ids"]), self._at_once):
-            yield {name: array[start : start + self._at_once] for name, array in own.items()}
+        rows, width = own["input_ids"].shape
+        at_once = part_rows(rows, width)
+        for start in range(0, rows, at_once):
+            yield {name: array[start : start + at_once] for name, array in own.items()}
 
     def size(self, part: Part) -> tuple[int, int]:
         """Rows and tokens (padding left out) of a batch, with what the other processes have meanwhile."""
@@ -152,7 +159,7 @@ class Judge(HeldOut):
     def __init__(self, stage: Pretrain, learner: Any, store: TokenStore, special: Special, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         packed = rows_of(stage, store, stage.rows(), special, shuffle=len(store.tokens) > stage.evaluation_tokens)
-        steps = max(1, min(len(packed), stage.evaluation_tokens // (stage.rows() * stage.context)))
+        steps = max(1, min(len(packed), stage.evaluation_tokens // packed.tokens_a_step))
         batches = [packed.batch(step)._asdict() for step in range(steps)]
         if masks := learner.objective == sizes.MASKED:
             masking, random = special.masking(stage.mask_share), np.random.default_rng([0, 2])
