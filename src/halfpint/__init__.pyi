@@ -16,6 +16,7 @@ from halfpint.commands.finetune import Mask
 from halfpint.commands.fit import Fitted
 from halfpint.commands.generate import Generated
 from halfpint.commands.init import Drafted
+from halfpint.commands.plan import Forecast
 from halfpint.commands.predict import Labelled, Predicted, Redacted
 from halfpint.commands.pull import Known, Pulled
 from halfpint.commands.report import Reported
@@ -569,6 +570,42 @@ def init(
         test: Labelled texts for the final test.
         out: Recipe to write.
         force: Replace the recipe if it exists.
+        quiet: Hide progress.
+
+    Raises:
+        HalfpintError: something that was given is wrong; the message says what to do.
+    """
+
+def plan(
+    model: _Path = "",
+    *,
+    size: str = "",
+    arch: str = "llama",
+    task: str = "",
+    data: _Path = "",
+    tokens: str = "",
+    epochs: int = 0,
+    minutes: float = 0.0,
+    context: int = 0,
+    again: bool = False,
+    quiet: bool = False,
+) -> Forecast:
+    """Say what a model takes on this machine before anything is downloaded: memory, tokens per second, hours, energy.
+
+    The machine is measured for about ten seconds, once a day. Without a model it says which sizes this
+    machine can train, adapt and serve.
+
+    Args:
+        model: Model in the catalogue, a Hub name (owner/model), or a folder.
+        size: A new model instead, trained from scratch, with this many parameters, such as 30M.
+        arch: Architecture of the new model.
+        task: What it is for, such as chat or classify (default: chat for conversations, else predict).
+        data: Text or conversations to train on; their tokens are estimated from the size of the files.
+        tokens: Number of tokens to train on, such as 50M, instead of data.
+        epochs: Passes over the data; 0 takes 3 for conversations, 1 for text.
+        minutes: Time limit of the training; 0 takes as long as the data takes.
+        context: Context length in tokens; 0 takes the default of the training.
+        again: Measure this machine again.
         quiet: Hide progress.
 
     Raises:

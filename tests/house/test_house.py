@@ -33,7 +33,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "terminal", "settings"),
     ("files", "progress", "registry", "machine", "counts", "outputs"),
-    ("energy", "command"),
+    ("energy", "command", "machine_speed"),
     ("bundle",),
     ("task", "workspace"),
     ("lookup",),
