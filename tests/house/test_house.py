@@ -78,6 +78,7 @@ HEAVY_FILES = {
     "serve._openai_fields": {"pydantic"},
     "serve._openai_requests": {"pydantic"},
     "models._quick_attention": {"torch"},
+    "models._quick_scan": {"torch"},
     "train._cross_entropy": {"torch"},
     "models.quick_passes": {"torch", "transformers"},
     "train._muon": {"torch"},
