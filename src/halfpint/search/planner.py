@@ -117,7 +117,7 @@ def training(shape: Shape, asked: Asked, rows: int, speed: MachineSpeed, room: R
         lora: adapters on the model instead of all its weights.
     """
     work = work_of(shape, asked, rows, lora=lora)
-    needed = forecast.PROCESS_BYTES + forecast.training_bytes(shape, work)
+    needed = forecast.process_bytes(shape, work)
     token_s = forecast.training_seconds(shape, work, speed)
     looking = asked.evaluations * asked.evaluation_tokens * forecast.FORWARD
     looking *= token_s - forecast.step_seconds(shape, work, speed)
@@ -267,7 +267,7 @@ def say_before(
         )  # fmt: skip
     whole = tokens * token_s + START_S
     seconds = min(whole, 60 * minutes) if minutes else whole
-    needed = forecast.PROCESS_BYTES + forecast.training_bytes(shape, work) + more_bytes
+    needed = forecast.process_bytes(shape, work) + more_bytes
     energy = modelled(seconds, needed, cores())
     passes = ""
     if seconds < whole:
