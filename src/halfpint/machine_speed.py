@@ -30,7 +30,7 @@ _WARM_UP = 2  # calls: memory is got and kernels are chosen in them
 _ROWS, _WIDTH, _INNER = 1024, 512, 1376  # of the products: what a small model's layer multiplies
 _VALUES = 1 << 18  # of element by element work: about what stays in a core's cache
 _GROUP = (16, 256, 672)  # matrices that are multiplied together
-_READ_VALUES = 1 << 26  # fp32, that memory is read in: more than any cache holds
+_READ_VALUES, _QUICK_VALUES = 1 << 25, 1 << 23  # fp32, that memory is read in: more than caches hold; in short
 _DISK_BYTES, _CHUNK = 1 << 27, 1 << 22
 _PARTS_S = {"bf16": 0.5, "fp32": 0.5, "int8": 0.3, "group": 0.4, "values": 0.5, "memory": 0.6}
 
@@ -141,12 +141,11 @@ def measured(folder: Path, busy: float = 0.0, *, share: float = 1.0, disk: bool 
         gram = group @ group.mT
         return group + (gram + gram @ gram) @ group
 
-    held, read = torch.ones(_VALUES), torch.ones(_READ_VALUES)
+    held, read = torch.ones(_VALUES), torch.ones(_READ_VALUES if share >= 1 else _QUICK_VALUES)
     with torch.no_grad():
         rates["group"] = multiplied / pace(turn, seconds["group"])
         rates["values"] = _VALUES / pace(lambda: held + held, seconds["values"])
-        other = torch.ones(_READ_VALUES)
-        rates["memory"] = 8.0 * _READ_VALUES / pace(lambda: torch.dot(read, other), seconds["memory"])
+        rates["memory"] = 4.0 * read.numel() / pace(lambda: torch.dot(read, read), seconds["memory"])
     write, again = _disk(folder) if disk else (0.0, 0.0)
     return MachineSpeed(
         fp32_flops=rates["fp32"], bf16_flops=rates["bf16"], int8_ops=rates["int8"], group_flops=rates["group"],

@@ -10,8 +10,8 @@ from halfpint.data.corpus_read import find_source
 from halfpint.errors import HalfpintError, SettingError
 from halfpint.evaluate.llama_speed import llama_here
 from halfpint.lookup import open_task, tasks, text_task
-from halfpint.machine import available_disk_bytes, cores, cpu_model, memory_bytes
-from halfpint.machine_speed import MachineSpeed, measured, speed_here, speed_kept
+from halfpint.machine import cores, cpu_model
+from halfpint.machine_speed import MachineSpeed, speed_here
 from halfpint.models.known_shape import Known, known_shape, usual
 from halfpint.models.serving_cost import LlamaSpeed
 from halfpint.models.serving_cost import as_json as speeds_as_json
@@ -27,14 +27,12 @@ from halfpint.models.sizes import (
 from halfpint.models.sources import cache_folder
 from halfpint.progress import Log
 from halfpint.search import planner
-from halfpint.search.planner import Asked, Room
+from halfpint.search.planner import Asked
 from halfpint.task import LabelTask, Task
 from halfpint.train.adapt import MOST_CONTEXT, Adapt
-from halfpint.train.budget import free_memory_bytes
 from halfpint.train.chat import Chat
-from halfpint.train.loop import device, use_bf16
+from halfpint.train.loop import use_bf16
 from halfpint.train.pretrain import Pretrain
-from halfpint.train.rows import part_rows
 
 if TYPE_CHECKING:
     from halfpint.commands.plan import Plan
@@ -45,13 +43,6 @@ _SERVED = 2048  # tokens that keys and values are kept for, where the model has 
 _CHAT_CONTEXT = 512
 _SIZES = ("5M", "30M", "135M", "360M", "600M", "1.7B", "4B")
 _ENCODER_EPOCHS, _ENCODER_CONTEXT = 4, 128
-QUICK = 0.15
-"""Share of the usual time that the machine is measured for before a command's own work."""
-
-
-def room_here(folder: Path) -> Room:
-    """Memory and disk that this machine has to give."""
-    return Room(memory=memory_bytes(), free=free_memory_bytes(device()), disk=available_disk_bytes(folder))
 
 
 def planned(asked: Plan, log: Log) -> dict[str, Any]:
@@ -66,10 +57,10 @@ def planned(asked: Plan, log: Log) -> dict[str, Any]:
     tokens, data = _tokens(asked, known.shape)
     wanted = _settings(asked, known.shape, task, tokens)
     machine, llama = _measured(asked, log, serves=known.shape.objective != MASKED)
-    room = room_here(cache_folder())
+    room = planner.room_here(cache_folder())
     most = known.shape.context or _SERVED
     plan = planner.plan_of(
-        known, wanted, part_rows(max(1, wanted.step_tokens // wanted.context), wanted.context), machine, llama, room,
+        known, wanted, planner.rows_at_once(wanted.step_tokens, wanted.context), machine, llama, room,
         trains=bool(asked.size), serving_context=min(most, _SERVED),
     )  # fmt: skip
     unfit = planner.fit_of(plan)
@@ -84,14 +75,14 @@ def planned(asked: Plan, log: Log) -> dict[str, Any]:
 def overview(asked: Plan, log: Log) -> dict[str, Any]:
     """What this machine can do with models of some sizes, shaped as a usual Llama is."""
     machine, llama = _measured(asked, log, serves=True)
-    room = room_here(cache_folder())
+    room = planner.room_here(cache_folder())
     rows: list[dict[str, Any]] = []
     for name in _SIZES:
         parameters = parse_parameters(name)
         layers, width, vocabulary = usual(parameters)
         shape = llama_like("llama", parameters=parameters, layers=layers, width=width, vocabulary=vocabulary)
         wanted = _settings(asked, shape, text_task(), _EXAMPLE_TOKENS)
-        at_once = part_rows(max(1, wanted.step_tokens // wanted.context), wanted.context)
+        at_once = planner.rows_at_once(wanted.step_tokens, wanted.context)
         full, lora = (
             planner.training(shape, wanted, at_once, machine, room, lora=adapters) for adapters in (False, True)
         )
@@ -103,21 +94,6 @@ def overview(asked: Plan, log: Log) -> dict[str, Any]:
         "sizes": rows, "room": vars(room), "error": planner.ERROR, "fits": bool(able), "serving_context": _SERVED,
         **_about(machine, llama),
     }  # fmt: skip
-
-
-def line_of(
-    name: str, shape: Shape, *, tokens: float, minutes: float, context: int, step_tokens: int, optimizer: str,
-    precision: str, lora: bool = False,
-) -> str:  # fmt: skip
-    """What a training command says before it starts, from a measurement of today or a short one."""
-    wanted = Asked(
-        tokens=tokens, passes=1.0, minutes=minutes, context=context, step_tokens=step_tokens, optimizer=optimizer,
-        bf16=use_bf16(precision), evaluations=0, evaluation_tokens=0, prompt=context, threads=cores(),
-    )  # fmt: skip
-    rows = part_rows(max(1, step_tokens // context), context)
-    speed = speed_kept(cache_folder()) or measured(cache_folder(), share=QUICK, disk=False)
-    work = planner.work_of(shape, wanted, rows, lora=lora)
-    return planner.line_before(name, shape, work, speed, tokens, minutes, cores())
 
 
 def _about(machine: MachineSpeed, llama: dict[str, LlamaSpeed]) -> dict[str, Any]:

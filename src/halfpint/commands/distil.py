@@ -175,11 +175,16 @@ class Distil(ReadsTable):
 
     def _opened(self, work: Path, log: Log) -> Classifiers | Languages:
         """The teachers, and the data."""
+        from halfpint.commands._before import refuse_unfit
         from halfpint.commands._distil_classifier import Classifiers
         from halfpint.commands._distil_language import Languages
         from halfpint.lookup import open_task
         from halfpint.task import LabelTask
 
+        for name in self.teachers:
+            refuse_unfit(name, "load")
+        if not self.is_cut:
+            refuse_unfit(self.student, "train")
         teachers = [_teacher(name, work, log) for name in self.teachers]
         if not teachers:
             raise HalfpintError(

@@ -35,7 +35,8 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "context": ("context", "max_position_embeddings", "context_length"),
 }
 _USUAL_RATIO = 12.0  # parameters of a layer in squares of its width, where a name tells parameters alone
-_USUAL_LAYERS = 24
+_USUAL_ASPECT = 24  # of width to layers, between the fewest and the most
+_FEWEST_LAYERS, _MOST_LAYERS = 4, 32
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,14 @@ def _told(name: str, entry: Mapping[str, Any]) -> tuple[Shape, None, int, str]:
 def usual(parameters: int) -> tuple[int, int, int]:
     """Layers, width and vocabulary of a usual model of so many parameters, where no one tells."""
     vocabulary = default_vocabulary(parameters)
+
+    def layers(width: int) -> int:
+        return max(_FEWEST_LAYERS, min(_MOST_LAYERS, width // _USUAL_ASPECT))
+
     width = 64
-    while _USUAL_LAYERS * _USUAL_RATIO * (width + 64) ** 2 + vocabulary * (width + 64) <= parameters:
+    while layers(width + 64) * _USUAL_RATIO * (width + 64) ** 2 + vocabulary * (width + 64) <= parameters:
         width += 64
-    return _USUAL_LAYERS, width, vocabulary
+    return layers(width), width, vocabulary
 
 
 def _on_hub(name: str, repository: str, revision: str | None) -> Known:

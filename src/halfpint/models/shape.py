@@ -159,10 +159,13 @@ def llama_like(
     left = max(0, body // max(layers, 1) - attention)
     inner = inner or max(width, left // (_GATED * width))
     number = max(1, round(left / (inner * width))) if left else _GATED
-    sizes = Counter({(head_width * heads, width): layers, (width, head_width * heads): layers})
-    sizes[head_width * kv_heads, width] += 2 * layers
-    sizes[inner, width] += max(1, number - 1) * layers
-    sizes[width, inner] += layers
+    attended = head_width * heads
+    sizes: Counter[tuple[int, int]] = Counter()
+    for count, size in (
+        (1, (attended, width)), (1, (width, attended)), (2, (head_width * kv_heads, width)),
+        (max(1, number - 1), (inner, width)), (1, (width, inner)),
+    ):  # fmt: skip
+        sizes[size] += count * layers
     return Shape(
         name=name, objective=objective, parameters=parameters, layers=layers, width=width, inner=inner, heads=heads,
         kv_heads=kv_heads, head_width=head_width, vocabulary=vocabulary, context=context, is_tied=tied,

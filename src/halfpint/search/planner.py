@@ -8,19 +8,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from halfpint.energy import modelled
 from halfpint.errors import HalfpintError
-from halfpint.machine_speed import MachineSpeed
+from halfpint.machine import available_disk_bytes, cores, memory_bytes
+from halfpint.machine_speed import MachineSpeed, measured, speed_kept
 from halfpint.models import serving_cost
 from halfpint.models.known_shape import Known, known_shape, too_large
 from halfpint.models.serving_cost import LlamaSpeed
 from halfpint.models.shape import Shape
 from halfpint.models.sizes import MASKED
+from halfpint.models.sources import cache_folder
+from halfpint.progress import Log
 from halfpint.report import units
 from halfpint.train import forecast
+from halfpint.train.budget import free_memory_bytes
 from halfpint.train.forecast import Work
+from halfpint.train.loop import device, use_bf16
+from halfpint.train.rows import part_rows
 
 ERROR = {"memory": 0.25, "time": 0.35}
 """How far forecasts are from what is measured then, at most, in benchmarks/results/planner.json."""
@@ -34,6 +41,11 @@ _LOOKING_SHARE = 0.2  # of a time limit that evaluations take at most
 _MASKED = 0.15  # of the tokens that a masked objective hides
 _SMALLEST = Work(rows=1, context=128, step_tokens=1024, checkpointing=True, bf16=False)
 """What training can be brought down to where memory is short."""
+QUICK = 0.15
+"""Share of the usual time that the machine is measured for before a command's own work."""
+_TOLERANCE = 1.5  # times as long as foretold something may take before it is refused: other programs want the machine
+_FEWEST_STEPS = 20  # that a training of some use has
+_ENCODER_TOKENS = 2048  # of a batch of a search's trainings, about
 _LOADED = 1.25  # times its weights in fp32 that a model takes which is loaded, converted and written again
 
 
@@ -105,9 +117,10 @@ def training(shape: Shape, asked: Asked, rows: int, speed: MachineSpeed, room: R
         lora: adapters on the model instead of all its weights.
     """
     work = work_of(shape, asked, rows, lora=lora)
-    needed = forecast.PROCESS_BYTES + forecast.training_bytes(shape, work)
+    needed = forecast.process_bytes(shape, work)
     token_s = forecast.training_seconds(shape, work, speed)
-    looking = asked.evaluations * asked.evaluation_tokens * forecast.FORWARD * token_s
+    looking = asked.evaluations * asked.evaluation_tokens * forecast.FORWARD
+    looking *= token_s - forecast.step_seconds(shape, work, speed)
     whole = asked.tokens * asked.passes * token_s + looking + START_S
     seconds = min(whole, asked.minutes * 60) if asked.minutes else whole
     able = None
@@ -210,28 +223,103 @@ def plan_of(
     }  # fmt: skip
 
 
-def line_before(
-    name: str, shape: Shape, work: Work, speed: MachineSpeed, tokens: float, minutes: float, threads: int
-) -> str:  # fmt: skip
-    """What a command says before it starts: "forecast: about 12 min, 1.4 GB of memory, 0.9 Wh (modelled)".
+def room_here(folder: Path) -> Room:
+    """Memory that a training here may take, and the free disk that holds `folder`."""
+    return Room(memory=memory_bytes(), free=free_memory_bytes(device()), disk=available_disk_bytes(folder))
+
+
+def rows_at_once(step_tokens: int, context: int) -> int:
+    """Sequences whose gradients are got at once, of a step of so many tokens."""
+    return part_rows(max(1, step_tokens // context), context)
+
+
+def say_before(
+    name: str, shape: Shape, log: Log, *, tokens: float, minutes: float, context: int, step_tokens: int,
+    optimizer: str, precision: str, lora: bool = False, more_bytes: int = 0, more_s: float = 0.0,
+) -> None:  # fmt: skip
+    """Say, before work starts, what it takes: time, memory and energy; by a measurement of today, or a short one.
 
     Args:
+        name: what is trained, in words.
         tokens: of all passes; minutes: that it may take, 0: as long as it takes.
+        more_bytes: memory of what is there besides, such as a teacher.
+        more_s: seconds per token besides, as a share of the model's own.
+
+    Raises:
+        HalfpintError: not even a step fits into the minutes, with those that would do.
     """
-    token_s = forecast.training_seconds(shape, work, speed)
+    share = _MASKED if shape.objective == MASKED else 1.0
+    work = Work(
+        rows=rows_at_once(step_tokens, context), context=context, step_tokens=step_tokens, optimizer=optimizer,
+        bf16=use_bf16(precision), share=share,
+    )  # fmt: skip
+    work = forecast.with_adapters(work, shape, RANK) if lora else work
+    speed = speed_kept(cache_folder()) or measured(cache_folder(), share=QUICK, disk=False)
+    token_s = forecast.training_seconds(shape, work, speed) * (1 + more_s)
+    least = START_S + step_tokens * token_s
+    if minutes and least > max(60.0, _TOLERANCE * 60 * minutes):
+        enough = enough_minutes(START_S + _FEWEST_STEPS * step_tokens * token_s)
+        raise HalfpintError(
+            "--minutes", wanted=f"about {enough} for {name} on this machine as busy as it is now", got=f"{minutes:g}",
+            todo=f"Give --minutes {enough}, or a smaller model.",
+            said=f"--minutes {minutes:g} is too short for {name}: a single step takes about "
+            f"{units.seconds(step_tokens * token_s)} on this machine as busy as it is now.".replace("\u00a0", " "),
+        )  # fmt: skip
     whole = tokens * token_s + START_S
     seconds = min(whole, 60 * minutes) if minutes else whole
-    needed = forecast.PROCESS_BYTES + forecast.training_bytes(shape, work)
-    energy = modelled(seconds, needed, threads)
-    read = max(0.0, seconds - START_S) / token_s
-    passes = "" if not minutes or whole <= 60 * minutes else (
-        f" for {read / max(tokens, 1):.0%} of the tokens; all of them take about {units.seconds(whole)}"
+    needed = forecast.process_bytes(shape, work) + more_bytes
+    energy = modelled(seconds, needed, cores())
+    passes = ""
+    if seconds < whole:
+        read = max(0.0, seconds - START_S) / token_s
+        some = f"{read / max(tokens, 1):.1%} of the tokens" if read >= step_tokens else "a single step"
+        passes = f" for {some}; all of the tokens take about {units.seconds(whole)}"
+    said = (
+        f"forecast: {name}: {1 / token_s:,.0f} tokens/s, about {units.seconds(seconds)}{passes}; about "
+        f"{units.size(needed)} of memory and {units.watt_hours(energy.wh)} ({energy.source})"
+    )
+    log.say(
+        said.replace("\u00a0", " "), kind="forecast", seconds=seconds, tokens_per_s=1 / token_s, memory_bytes=needed,
+        wh=energy.wh,
     )  # fmt: skip
-    return (
-        f"forecast: {name}, {1 / token_s:,.0f} tokens/s, about {units.seconds(seconds)}{passes}; "
-        f"{units.size(needed)} of memory, {units.watt_hours(energy.wh)} ({energy.source}); "
-        f"time within {ERROR['time']:.0%}, memory within {ERROR['memory']:.0%}"
-    ).replace("\u00a0", " ")
+
+
+def say_encoder(base: str, texts: Sequence[str], minutes: float, log: Log) -> None:
+    """Refuse an encoder that would have to be downloaded and does not fit, and say what training it on texts takes.
+
+    Args:
+        minutes: that the whole search may take: what an epoch takes is said beside them.
+
+    Raises:
+        HalfpintError: the encoder does not fit.
+    """
+    known = refuse_unfit(base, room_here(cache_folder()), "train")
+    if known is None or known.shape.objective != MASKED:
+        return
+    speed = speed_kept(cache_folder()) or measured(cache_folder(), share=QUICK, disk=False)
+    epoch, needed = encoder_forecast(known.shape, texts, speed)
+    log.say(
+        f"forecast: training {base} takes about {units.seconds(epoch)} per pass over {len(texts):,} texts and "
+        f"{units.size(needed)} of memory; the search ends within {minutes:g} minutes".replace("\u00a0", " "),
+        kind="forecast", seconds=epoch, memory_bytes=needed,
+    )  # fmt: skip
+
+
+def encoder_forecast(shape: Shape, texts: Sequence[str], speed: MachineSpeed) -> tuple[float, int]:
+    """Seconds of one pass over texts while an encoder is trained on them, and the bytes that the process takes."""
+    tokens = tokens_of_bytes(sum(map(len, texts)), shape.vocabulary) + 2 * len(texts)  # of each its first and last
+    context = int(min(max(8, tokens / max(1, len(texts))), shape.context or 256, 256))
+    work = Work(
+        rows=max(1, _ENCODER_TOKENS // context), context=context, step_tokens=_ENCODER_TOKENS, bf16=use_bf16("auto"),
+        share=0.0,
+    )  # fmt: skip
+    needed = forecast.PROCESS_BYTES + forecast.training_bytes(shape, work)
+    return tokens * forecast.training_seconds(shape, work, speed), needed
+
+
+def enough_minutes(seconds: float) -> int:
+    """Whole minutes that so many seconds fit into, with something to spare."""
+    return math.ceil(_TOLERANCE * seconds / 60)
 
 
 def refuse_unfit(name: str, room: Room, use: str) -> Known | None:
@@ -275,7 +363,12 @@ def _least(shape: Shape, use: str) -> tuple[int, str, str]:
         return forecast.training_bytes(shape, _SMALLEST), "training all weights", f"Give --lora. {smaller}"
     if use == "serve":
         return serving_cost.serving_bytes(shape, "q4_0", 512), "serving in 4 bits", smaller
-    return int(_LOADED * 4 * shape.parameters), "loading it in fp32", smaller
+    return loaded_bytes(shape), "loading it in fp32", smaller
+
+
+def loaded_bytes(shape: Shape) -> int:
+    """Bytes that a model takes which is loaded in fp32 and changed, the process included."""
+    return int(_LOADED * 4 * shape.parameters) + forecast.PROCESS_BYTES
 
 
 def fit_of(plan: Mapping[str, Any]) -> Sequence[str]:

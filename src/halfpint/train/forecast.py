@@ -15,19 +15,21 @@ from halfpint.models.sizes import MASKED
 
 KERNEL_BYTES = 75 << 20
 """What the first steps take for kernels, threads and buffers, whatever the model."""
-PROCESS_BYTES = 390 << 20
-"""What a process takes that has PyTorch and transformers loaded and no model."""
+PROCESS_BYTES = 450 << 20
+"""What a process takes that has PyTorch, transformers, a tokenizer and text loaded, and no model."""
 FORWARD = 0.4
 """Of what a training step takes, without the backward pass."""
 OPTIMIZERS = ("adamw", "muon")
 _STATES, _INNER_STATES = 14, 4  # values of a layer that backward needs, in widths and in inner widths
 _ADAPTED_BYTES = 11  # that an adapter's input takes: it in fp32, what is left of it by dropout, the mask, and in bf16
+_JUDGED_LOGITS = 1 << 25  # of `engines/torch_lm`: values at once, while what was trained is judged
+_JUDGED_COPIES = 3.1  # of them: as they come, in fp32, and their logarithms
 _ROUNDS = 5  # of Muon's iteration
 _MUON_COPIES = 7  # of the matrices of one size that an orthogonalised step holds
 _OF_VALUES = 1.8  # times that each value a layer keeps goes through memory in a step
 _OF_LOGITS = 6.3  # times that each logit does
 _OF_ADAPTED = 11.0  # times that each input of an adapter does: cast, dropped at random, multiplied thinly, cast back
-_UPDATED_BYTES = 47  # traffic to memory of a trained weight in AdamW's step and the clipping of gradients
+_UPDATED_BYTES = 41  # traffic to memory of a trained weight in AdamW's step and the clipping of gradients
 _CHECKPOINTED = 1 / 3  # more, for computing again what was not kept
 
 
@@ -117,6 +119,17 @@ def training_bytes(shape: Shape, work: Work) -> int:
         4 * everything + 4 * trained + states + orthogonal + low + held * value * tokens + adapted + head + logits
         + between + KERNEL_BYTES
     )  # fmt: skip
+
+
+def judging_bytes(shape: Shape, context: int) -> int:
+    """Bytes that judging takes after training, besides what the process has: the weights, and logits of many tokens."""
+    logits = 0 if shape.objective == MASKED else max(_JUDGED_LOGITS, context * shape.vocabulary)
+    return int(4 * shape.parameters + 4 * _JUDGED_COPIES * logits)
+
+
+def process_bytes(shape: Shape, work: Work) -> int:
+    """Bytes of the whole process at its peak: while it trains, or while it judges what was trained."""
+    return PROCESS_BYTES + max(training_bytes(shape, work), judging_bytes(shape, work.context))
 
 
 def flops_per_token(shape: Shape, work: Work) -> float:
