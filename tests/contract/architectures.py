@@ -70,6 +70,25 @@ ROWS = (
         },
     ),
     Row("halfpint_factored", {"base": _LLAMA, "ranks": {"model.layers.0.mlp.up_proj": 4}}),
+    Row("transformer_xl", {**_PLAIN, "mem_length": 64, "pre_norm": True, "cutoffs": [16, 40]}),
+    Row(
+        "openelm",
+        {
+            "model_dim": 32,
+            "num_transformer_layers": 3,
+            "head_dim": 8,
+            "qkv_multipliers": [0.5, 1.0],
+            "num_gqa_groups": 2,
+            "ffn_multipliers": [0.5, 4.0],
+            "ffn_dim_divisor": 8,
+            "normalize_qk_projections": True,
+            "share_input_output_layers": True,
+            "max_context_length": 64,
+        },
+    ),
+    Row(
+        "linformer", {**_PLAIN, "projection_length": 16}, kind="masked", writes=False, fixed=64, padded=("right",)
+    ),  # the projection has a column for each place, counted from the left
     Row("bert", _PLAIN, kind="masked", writes=False),
     Row(
         "modernbert",

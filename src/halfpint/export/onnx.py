@@ -21,6 +21,7 @@ from halfpint.models.tfidf import FEATURES_FILE
 from halfpint.stage import Stage, Work
 
 _OPSET = 20
+_MOST_TOKENS = 512  # that the exporter is told of; the graph takes what the encoder takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,8 @@ def _export_encoder(bundle: Bundle, folder: Path) -> None:
             return self.model(**dict(zip(inputs, given, strict=True))).logits
 
     ids = torch.ones(2, 8, dtype=torch.long)
-    texts, tokens = torch.export.Dim("texts", min=1), torch.export.Dim("tokens", min=2, max=512)
+    most = min(_MOST_TOKENS, getattr(model.encoder.config, "max_position_embeddings", None) or _MOST_TOKENS)
+    texts, tokens = torch.export.Dim("texts", min=1), torch.export.Dim("tokens", min=2, max=most)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -111,12 +111,15 @@ def resolve(arch: str, objective: str = "") -> tuple[str, str]:
             "arch", wanted="an encoder or a decoder", got=f"{arch!r}, which is both", todo="Take llama or bert, say."
         )
     if objective and objective != own:
-        why = (
-            f"{arch} reads in both directions, so the next word would be known to it"
-            if own == MASKED
-            else f"{arch} reads from left to right, so it cannot use what stands after a mask"
-        )
-        other = "a decoder such as llama" if own == MASKED else "an encoder such as bert or modernbert"
+        if own == MASKED:
+            why = f"{arch} reads in both directions, so the next word would be known to it"
+            other = "a decoder such as llama"
+            if f"{name}_causal" in architectures.own():  # it says itself why, and has another in its place
+                why = f"{arch} is an encoder: {_module(name).BOTH_WAYS}"
+                other = f"{name.replace('_', '-')}-causal, which reads from left to right"
+        else:
+            why = f"{arch} reads from left to right, so it cannot use what stands after a mask"
+            other = "an encoder such as bert or modernbert"
         raise HalfpintError(
             "objective", wanted=f"{own} for the architecture {arch!r}", got=f"{objective!r} ({why})",
             todo=f"Leave the objective out, or take {other}.",
@@ -357,9 +360,14 @@ def _settings(model_type: str, width: int, depth: int, ffn: int, vocabulary: int
 
 def _own_dial(model_type: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What an architecture of halfpint's own sets besides for a new model: its module's `dial`, where it has one."""
-    module = architectures.own().get(model_type)
-    dial = getattr(importlib.import_module(module), "dial", None) if module else None
+    dial = getattr(_module(model_type), "dial", None)
     return dial(settings) if dial else {}
+
+
+def _module(model_type: str) -> Any:
+    """The module of an architecture of halfpint's own; None for one of transformers."""
+    name = architectures.own().get(model_type)
+    return importlib.import_module(name) if name else None
 
 
 def _has(config: Any, name: str) -> bool:
