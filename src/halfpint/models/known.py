@@ -1,4 +1,4 @@
-"""Small models that are known by name: facts with their sources, and what a model costs served, from its shape alone."""
+"""Small models that are known by name: facts with their sources, and what serving costs, from the shape alone."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _FILES = {Kind.LANGUAGE: "known_language", Kind.ENCODER: "known_encoder", ENCODE
 _READ_BYTES = 256 * 2**20
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Known:
     """A model, and what is known of it.
 
@@ -139,8 +139,14 @@ def known_models() -> dict[str, Known]:
 def known_by(name: str) -> Known | None:
     """The model of this name, here or on the Hub; None where there is none."""
     models = known_models()
-    hub = name.split("@")[0].lower()
+    hub = name.split("@", maxsplit=1)[0].lower()
     return models.get(name) or next((one for one in models.values() if one.hub.lower() == hub), None)
+
+
+def is_language_name(name: str) -> bool:
+    """Whether it is the name of a language model that is known."""
+    model = known_models().get(name)
+    return model is not None and model.kind == Kind.LANGUAGE
 
 
 def find_known(name: str) -> Known:
@@ -172,8 +178,9 @@ def check_type(kind: str, place: str = "--type") -> str:
 
 def weight_bytes(model: Known, kind: str) -> int:
     """Bytes of the weights in the type `kind` of BITS; the table of tokens of a 4-bit file keeps more bits."""
-    table = model.shape.get("vocabulary", 0) * model.shape.get("width", 0)
-    return round((BITS[kind] * (model.parameters - table) + _TABLE_BITS.get(kind, BITS[kind]) * table) / 8)
+    table = int(model.shape.get("vocabulary", 0) * model.shape.get("width", 0))
+    bits = BITS[kind] * (model.parameters - table) + _TABLE_BITS.get(kind, BITS[kind]) * table
+    return round(bits / 8)
 
 
 def cache_bytes(model: Known, context: int) -> int | None:

@@ -91,7 +91,7 @@ def locate(name: str, log: Log) -> Path:
     if name not in known and on_hub is None:
         raise HalfpintError(
             f"base model {name!r}", wanted="a folder, a name in the catalogue, or a Hub name", got="none of these",
-            todo=nearest(name, known_models()),
+            todo=nearest(name, known_models(), "`halfpint models` lists the names that are known."),
             said=f"There is no base model {name!r}: no folder, no name in the catalogue, and no Hub name (owner/name, "
             "or owner/name@revision).",
         )  # fmt: skip
