@@ -712,6 +712,8 @@ def run(
 ) -> Ran:
     """Run a recipe; finished stages are kept, an interrupted stage resumes.
 
+    A recipe with several [[variant]] makes each of them and compares them.
+
     Args:
         recipe: Recipe (TOML).
         set: Change a setting of the recipe, such as stage.2.epochs=3; repeatable.
