@@ -42,7 +42,7 @@ not fit this machine's memory. The names below are those that `halfpint pull`, `
 
 def lines(table: Table) -> Iterator[str]:
     """The page, line by line; `table` makes a table in Markdown."""
-    yield from INTRODUCTION
+    yield from (*INTRODUCTION, "")
     models = known_models().values()
     for kind, title in TITLES.items():
         found = sorted((one for one in models if one.kind == kind), key=lambda one: (one.parameters, one.name))

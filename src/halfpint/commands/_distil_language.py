@@ -28,8 +28,8 @@ from halfpint.evaluate.perplexity import bits_difference, perplexity_of
 from halfpint.evaluate.text import in_time
 from halfpint.evaluate.writing import writing
 from halfpint.lookup import text_task
+from halfpint.models.known import names_of
 from halfpint.models.pull_language import base_bundle
-from halfpint.models.sources import catalogue
 from halfpint.pipeline import Made, Pipeline
 from halfpint.progress import Log
 from halfpint.stage import Stage
@@ -74,7 +74,7 @@ class Languages:
                 got=asked.match,
             )
         asked.refuse_form("a language model")
-        need_student(asked, catalogue(Kind.LANGUAGE))
+        need_student(asked, names_of(Kind.LANGUAGE))
         for stage in (*self._first, *self._taught):
             stage.check()
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from halfpint.bundle import CARD
+from halfpint.bundle import CARD, Kind
 from halfpint.distil.student import Student
 from halfpint.errors import HalfpintError, SettingError, nearest
+from halfpint.models.known import names_of
 from halfpint.models.pull import Pull
-from halfpint.models.sources import catalogue
 from halfpint.stage import Stage
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def first_stages(asked: Distil) -> tuple[Stage, ...]:
         return (Student(size=value, seed=asked.seed),)
     if (Path(asked.student) / CARD).is_file():
         return ()
-    need_student(asked, catalogue())
+    need_student(asked, names_of(Kind.ENCODER))
     return (Pull(base=asked.student),)
 
 

@@ -208,11 +208,13 @@ class Distil(ReadsTable):
 
 def _teacher(name: str, work: Path, log: Log) -> Bundle:
     """A bundle's folder, OUT of `fit`, or a base language model by its name."""
-    from halfpint.bundle import CARD
+    from halfpint.bundle import CARD, Kind
     from halfpint.distil.teachers import teacher_bundle
-    from halfpint.models.known import is_language_name
+    from halfpint.models.known import names_of
     from halfpint.models.pull_language import base_bundle
 
-    if is_language_name(name) or ((Path(name) / "config.json").is_file() and not (Path(name) / CARD).is_file()):
+    if name in names_of(Kind.LANGUAGE) or (
+        (Path(name) / "config.json").is_file() and not (Path(name) / CARD).is_file()
+    ):
         return base_bundle(name, work / "teacher", log)
     return teacher_bundle(name)

@@ -143,10 +143,9 @@ def known_by(name: str) -> Known | None:
     return models.get(name) or next((one for one in models.values() if one.hub.lower() == hub), None)
 
 
-def is_language_name(name: str) -> bool:
-    """Whether it is the name of a language model that is known."""
-    model = known_models().get(name)
-    return model is not None and model.kind == Kind.LANGUAGE
+def names_of(kind: str) -> list[str]:
+    """The names of all known models of one kind that halfpint can take."""
+    return [name for name, model in known_models().items() if model.kind == kind and not model.refusal]
 
 
 def find_known(name: str) -> Known:
