@@ -162,6 +162,12 @@ def stages_page() -> str:
         "setting (stages count from 1). An unknown key, a wrong type or an order that does not fit is told before any",
         "work. Each stage takes a bundle of a kind that it *needs* and *gives* a new one; `same` leaves the kind as it",
         "was.",
+        "",
+        "A recipe of running text may compare variants: two or more `[[variant]]`, each with a `name` and either",
+        '`set = ["stage.1.arch=llama"]`, changes of the recipe\'s stages, or stages of its own, `[[variant.stage]]`.',
+        "Each is made in a process of its own, so that its peak memory is its own, and all are judged on the same",
+        "documents; the best by validation becomes OUT/best. `--set` changes what they share. See",
+        "recipes/architectures.toml.",
     ]  # fmt: skip
     for task in sorted(tasks(), key=lambda one: (not one.default, one.name)):
         lines += ["", f'## `[data]` with `name = "{task.name}"` in `[task]`: {task.about}', ""]

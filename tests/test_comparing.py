@@ -81,7 +81,7 @@ def test_variants_are_made_judged_and_compared(folder: Path, tmp_path: Path) -> 
     page = (out / "report.html").read_text("utf-8")
     assert report["variants"] == result["variants"] and report["verdict"] in page
     assert all(name in page for name in rows) and "are spelled out" in page
-    shown = str(Report(folder=out).run(Log(quiet=True)))
+    shown = str(Report(out=out).run(Log(quiet=True)))
     assert report["verdict"] in shown and "mamba-2" in shown
 
     before = {name: (out / "work" / name / "made.json").stat().st_mtime_ns for name in rows}

@@ -205,6 +205,20 @@ def test_recipes(tmp_path: Path) -> None:
             read_recipe(file, [override] if seed % 3 == 0 else [])
 
 
+def test_recipes_with_variants(tmp_path: Path) -> None:
+    from halfpint.recipe import read_content
+    from halfpint.search.variants import PART, check_variants
+
+    recipe = (TOP / "recipes" / "architectures.toml").read_bytes()
+    for seed in seeds(30):
+        random, file = Random(seed), tmp_path / "recipe.toml"
+        file.write_bytes(damaged(recipe, random))
+        override = damaged(b"stage.1.arch=llama", random).decode("utf-8", "replace")
+        with clear(seed):
+            content = read_content(file, [override] if seed % 3 == 0 else [])
+            check_variants({PART: None, **content}, "here")
+
+
 def copied(bundle: Bundle, target: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     return Path(shutil.copytree(bundle.path, target))
