@@ -65,6 +65,7 @@ HEAVY_FILES = {
     "models.pooled_classifier": {"torch", "transformers"},
     "models.tagger": {"torch", "transformers"},
     "models._adaptive_softmax": {"torch"},
+    "models._low_rank": {"torch"},
     "models._relative_attention": {"torch"},
     "models.word_tagger": {"torch"},
     "serve.classify": {"pydantic"},
