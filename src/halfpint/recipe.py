@@ -45,12 +45,20 @@ class Recipe:
 
     def toml(self) -> str:
         """The recipe with every setting spelled out."""
+        return "\n".join([*self.head(), *self.stages_as("stage")]) + "\n"
+
+    def stages_as(self, part: str) -> list[str]:
+        """The lines of its stages, each a table of the array `part`."""
+        lines = []
+        for stage in self.stages:
+            lines += ["", f"[[{part}]]", f'use = "{stage.use}"', *_assignments(stage.settings())]
+        return lines
+
+    def head(self) -> list[str]:
+        """The lines of all but the stages."""
         lines = ["[data]", *_assignments({item.name: getattr(self.data, item.name) for item in fields(self.data)})]
         all_rows = {"all_rows": True} if self.all_rows else {}
-        lines += ["", "[task]", *_assignments({"name": self.task.name, "metric": self.metric, **all_rows})]
-        for stage in self.stages:
-            lines += ["", "[[stage]]", f'use = "{stage.use}"', *_assignments(stage.settings())]
-        return "\n".join(lines) + "\n"
+        return [*lines, "", "[task]", *_assignments({"name": self.task.name, "metric": self.metric, **all_rows})]
 
     def write(self, path: Path) -> None:
         """Write the TOML text."""
@@ -62,6 +70,15 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises:
         HalfpintError: the file cannot be read, or the recipe has faults (all of them in one message).
+    """
+    return check_recipe(read_content(path, overrides), str(path))
+
+
+def read_content(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What the file `path` says, as TOML has it, with `overrides` applied; nothing is checked yet.
+
+    Raises:
+        HalfpintError: the file cannot be read, is not TOML, or has no such place as an override names.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -85,8 +102,8 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             said=f"{path} is not valid TOML: {error}.",
         ) from None
     for override in overrides:
-        _apply(content, override)
-    return check_recipe(content, str(path))
+        override_in(content, override)
+    return content
 
 
 def check_recipe(content: Mapping[str, Any], place: str) -> Recipe:
@@ -95,6 +112,25 @@ def check_recipe(content: Mapping[str, Any], place: str) -> Recipe:
     Raises:
         HalfpintError: with every fault in it.
     """
+    recipe, faults = checked(content)
+    if recipe is None:
+        raise with_faults(place, faults)
+    return recipe
+
+
+def with_faults(place: str, faults: Sequence[str]) -> HalfpintError:
+    """The error that tells all faults of a recipe."""
+    shown = "\n".join(f"  - {fault}" for fault in faults)
+    return HalfpintError(
+        place,
+        wanted="a recipe without faults",
+        got=f"{len(faults)}:\n{shown}\n",
+        said=f"{place} has {amount(len(faults), 'fault')}:\n{shown}",
+    )
+
+
+def checked(content: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
+    """The recipe that `content` describes, or None and every fault in it."""
     faults = [f"[{key}]: no such part. {nearest(key, _PARTS)}" for key in content if key not in _PARTS]
     given, task_part, written_stages = (_part(content, name, kind, faults) for name, kind in _PARTS.items())
     faults += [f"task.{key}: no such key. {nearest(key, _TASK_KEYS)}" for key in task_part if key not in _TASK_KEYS]
@@ -131,14 +167,8 @@ def check_recipe(content: Mapping[str, Any], place: str) -> Recipe:
     if not faults:
         faults += faults_in_order(stages, places)
     if faults or data is None:
-        shown = "\n".join(f"  - {fault}" for fault in faults)
-        raise HalfpintError(
-            place,
-            wanted="a recipe without faults",
-            got=f"{len(faults)}:\n{shown}\n",
-            said=f"{place} has {amount(len(faults), 'fault')}:\n{shown}",
-        )
-    return Recipe(data, task, metric, tuple(stages), all_rows)
+        return None, faults
+    return Recipe(data, task, metric, tuple(stages), all_rows), []
 
 
 def changed(stage: _Stage, overrides: Sequence[str]) -> _Stage:
@@ -223,7 +253,12 @@ def _shown(value: float) -> str:
     return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else str(value)
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def override_in(content: dict[str, Any], override: str) -> None:
+    """Change `content` as an override such as "stage.2.epochs=3" says.
+
+    Raises:
+        HalfpintError: it is none, or there is no such stage.
+    """
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or len(keys) < 2:

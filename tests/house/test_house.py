@@ -33,7 +33,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "terminal", "settings"),
     ("files", "progress", "registry", "machine", "counts", "outputs"),
-    ("energy", "command"),
+    ("energy", "command", "machine_speed"),
     ("bundle",),
     ("task", "workspace"),
     ("lookup",),
@@ -79,6 +79,7 @@ HEAVY_FILES = {
     "serve._openai_fields": {"pydantic"},
     "serve._openai_requests": {"pydantic"},
     "models._quick_attention": {"torch"},
+    "models._quick_scan": {"torch"},
     "train._cross_entropy": {"torch"},
     "models.quick_passes": {"torch", "transformers"},
     "train._muon": {"torch"},

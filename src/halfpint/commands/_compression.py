@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from halfpint.bundle import CARD, Bundle, Kind, read_json
+from halfpint.commands._before import refuse_unfit
 from halfpint.commands._compress_refusals import refuse_test_split
 from halfpint.commands._compress_time import NOTHING, Costs
 from halfpint.commands._learned_texts import data_key
@@ -19,6 +20,7 @@ from halfpint.lookup import need_command, open_task, text_task
 from halfpint.models.pull_language import base_bundle
 from halfpint.pipeline import Made, Pipeline
 from halfpint.progress import Log
+from halfpint.search import planner
 from halfpint.stage import Stage
 from halfpint.task import LabelTask, label_task, settings_of
 
@@ -112,6 +114,12 @@ def opened(asked: Compress, work: Path, log: Log) -> Compression:
             task.need_labels(examples, start.labels)
         pipeline = Pipeline(split, work, task, task.primary(split.train), log, start.labels)
         return Compression(asked, pipeline, start, log)
+    known = refuse_unfit(asked.model, "load")
+    if known is not None:
+        log.say(
+            f"forecast: {asked.model} takes about {planner.loaded_bytes(known.shape) / 1e9:.2f} GB of memory to load, "
+            "and its quantization more, which is said when its layers are known", kind="forecast",
+        )  # fmt: skip
     start = base_bundle(asked.model, work / "base", log)
     refuse_test_split(asked.data, below=True)
     if start.kind != Kind.LANGUAGE:

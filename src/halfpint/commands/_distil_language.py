@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from halfpint.bundle import CARD, Bundle, Kind, open_bundle
+from halfpint.commands._before import say_teaching
 from halfpint.commands._distil_student import check_methods, need_student
 from halfpint.commands._learned_texts import may_know
 from halfpint.counts import INTERVAL
@@ -84,6 +85,9 @@ class Languages:
             HalfpintError: no text, or none to choose by.
         """
         asked, self._base = self.asked, work / "base"
+        places = [str(one.path) for one in self.teachers]
+        minutes = asked.minutes if math.isfinite(self.end) else 0.0
+        say_teaching(places, asked.student, minutes, asked.token_count, asked.data, self.log)
         for stage in self._taught:
             stage.fits(self._origin)
         data = CorpusData(sources=(asked.data,), text=asked.text, validation=asked.test, seed=asked.seed)

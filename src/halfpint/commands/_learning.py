@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from halfpint.bundle import CARD, write_json
+from halfpint.commands._before import say_training
 from halfpint.commands._made import figures_of
 from halfpint.data.conversations import ChatData
 from halfpint.data.corpus import Corpus, CorpusData, judging
@@ -82,6 +83,12 @@ def _minutes(stages: Sequence[Stage]) -> float:
     return float(next((minutes for minutes in found if minutes), 0.0))
 
 
+def sources_of(data: Any) -> tuple[str, ...]:
+    """The files that data of a command is read from, as they were given."""
+    found = getattr(data, "sources", None) or (getattr(data, "source", ""),)
+    return tuple(str(one) for one in found if one)
+
+
 def _learn(
     base: str, data: Any, stages: Sequence[Stage], out: Path, log: Log, *, force: bool, command: str
 ) -> dict[str, Any]:
@@ -99,6 +106,7 @@ def _learn(
         with ranks.after_first():
             for stage in stages:
                 stage.check()
+            say_training(base, stages, sources_of(data), log)
             split = task.read(data, space.folder / "corpus", log)
             split, judged = apart(task, split, stages)
             start = can_start(base_bundle(base, space.folder / "base", log)) if base else None

@@ -175,11 +175,16 @@ class Distil(ReadsTable):
 
     def _opened(self, work: Path, log: Log) -> Classifiers | Languages:
         """The teachers, and the data."""
+        from halfpint.commands._before import refuse_unfit
         from halfpint.commands._distil_classifier import Classifiers
         from halfpint.commands._distil_language import Languages
         from halfpint.lookup import open_task
         from halfpint.task import LabelTask
 
+        for name in self.teachers:
+            refuse_unfit(name, "load")
+        if not self.is_cut:
+            refuse_unfit(self.student, "train")
         teachers = [_teacher(name, work, log) for name in self.teachers]
         if not teachers:
             raise HalfpintError(
@@ -203,13 +208,11 @@ class Distil(ReadsTable):
 
 def _teacher(name: str, work: Path, log: Log) -> Bundle:
     """A bundle's folder, OUT of `fit`, or a base language model by its name."""
-    from halfpint.bundle import CARD, Kind
+    from halfpint.bundle import CARD
     from halfpint.distil.teachers import teacher_bundle
+    from halfpint.models.known import is_language_name
     from halfpint.models.pull_language import base_bundle
-    from halfpint.models.sources import catalogue
 
-    if name in catalogue(Kind.LANGUAGE) or (
-        (Path(name) / "config.json").is_file() and not (Path(name) / CARD).is_file()
-    ):
+    if is_language_name(name) or ((Path(name) / "config.json").is_file() and not (Path(name) / CARD).is_file()):
         return base_bundle(name, work / "teacher", log)
     return teacher_bundle(name)

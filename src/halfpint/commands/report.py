@@ -60,12 +60,13 @@ class Report(Command):
     def run(self, log: Log) -> Reported:
         """Read report.json and write report.html."""
         from halfpint.bundle import read_json
+        from halfpint.report.comparison_page import KIND as COMPARISON
         from halfpint.report.html import write_report
         from halfpint.report.language import KIND
 
         out = self._folder()
         found = read_json(out / "report.json")
-        if {"candidates", "verdict"} <= set(found) or found.get("kind") == KIND:
+        if {"candidates", "verdict"} <= set(found) or found.get("kind") in (KIND, COMPARISON):
             return Reported(found, write_report(found, out))
         if not {"verdict", "bundle", "stages"} <= set(found):
             raise HalfpintError(

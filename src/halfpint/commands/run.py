@@ -53,6 +53,8 @@ class Ran(Result):
 class Run(Command):
     """Run a recipe; finished stages are kept, an interrupted stage resumes.
 
+    A recipe with several [[variant]] makes each of them and compares them.
+
     Args:
         recipe: Recipe (TOML).
         set: Change a setting of the recipe, such as stage.2.epochs=3; repeatable.
@@ -77,10 +79,16 @@ class Run(Command):
 
     def run(self, log: Log) -> Ran:
         """Run the stages that are not done yet."""
-        from halfpint.recipe import read_recipe
+        from halfpint.recipe import check_recipe, read_content
+        from halfpint.search.variants import PART, check_variants
 
-        recipe = read_recipe(self.recipe, list(self.set))
-        result = run_recipe(recipe, self.out or Path(self.recipe.stem), log, force=self.force)
+        content, out = read_content(self.recipe, list(self.set)), self.out or Path(self.recipe.stem)
+        if PART in content:
+            from halfpint.commands._comparing import compare
+
+            result = compare(check_variants(content, str(self.recipe)), out, log, force=self.force)
+        else:
+            result = run_recipe(check_recipe(content, str(self.recipe)), out, log, force=self.force)
         return Ran(Path(result["bundle"]), result)
 
 
@@ -103,12 +111,12 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
 
     started = time.monotonic()
     with disk_errors(out), locked(out):
-        _refuse_other_files(out, force=force)
-        _check_end(recipe)
+        refuse_other_files(out, force=force)
+        check_end(recipe)
         for stage in recipe.stages:
             stage.check()
         clear_temporary(out / "work")
-        split = _data(recipe, out / "work" / "corpus", log)
+        split = read_data(recipe, out / "work" / "corpus", log)
         split, judged = apart(recipe.task, split, recipe.stages)
         out.mkdir(parents=True, exist_ok=True)
         log.events = out / EVENTS
@@ -121,7 +129,7 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
         with metered(log):
             made = pipeline.make(recipe.stages)
             key = _key(made.key, primary, pipeline)
-            found = _result_in(out)
+            found = result_in(out)
             if found.get("key") == key:
                 log.say("nothing to do: this recipe's result is there already", kind="cached")
                 return found
@@ -145,7 +153,8 @@ def run_recipe(recipe: Recipe, out: Path, log: Log, *, force: bool = False) -> d
     return result
 
 
-def _refuse_other_files(out: Path, *, force: bool) -> None:
+def refuse_other_files(out: Path, *, force: bool) -> None:
+    """Refuse a folder that holds what halfpint did not write."""
     from halfpint.bundle import CARD, Bundle, other_files
 
     best = out / "best"
@@ -164,7 +173,7 @@ def _refuse_other_files(out: Path, *, force: bool) -> None:
         )  # fmt: skip
 
 
-def _result_in(out: Path) -> dict[str, Any]:
+def result_in(out: Path) -> dict[str, Any]:
     """What an earlier run of a recipe found; nothing where there was none, or its file is damaged."""
     from halfpint.bundle import read_json
     from halfpint.errors import DamagedError
@@ -175,7 +184,7 @@ def _result_in(out: Path) -> dict[str, Any]:
         return {}
 
 
-def _check_end(recipe: Recipe) -> None:
+def check_end(recipe: Recipe) -> None:
     """Refuse stages whose result does not do the recipe's task."""
     from halfpint.pipeline import kind_after
 
@@ -188,7 +197,7 @@ def _check_end(recipe: Recipe) -> None:
         )  # fmt: skip
 
 
-def _data(recipe: Recipe, folder: Path, log: Log) -> Split[Any]:
+def read_data(recipe: Recipe, folder: Path, log: Log) -> Split[Any]:
     """The data of a recipe; a fault in it leaves nothing behind."""
     try:
         return recipe.task.read(recipe.data, folder, log)

@@ -25,7 +25,7 @@ _MOST_TEXTS = 16  # put aside
 _MOST_BYTES = 1 << 29  # of their keys and values
 
 
-class _Sequences(Model):
+class Sequences(Model):
     """A loaded file that goes on with several texts in turn.
 
     llama.cpp has one of them in memory; the keys and values of the others are kept as it gives them out, so that a text
@@ -111,7 +111,7 @@ class LlamaCppEngine(Writer):
     objective = "causal"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        self.model = _Sequences(path, threads or cores(), most_context=_MOST_CONTEXT)
+        self.model = Sequences(path, threads or cores(), most_context=_MOST_CONTEXT)
         self.context, self.ends = self.model.context, self.model.ends
 
     def score(self, texts: Sequence[str], done: Done = unsaid) -> list[ScoredText]:

@@ -126,15 +126,21 @@ def in_fresh_process(module: str, bundle: Bundle, timeout_s: float) -> dict[str,
         return read_json(Path(name) / RESULT)
 
 
-def _run(
-    module: str, bundle: Bundle, out: Path, arguments: Sequence[str], threads: int | None, timeout_s: float
-) -> None:
-    """Run what measures to its end; a timeout or Ctrl-C here ends it at once."""
+def child_environment() -> dict[str, str]:
+    """The environment of a process of this Python that is to import the same halfpint."""
     environment = dict(os.environ)
     root = Path(halfpint.__file__).parents[1]
     if root.name not in ("site-packages", "dist-packages"):
         kept = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = os.pathsep.join([str(root), *([kept] if kept else [])])
+    return environment
+
+
+def _run(
+    module: str, bundle: Bundle, out: Path, arguments: Sequence[str], threads: int | None, timeout_s: float
+) -> None:
+    """Run what measures to its end; a timeout or Ctrl-C here ends it at once."""
+    environment = child_environment()
     if threads is not None:
         environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
     # -P: a file of the user's folder called like a package must not take its place.

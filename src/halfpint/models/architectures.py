@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import re
 from functools import cache
 from pathlib import Path
@@ -50,5 +51,7 @@ def need_transformers(what: str) -> Any:
     """
     need("torch", what)
     transformers = need("transformers", what)
+    # It tells of kernels for graphics processors that are not installed, as if something were wrong.
+    logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
     register()
     return transformers

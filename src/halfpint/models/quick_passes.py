@@ -18,8 +18,9 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from halfpint.models._quick_attention import quick_attention
+from halfpint.models._quick_scan import quick_scan
 
-_ATTENTION = "sdpa"
+_ATTENTION, _SCAN = "sdpa", "mamba2_chunk_scan"
 _CLOSE = 1e-5  # relative difference that rounding alone explains
 _KINDS = (torch.float32, torch.bfloat16)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
@@ -47,6 +48,11 @@ def quick_passes(model: torch.nn.Module) -> Iterator[list[str]]:
                     namespace["apply_rotary_pos_emb"] = _quick_rotation(plain)
                     names.add("apply_rotary_pos_emb")
                     undo.append(partial(namespace.__setitem__, "apply_rotary_pos_emb", plain))
+                plain = namespace.get(_SCAN)
+                if plain is not None and _same_scan(plain):
+                    namespace[_SCAN] = quick_scan(plain)
+                    names.add("scan")
+                    undo.append(partial(namespace.__setitem__, _SCAN, plain))
             if getattr(model.config, "_attn_implementation", "") == _ATTENTION:
                 plain = AttentionInterface().get_interface(_ATTENTION, sdpa_attention_forward)
                 AttentionInterface.register(_ATTENTION, quick_attention(plain))
@@ -132,6 +138,17 @@ def _same_rotation(plain: Callable[..., Any]) -> bool:
         wanted = plain(q, k, angle.cos(), angle.sin())
         found = _quick_rotation(plain)(q, k, angle.cos(), angle.sin())
         return all(_close(one, other) for one, other in zip(found, wanted, strict=True))
+    except (TypeError, ValueError, RuntimeError):  # one with other arguments: left as it is
+        return False
+
+
+def _same_scan(plain: Callable[..., Any]) -> bool:
+    random = torch.Generator().manual_seed(0)
+    x, dt, a, skip = (torch.randn(shape, generator=random) for shape in ((2, 7, 4, 3), (2, 7, 4), (4,), (4,)))
+    b, c = (torch.randn(2, 7, 2, 5, generator=random) for _ in range(2))
+    more = {"chunk_size": 3, "D": skip, "dt_bias": a, "dt_softplus": True, "dt_limit": (0.0, 2.0)}
+    try:
+        return _close(quick_scan(plain)(x, dt, -a.exp(), b, c, **more), plain(x, dt, -a.exp(), b, c, **more))
     except (TypeError, ValueError, RuntimeError):  # one with other arguments: left as it is
         return False
 

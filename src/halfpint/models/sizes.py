@@ -259,10 +259,30 @@ def _shape(model_type: str, width: int, parameters: int, vocabulary: int, contex
         left = (parameters - outside) / depth - full
         ffn = round((_STEP + left / per_ffn) / _FFN_STEP) * _FFN_STEP
         ffn = min(max(ffn, _nearest_step(usual * 0.7)), _nearest_step(usual * 1.4))
-    return depth, ffn, round(outside + depth * (full + per_ffn * ((ffn or _STEP) - _STEP)))
+    reached = round(outside + depth * (full + per_ffn * ((ffn or _STEP) - _STEP)))
+    if inner and _grows(model_type, width, context):
+        if depth > width // 4:
+            return None  # deeper than any that is taken, and slow to count
+        for _ in range(_TRIES):
+            settings = _settings(model_type, width, depth, ffn, vocabulary, context)
+            reached = parameters_of(new_model(model_type, settings, meta=True))
+            change = round((parameters - reached) / depth / per_ffn / _FFN_STEP) * _FFN_STEP
+            if not change or ffn + change < _FFN_STEP:
+                break
+            ffn += change
+    return depth, ffn, reached
+
+
+@cache
+def _grows(model_type: str, width: int, context: int) -> bool:
+    """Whether the layers of an architecture differ, so that many are not a multiple of few."""
+    half, full, _ = _counts(model_type, width, context)
+    settings = _settings(model_type, width, 6, _STEP, _FEW_TOKENS, context)
+    return abs(parameters_of(new_model(model_type, settings, meta=True)) / (half + 6 * full) - 1) > _UNEVEN
 
 
 _FEW_TOKENS = 64
+_UNEVEN, _TRIES = 0.01, 4  # of the parameters; counts of a model whose layers differ, until it is near
 
 
 @cache
@@ -335,13 +355,13 @@ def _settings(model_type: str, width: int, depth: int, ffn: int, vocabulary: int
         # Ids of a vocabulary that is not ours; who has a tokenizer sets them anew.
         if name.endswith("_token_id") and isinstance(value, int) and value >= vocabulary:
             settings[name] = 0
-    return {**settings, **_own_dial(model_type, vocabulary)}
+    return {**settings, **_own_dial(model_type, settings)}
 
 
-def _own_dial(model_type: str, vocabulary: int) -> dict[str, Any]:
+def _own_dial(model_type: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What an architecture of halfpint's own sets besides for a new model: its module's `dial`, where it has one."""
     dial = getattr(_module(model_type), "dial", None)
-    return dial(vocabulary) if dial else {}
+    return dial(settings) if dial else {}
 
 
 def _module(model_type: str) -> Any:

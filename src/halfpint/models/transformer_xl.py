@@ -12,7 +12,7 @@ memory stand for its states, which they are made of: the same numbers, and less 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -388,8 +388,9 @@ def _sequences(
     return own if bool((own < 0).any()) else None
 
 
-def dial(vocabulary: int) -> dict[str, Any]:
+def dial(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the size dial sets besides: norms before each block, and clusters of rare tokens in a large vocabulary."""
+    vocabulary = int(settings["vocab_size"])
     large = vocabulary >= _LARGE
     return {"pre_norm": True, "cutoffs": [vocabulary // 8, vocabulary // 2] if large else []}
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from halfpint.errors import HalfpintError
 from halfpint.files import write_text
-from halfpint.report import details, language_page, sections, units
+from halfpint.report import comparison_page, details, language_page, sections, units
 from halfpint.report.language import KIND
 from halfpint.report.learning import learning
 from halfpint.report.sections import Part
@@ -78,9 +78,12 @@ def as_json(report: dict[str, Any]) -> str:
 def _layout(
     report: dict[str, Any],
 ) -> tuple[Callable[[dict[str, Any]], str], tuple[Callable[[dict[str, Any]], Part], ...]]:
-    """What the title and the parts of the page are made by: of a language model, or of a choice among candidates."""
+    """What the title and the parts of the page are made by: of a language model, of several that are compared, or of a
+    choice among candidates."""
     if report.get("kind") == KIND:
         return language_page.headline, language_page.ORDER
+    if report.get("kind") == comparison_page.KIND:
+        return comparison_page.headline, comparison_page.ORDER
     return sections.headline, _ORDER
 
 

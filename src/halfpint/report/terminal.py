@@ -9,7 +9,7 @@ from typing import Any
 
 from halfpint.bundle import REPORTS
 from halfpint.counts import INTERVAL
-from halfpint.report import units
+from halfpint.report import comparison_page, units
 from halfpint.report.choices import others_to_choose, strongest, strongest_words
 from halfpint.report.language import KIND, answers_messages, figure, taught
 from halfpint.report.language_page import commands_of
@@ -24,6 +24,8 @@ def summary(report: Mapping[str, Any]) -> str:
     """What `fit` prints at its end; of a language model its report in short."""
     if report.get("kind") == KIND:
         return _language_summary(report)
+    if report.get("kind") == comparison_page.KIND:
+        return compared(report)
     primary, top, beside = report["primary_metric"], strongest(dict(report)), strongest_words(dict(report))
     rows = [("", "candidate", primary, INTERVAL, "size", "p50 ms", "texts/s", _energy_head(report), "train s", "")]
     late = sum(units.is_late(one) for one in report["candidates"])
@@ -190,6 +192,8 @@ def table(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
 def ran(result: Mapping[str, Any]) -> str:
     """What `run` prints at its end."""
     page = f"open {shlex.quote(str(Path(str(result['bundle'])).parent / REPORTS[-1]))}"
+    if "variants" in result:
+        return f"{compared(result)}\n{page}"
     if "test" in result:
         return f"{result['bundle']}, on {result['test']['rows']:,} test texts:\n{evaluation(result['test'])}\n{page}"
     if not result["validation"]:
@@ -198,6 +202,11 @@ def ran(result: Mapping[str, Any]) -> str:
     if "documents" not in figures:  # of conversations
         return f"{result['bundle']}\n{answers(figures)}\n{page}"
     return f"{result['bundle']}, on {figures['documents']:,} validation documents:\n{language(figures)}\n{page}"
+
+
+def compared(report: Mapping[str, Any]) -> str:
+    """Several models side by side, and which is the best."""
+    return "\n".join(["", table(comparison_page.summary(report), left=(0, 1)), "", str(report["verdict"])])
 
 
 def answers(figures: Mapping[str, Any]) -> str:

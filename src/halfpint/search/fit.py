@@ -27,6 +27,7 @@ from halfpint.search.choose import Choice, choose
 from halfpint.search.crossval import ENOUGH, CrossValidation, trained_on_all
 from halfpint.search.encoder import try_encoder
 from halfpint.search.limits import Limits, bytes_text
+from halfpint.search.planner import say_encoder
 from halfpint.search.space import cheap_groups
 from halfpint.search.tries import Tries
 from halfpint.search.verdict import on_test, rare
@@ -95,6 +96,7 @@ def fit(request: Request, log: Log) -> dict[str, Any]:
             _need_rows(request.data, split)
             if request.base != NO_BASE:
                 need_installed("torch", "candidates with an encoder (--base none leaves them out)")
+                say_encoder(request.base, request.task.texts(split.train), request.limits.minutes, log)
                 locate(request.base, log)
             open_output(request.out, request.identity(), force=request.force)
             log.events = request.out / "events.jsonl"

@@ -20,6 +20,10 @@ from halfpint.data.packing import IGNORED
 _CHUNK_BYTES = 96 << 20
 _FEWEST_ROWS = 128  # below that the products are slow
 _MOST_ROWS = 512
+# Counted tokens are brought to a multiple of it: PyTorch's kernels for processors keep something for each shape that
+# they meet, and a masked objective, which hides another number of tokens each time, took 1.3 GB after 60 steps instead
+# of 0.7 GB (a bert of 5M).
+_MULTIPLE = 64
 
 
 def chunk_rows(vocabulary: int) -> int:
@@ -48,17 +52,20 @@ def chunked_cross_entropy(
     """
     hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
     counted = labels != IGNORED
+    number = len(labels)
     if not bool(counted.all()):
         index = counted.nonzero()[:, 0]
+        number = len(index)
+        index = torch.cat((index, index[:1].expand(-number % _MULTIPLE)))  # what is there twice counts once
         hidden, labels = hidden.index_select(0, index), labels.index_select(0, index)
-    share = 1.0 / max(len(labels), 1) if reduction == "mean" else 1.0
+    share = 1.0 / max(number, 1) if reduction == "mean" else 1.0
     rows = rows or chunk_rows(weight.shape[0])
-    loss: torch.Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, labels, share, rows)  # type: ignore[no-untyped-call]
+    loss: torch.Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, labels, share, rows, number)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Sum of the losses times `share`; the gradients are made on the way and only scaled later."""
+    """Sum of the losses of the first `number` times `share`; gradients are made on the way and only scaled later."""
 
     @staticmethod
     def forward(
@@ -69,6 +76,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         labels: torch.Tensor,
         share: float,
         rows: int,
+        number: int,
     ) -> torch.Tensor:
         kind = hidden.device.type
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -88,12 +96,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 if bias is not None:
                     logits.add_(bias.to(low))
                 torch.log_softmax(logits, 1, torch.float32, out=logs)
-                total -= logs.gather(1, wanted).sum()
+                total -= logs.gather(1, wanted)[: max(0, number - start)].sum()
                 if d_hidden is None and d_weight is None and d_bias is None:
                     continue
                 # softmax less one at the label: the gradient of the logits
                 slope = torch.exp(logs, out=logits if low == torch.float32 else logs)
                 slope.scatter_add_(1, wanted, torch.full_like(wanted, -1.0, dtype=slope.dtype))
+                slope[max(0, number - start) :] = 0
                 if d_bias is not None:
                     d_bias += slope.sum(0)
                 slope = slope.to(low)
@@ -116,4 +125,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
         ]
         ctx.gradients = ()
-        return (*found, None, None, None)
+        return (*found, None, None, None, None)

@@ -237,7 +237,7 @@ class Adapt(lora.LoRA, Training, Stage):
         trained = sum(tensor.numel() for tensor in checkpoint.trainable(model).values())
         needed = budget.memory_needed(
             model, part_rows(rows.rows(), rows.context), rows.context, chunked=learner.chunked,
-            checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision),
+            checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision), optimizer=self.optimizer,
         )  # fmt: skip
         needed += more
         budget.check_memory(needed, device(), self.use)

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 from halfpint.bundle import read_json, write_json
 from halfpint.errors import HalfpintError
 from halfpint.machine import memory_bytes
+from halfpint.models.shape import embeddings_of, shape_of
 from halfpint.models.sizes import CAUSAL, MASKED, shown_parameters
 from halfpint.progress import Log, passes_shown
 from halfpint.stage import Work
 from halfpint.terminal import amount
-from halfpint.train import checkpoint, ranks
+from halfpint.train import checkpoint, forecast, ranks
 from halfpint.train.loop import device, use_bf16
 from halfpint.train.plan import Plan
 from halfpint.train.rows import Part
@@ -31,7 +32,6 @@ _EVALUATIONS = 8  # of a run that goes by time
 _LOOKING_SHARE = 0.2  # of the time, for evaluations
 _STEPS_SHARE = 0.98  # of the time, for these and the steps: checkpoints take the rest
 _OF_PEAK = 0.3  # that training reaches, as it was with small models on two cores
-_FORWARD = 0.4  # of what a training step takes, without the backward pass
 
 
 class _Timed(Protocol):
@@ -56,24 +56,33 @@ class _Rows(Protocol):
     def size(self, part: Part) -> tuple[int, int]: ...
 
 
+def work_on(
+    model: Any, rows: int, context: int, *, chunked: bool = True, checkpointing: bool = False, bf16: bool = False,
+    optimizer: str = "adamw", share: float = 1.0,
+) -> forecast.Work:  # fmt: skip
+    """How `model` is trained, as forecasts take it: which of its weights are is read off them."""
+    shape = shape_of(model)
+    trained = {id(one): one for one in model.parameters() if one.requires_grad}
+    whole = sum(one.numel() for one in trained.values())
+    embedded, head = embeddings_of(model)
+    outside = {id(one) for one in (embedded, head) if one is not None}
+    matrices = sum(one.numel() for key, one in trained.items() if one.ndim >= 2 and key not in outside)
+    adapters = [one for name, one in model.named_modules() if name.rpartition(".")[0].endswith("lora_A")]
+    return forecast.Work(
+        rows=rows, context=context, trained=None if whole == shape.parameters else whole, trained_matrices=matrices,
+        head_trained=head is None or id(head) in trained, adapted=sum(int(one.in_features) for one in adapters),
+        optimizer=optimizer, bf16=bf16, chunked=chunked, checkpointing=checkpointing, share=share,
+    )  # fmt: skip
+
+
 def flops_per_token(model: Any, objective: str, context: int, share: float) -> float:
-    """Floating-point operations that training takes a token: 6 a weight of a matrix, and attention's.
+    """Floating-point operations that training takes per token (`forecast.flops_per_token`).
 
-    Source: Chowdhery et al. 2022, "PaLM", appendix B; causal attention counts half. A frozen weight takes 4, as it has
-    no gradient of its own. The output layer of a masked model is computed for the masked `share` alone.
+    Args:
+        share: of the tokens that a masked objective hides.
     """
-    config = model.config
-    head = model.get_output_embeddings().weight
-    embedding = model.get_input_embeddings().weight
-
-    def cost(tensor: Any) -> int:
-        return int(tensor.numel()) * (6 if tensor.requires_grad else 4)
-
-    everything = sum(cost(tensor) for tensor in model.parameters() if tensor.ndim >= 2)
-    body = everything - cost(embedding) - (0 if head is embedding else cost(head))
-    width, layers = int(config.hidden_size), int(config.num_hidden_layers)
-    attention = 12 * layers * width * context * (1.0 if objective == MASKED else 0.5)
-    return float(body + cost(head) * (share if objective == MASKED else 1.0) + attention)
+    work = work_on(model, 1, context, share=share if objective == MASKED else 1.0)
+    return forecast.flops_per_token(shape_of(model), work)
 
 
 def speed_told(
@@ -109,29 +118,14 @@ def tokens_in(model: Any, context: int, precision: str, seconds: float) -> float
     return seconds * _OF_PEAK * peak / flops_per_token(model, CAUSAL, context, 1.0)
 
 
-def memory_needed(model: Any, rows: int, context: int, *, chunked: bool, checkpointing: bool, bf16: bool) -> int:
-    """Bytes that training takes at its peak, about: weights, what backward needs, and of the weights that are trained
-    their gradients and AdamW's two moments.
-
-    Of a layer backward needs about 14 values as wide as the hidden states and 4 of the feed-forward's inner width a
-    token (Korthikanti et al. 2023, "Reducing Activation Recomputation", section 4.1), and on a CPU the probabilities of
-    attention (`models/_quick_attention`); with checkpointing its input alone.
-    """
-    from halfpint.train._cross_entropy import chunk_rows
-
-    config = model.config
-    weights = sum(tensor.numel() for tensor in model.parameters())
-    trained = sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad)
-    width, layers, vocabulary = int(config.hidden_size), int(config.num_hidden_layers), int(config.vocab_size)
-    inner = max([width, *(t.shape[0] for n, t in model.named_parameters() if t.ndim == 2 and t.shape[0] != vocabulary)])
-    inner = min(inner, 8 * width)
-    value = 2 if bf16 else 4
-    heads = int(getattr(config, "num_attention_heads", None) or 1)
-    a_layer = (14 * width + 4 * inner + heads * context) * value
-    held = layers * width * value + a_layer if checkpointing else layers * a_layer
-    logits = 3 * 4 * vocabulary * (1 if chunked else rows * context)
-    logits = logits * chunk_rows(vocabulary) // 2 if chunked else logits
-    return int(4 * weights + 12 * trained + rows * context * (held + 6 * width * 4) + logits)
+def memory_needed(
+    model: Any, rows: int, context: int, *, chunked: bool, checkpointing: bool, bf16: bool, optimizer: str = "adamw"
+) -> int:  # fmt: skip
+    """Bytes that training takes at its peak, about, besides what the process has (`forecast.training_bytes`)."""
+    work = work_on(
+        model, rows, context, chunked=chunked, checkpointing=checkpointing, bf16=bf16, optimizer=optimizer
+    )  # fmt: skip
+    return forecast.training_bytes(shape_of(model), work)
 
 
 def check_memory(needed: int, device: Any, place: str) -> None:
@@ -186,7 +180,7 @@ def planned(
     else:
         pace = seconds_a_step(stage, rows, model, batch_loss, seconds_left(stage, work, started))
         seconds = seconds_left(stage, work, started)
-        looking = pace * _FORWARD * evaluation_tokens / max(rows.tokens_a_step, 1)
+        looking = pace * forecast.FORWARD * evaluation_tokens / max(rows.tokens_a_step, 1)
         often = max(1, min(often, int(_LOOKING_SHARE * seconds / max(looking, 1e-9))))
         total = max(1, int((_STEPS_SHARE * seconds - often * looking) / pace))
         found = {"total": total, "seconds": seconds, "evaluations": often}

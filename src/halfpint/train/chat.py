@@ -220,7 +220,7 @@ class Chat(lora.LoRA, Training, Stage):
         trained = sum(tensor.numel() for tensor in checkpoint.trainable(model).values())
         needed = budget.memory_needed(
             model, part_rows(rows.rows, context), context, chunked=learner.chunked,
-            checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision),
+            checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision), optimizer=self.optimizer,
         )  # fmt: skip
         budget.check_memory(needed, device(), self.use)
         work.log.say(

@@ -150,7 +150,7 @@ class Pretrain(Training, Stage):
         """
         needed = budget.memory_needed(
             shape, part_rows(self.rows(), self.context), self.context, chunked=chunked,
-            checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision),
+            checkpointing=self.gradient_checkpointing, bf16=use_bf16(self.precision), optimizer=self.optimizer,
         )  # fmt: skip
         budget.check_memory(needed, device(), self.use)
         return needed

@@ -1,0 +1,92 @@
+"""What running a language model takes: bytes of its weights by type, of its keys and values, and time per token.
+
+Running means llama.cpp, with a GGUF file as `export/gguf` writes it. Reading a prompt (prefill) is bound by products,
+writing (decode) by how fast weights come from memory, and small layers by what each takes besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from halfpint.models.shape import Shape
+
+# type -> bytes of a value of a matrix, and of the embeddings: blocks of 32 values share a scale, and an offset in q4_1.
+_BYTES: Mapping[str, tuple[float, float]] = {
+    "fp32": (4.0, 4.0),
+    "bf16": (2.0, 2.0),
+    "q8_0": (34 / 32, 34 / 32),
+    "q4_1": (20 / 32, 34 / 32),
+    "q4_0": (18 / 32, 34 / 32),
+}
+TYPES = tuple(_BYTES)
+"""Types of weights that a model is served in."""
+_TOKEN_BYTES = 24  # of the file: a token's text, its type, its score or its part of the merges
+_CACHE_VALUE = 2  # bytes: keys and values are kept in f16
+_BATCH, _MOST_LOGITS = 512, 1 << 25  # of `engines/_llama_library`: tokens at once, and values of their logits
+_LEAST_BATCH = 32
+_ACTIVATIONS = 8  # values as wide as the layers that a token of a batch takes while it is read
+PROCESS_BYTES = 110_000_000
+"""What a process of `halfpint serve` takes besides, Python and NumPy included."""
+
+
+@dataclass(frozen=True)
+class LlamaSpeed:
+    """How fast llama.cpp is here with weights of one type.
+
+    Attributes:
+        prefill_ops: operations per second of products, while a prompt is read.
+        prefill_value_s: seconds that each value of the states between layers takes besides, a token of a prompt.
+        decode_bytes_per_s: of weights, while it writes.
+        layer_s: seconds that each layer takes besides, a token written.
+    """
+
+    prefill_ops: float
+    prefill_value_s: float
+    decode_bytes_per_s: float
+    layer_s: float
+
+
+def weight_bytes(shape: Shape, kind: str) -> int:
+    """Bytes of the file with weights of a type of `TYPES`; norms stay in fp32, 4-bit files keep embeddings in q8_0."""
+    matrix, table = _BYTES[kind]
+    tables = shape.embeddings * (1 if shape.is_tied else 2)
+    return int(shape.body * matrix + tables * table + 4 * shape.others + _TOKEN_BYTES * shape.vocabulary)
+
+
+def download_bytes(shape: Shape, value: int = 2) -> int:
+    """Bytes of a checkpoint as the Hub has it, mostly in bf16: `value` bytes per parameter."""
+    return shape.parameters * value
+
+
+def cache_bytes(shape: Shape, context: int) -> int:
+    """Bytes of the keys and values of so many tokens, in f16: 2 a layer, for each head that has its own."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_width * _CACHE_VALUE * context
+
+
+def serving_bytes(shape: Shape, kind: str, context: int) -> int:
+    """Bytes that serving takes at its peak: the file, keys and values, the logits of a batch, and the process."""
+    batch = min(_BATCH, max(_LEAST_BATCH, _MOST_LOGITS // max(shape.vocabulary, 1)))
+    logits = 4 * batch * shape.vocabulary
+    states = 4 * batch * (_ACTIVATIONS * shape.width + 2 * shape.inner)
+    return weight_bytes(shape, kind) + cache_bytes(shape, context) + logits + states + PROCESS_BYTES
+
+
+def decode_seconds(shape: Shape, kind: str, speed: LlamaSpeed, context: int) -> float:
+    """Seconds per token written where so many tokens stand before it, on average half of `context`."""
+    matrix, table = _BYTES[kind]
+    read = shape.body * matrix + shape.head * table + cache_bytes(shape, context) / 2
+    return read / speed.decode_bytes_per_s + shape.layers * speed.layer_s
+
+
+def prefill_seconds(shape: Shape, speed: LlamaSpeed, tokens: int) -> float:
+    """Seconds per token of a prompt of so many tokens: the output layer is computed for the last one alone."""
+    attention = 2.0 * shape.layers * shape.heads * shape.head_width * tokens
+    products = (2.0 * shape.body + attention + 2.0 * shape.head / max(tokens, 1)) / speed.prefill_ops
+    return products + shape.layers * shape.width * speed.prefill_value_s
+
+
+def as_json(speeds: Mapping[str, LlamaSpeed]) -> dict[str, Any]:
+    """Speeds by type, as JSON can hold them."""
+    return {name: vars(speed) for name, speed in speeds.items()}
