@@ -19,7 +19,8 @@ from halfpint.energy import energy_spent, metered
 from halfpint.engines import ScoredText
 from halfpint.errors import HalfpintError
 from halfpint.evaluate.measure import child_environment
-from halfpint.evaluate.perplexity import bits_difference
+from halfpint.evaluate.perplexity import bits_difference, perplexity_of
+from halfpint.evaluate.spelled import byte_costs, spelled
 from halfpint.evaluate.text import judge
 from halfpint.files import clear_temporary, locked, write_text
 from halfpint.machine import describe
@@ -69,7 +70,7 @@ def compare(variants: Sequence[Variant], out: Path, log: Log, *, force: bool = F
             for number, one in enumerate(variants, start=1):
                 log.say(f"variant {number} of {len(variants)}: {one.name}", kind="variant", name=one.name)
                 _make(one, out / "work" / one.name, out / "work" / "corpus", corpus.key, log)
-            rows, scores = _figures(variants, out / "work", corpus.key, documents, log)
+            rows, scores = _figures(variants, out / "work", corpus, documents, log)
         best = min(rows, key=lambda row: float(row["bits_per_byte"]))
         for row, scored in zip(rows, scores, strict=True):
             if row is not best:
@@ -156,7 +157,7 @@ def _make(one: Variant, folder: Path, corpus: Path, data: str, log: Log) -> None
         said = read_json(told)["said"] if told.is_file() else f"its process ended with {done.returncode}"
         written = (done.stderr or "").strip().splitlines()[-1:] if not told.is_file() else []
         raise HalfpintError(
-            f"variant {one.name}", wanted="stages that run to their end", got=" ".join([said, *written]),
+            f"variant {one.name}", wanted="stages that run to their end", got=" ".join([said, *written]).rstrip("."),
             todo="Variants that are done are kept: the same command goes on.",
         )  # fmt: skip
 
@@ -173,24 +174,28 @@ def _finished(one: Variant, folder: Path, data: str) -> tuple[Bundle, dict[str, 
 
 
 def _figures(
-    variants: Sequence[Variant], work: Path, data: str, documents: Sequence[str], log: Log
+    variants: Sequence[Variant], work: Path, corpus: Corpus, documents: Sequence[str], log: Log
 ) -> tuple[list[dict[str, Any]], list[list[ScoredText]]]:
     """A row of figures for each variant, and its scores of the documents."""
     rows, scores = [], []
+    costs = byte_costs(corpus.train)
     for one in variants:
         folder = work / one.name
-        found = _finished(one, folder, data)
+        found = _finished(one, folder, corpus.key)
         assert found is not None  # it was made just now
         bundle, made = found
         scored: list[ScoredText] = []
         log.say(f"judging {one.name}", kind="judging", name=one.name)
-        figures = judge(bundle, documents, log, scored)
+        judged = judge(bundle, documents, log, scored)
+        scored = spelled(documents, scored, costs)
+        figures = {**judged, **perplexity_of(scored).figures()}
         events = folder / one_variant.EVENTS
         training = (trainings(bundle.card, events) or [{}])[-1]
         kept = ("bits_per_byte", "bits_per_byte_interval", "perplexity_per_word", "perplexity_per_token", "size_bytes")
         rows.append({
             "name": one.name, "folder": bundle.path.name, **{name: figures[name] for name in kept},
-            "interval_over": figures["interval_over"], "scored_tokens_per_s": figures["tokens_per_s"],
+            "interval_over": figures["interval_over"], "scored_tokens_per_s": judged["tokens_per_s"],
+                "unknown_share": judged.get("unknown_share"),
             "parameters": _parameters(bundle), "train_s": made["seconds"],
             "peak_memory_bytes": made["peak_memory_bytes"], "energy": energy_spent(events),
             "tokens": training.get("tokens"), "tokens_per_s": training.get("tokens_per_s"),

@@ -10,7 +10,6 @@ from halfpint.report import details, units
 from halfpint.report.bars import Panel, bars_svg
 from halfpint.report.curve import shown_tokens
 from halfpint.report.details import facts_shown, said
-from halfpint.report.language import figure as figure_shown
 from halfpint.report.pareto import NARROW, WIDE
 from halfpint.report.sections import Part, figure, section, steps_shown, tile
 from halfpint.report.tables import cell, table
@@ -41,6 +40,23 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def _bits(value: object) -> str:
+    found = units.number(value)
+    return units.MISSING if found is None else f"{found:.3f}"
+
+
+def _perplexity(value: object) -> str:
+    found = units.number(value)
+    return units.MISSING if found is None else units.rate(found) if found < 1e6 else f"{found:.1e}"
+
+
+def _energies(values: Sequence[float | None]) -> list[str]:
+    """Watt-hours in words, all in one unit, so that they compare."""
+    most = max([value for value in values if value is not None], default=0.0)
+    unit, factor = ("Wh", 1.0) if most >= 0.1 else ("mWh", 1000.0)
+    return [units.MISSING if value is None else f"{units.rate(value * factor)} {unit}" for value in values]
+
+
 def _variants(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows, the best first."""
     rows = [units.mapping(row) for row in units.rows(report.get("variants"))]
@@ -58,10 +74,11 @@ def verdict(report: dict[str, Any]) -> Part:
     ends, spent = units.pair(best.get("bits_per_byte_interval")), units.mapping(best.get("energy"))
     between = f"{ends[0]:.3f} to {ends[1]:.3f} (95%)" if ends else ""
     tiles = (
-        tile("Bits per byte", figure_shown(best.get("bits_per_byte")), between),
-        tile("Perplexity per word", figure_shown(best.get("perplexity_per_word"))),
+        tile("Bits per byte", _bits(best.get("bits_per_byte")), between),
+        tile("Perplexity per word", _perplexity(best.get("perplexity_per_word"))),
         tile("Peak memory of training", units.size(best.get("peak_memory_bytes"))),
         tile("Energy of training", units.watt_hours(spent.get("wh")), said(spent.get("source"))),
+        tile("Size", units.size(best.get("size_bytes"))),
     )
     body = f'<p class="verdict">{units.text(report.get("verdict"))}</p><dl class="tiles">{"".join(tiles)}</dl>'
     over = f"Comparison of {len(_variants(report))} variants"
@@ -82,10 +99,10 @@ def picture(report: dict[str, Any]) -> Part:
 
     energy = [units.number(units.mapping(row.get("energy")).get("wh")) for row in rows]
     panels = [
-        panel("Bits per byte (less is better)", "bits_per_byte", figure_shown, "bits_per_byte_interval"),
+        panel("Bits per byte (less is better)", "bits_per_byte", _bits, "bits_per_byte_interval"),
         panel("Training, tokens per second", "tokens_per_s", units.rate),
         panel("Peak memory of training", "peak_memory_bytes", units.size),
-        Panel("Energy of training", energy, [units.watt_hours(value) for value in energy]),
+        Panel("Energy of training", energy, _energies(energy)),
     ]
     names, best = [str(row.get("name")) for row in rows], str(report.get("best"))
     caption = "Lines across the bars are 95% intervals; a dash stands where nothing of the kind is measured."
@@ -106,11 +123,11 @@ def results(report: dict[str, Any]) -> Part:
         counts = [units.number(row.get(key)) for key in ("parameters", "tokens")]
         shown = [units.MISSING if count is None else shown_tokens(count) for count in counts]
         body.append([
-            cell(units.text(row.get("name"))),
-            cell(figure_shown(row.get("bits_per_byte")), row.get("bits_per_byte"), figure=True),
+            units.text(row.get("name")),
+            cell(_bits(row.get("bits_per_byte")), row.get("bits_per_byte"), figure=True),
             cell(f"{ends[0]:.3f}–{ends[1]:.3f}" if ends else units.MISSING, figure=True),
             cell(_difference(row.get("difference")), (units.rows(row.get("difference")) or [0])[0], figure=True),
-            cell(figure_shown(row.get("perplexity_per_word")), row.get("perplexity_per_word"), figure=True),
+            cell(_perplexity(row.get("perplexity_per_word")), row.get("perplexity_per_word"), figure=True),
             *(cell(words, count, figure=True) for words, count in zip(shown, counts, strict=True)),
             cell(units.rate(row.get("tokens_per_s")), row.get("tokens_per_s"), figure=True),
             cell(units.seconds(row.get("train_s")), row.get("train_s"), figure=True),
@@ -119,11 +136,17 @@ def results(report: dict[str, Any]) -> Part:
             cell(units.size(row.get("size_bytes")), row.get("size_bytes"), figure=True),
         ])  # fmt: skip
     judged = units.mapping(report.get("judged"))
+    unknown = [
+        f"{units.text(row.get('name'))} does not know {units.number(row['unknown_share']):.1%} of its tokens"
+        for row in _variants(report) if units.number(row.get("unknown_share"))
+    ]  # fmt: skip
     lead = (
         f"All are judged on the same {units.count(judged.get('documents'))} validation documents "
         f"({units.size(judged.get('bytes'))}), which none chose its weights by; differences are paired over them. Each "
         "was trained in a process of its own: peak memory is that of the process, Python and PyTorch included."
     )
+    if unknown:
+        lead += f" {', '.join(unknown)}: those words are spelled out, by the frequencies of bytes in the training text."
     return section("results", "All figures", table("All figures", head, body, sort=True), lead, "Figures")
 
 
