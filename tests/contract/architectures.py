@@ -89,6 +89,9 @@ ROWS = (
     Row(
         "linformer", {**_PLAIN, "projection_length": 16}, kind="masked", writes=False, fixed=64, padded=("right",)
     ),  # the projection has a column for each place, counted from the left
+    Row(
+        "linformer_causal", {**_PLAIN, "chunk_length": 4, "projection_length": 2}, padded=("right",)
+    ),  # chunks are counted from the left
     Row("bert", _PLAIN, kind="masked", writes=False),
     Row(
         "modernbert",

@@ -58,6 +58,12 @@ class Projection(nn.Module):
         second = first if self.value is None else self.value[:, :length] @ states
         return of_heads(keys(first)), of_heads(values(second))
 
+    def of_chunks(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of keys and values (rows, heads, chunks, n, width) the projected ones, (rows, heads, chunks, k, width)."""
+        matrices = [self.key, self.key if self.value is None else self.value]
+        first, second = (one[:, None] if one.ndim == 3 else one for one in matrices)
+        return first @ keys, second @ values
+
 
 def check_sharing(sharing: str) -> None:
     """Raise a SettingError for what is no way of sharing."""

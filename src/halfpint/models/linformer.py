@@ -85,7 +85,8 @@ class _Attention(nn.Module):
             self.projection = _projection(config)
 
     def _of_heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        rows, length, width = states.shape
+        return states.view(rows, length, self.heads, width // self.heads).transpose(1, 2)
 
     def forward(
         self, states: torch.Tensor, present: torch.Tensor | None, projection: Projection | None
