@@ -194,12 +194,12 @@ def test_what_does_not_fit_is_refused_before_a_download(large: str) -> None:
     served = planner.refuse_unfit(large, little, "serve")  # in 4 bits it does
     assert served is not None and not served.is_here and served.download_bytes == 14 * 10**9
     assert planner.refuse_unfit("some/Large", PLENTY, "train") is not None  # by its name on the Hub too
-    with pytest.raises(HalfpintError, match="does not fit this disk: it takes about 56.0 GB, and 20.0 GB are free"):
+    with pytest.raises(HalfpintError, match=r"does not fit this disk: it takes about 56.0 GB, and 20.0 GB are free"):
         planner.refuse_unfit(large, replace(PLENTY, disk=20 * 10**9), "train")
 
 
 def test_an_unknown_name_is_told_the_nearest(large: str) -> None:
-    with pytest.raises(HalfpintError, match="no model 'larg'.*Did you mean 'large'"):
+    with pytest.raises(HalfpintError, match=r"no model 'larg'.*Did you mean 'large'"):
         known_shape("larg")
     assert planner.refuse_unfit("larg", PLENTY, "train") is None  # whoever downloads it says so
 
