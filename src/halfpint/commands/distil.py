@@ -208,13 +208,11 @@ class Distil(ReadsTable):
 
 def _teacher(name: str, work: Path, log: Log) -> Bundle:
     """A bundle's folder, OUT of `fit`, or a base language model by its name."""
-    from halfpint.bundle import CARD, Kind
+    from halfpint.bundle import CARD
     from halfpint.distil.teachers import teacher_bundle
+    from halfpint.models.known import is_language_name
     from halfpint.models.pull_language import base_bundle
-    from halfpint.models.sources import catalogue
 
-    if name in catalogue(Kind.LANGUAGE) or (
-        (Path(name) / "config.json").is_file() and not (Path(name) / CARD).is_file()
-    ):
+    if is_language_name(name) or ((Path(name) / "config.json").is_file() and not (Path(name) / CARD).is_file()):
         return base_bundle(name, work / "teacher", log)
     return teacher_bundle(name)

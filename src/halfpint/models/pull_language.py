@@ -14,7 +14,8 @@ from halfpint.bundle import CARD, REPORTS, Bundle, Kind, new_bundle, open_bundle
 from halfpint.errors import HalfpintError
 from halfpint.files import refuse_unreadable_name
 from halfpint.lookup import text_task
-from halfpint.models.sources import SOURCE, cache_folder, catalogue, locate
+from halfpint.models.known import is_language_name
+from halfpint.models.sources import SOURCE, cache_folder, locate
 from halfpint.progress import Log
 from halfpint.stage import Stage, Work
 
@@ -115,7 +116,7 @@ def find_bundle(name: Path | str, log: Log | None = None) -> Bundle:
     Raises:
         HalfpintError: there is neither, or the model cannot be had.
     """
-    if Path(name).exists() or str(name) not in catalogue(Kind.LANGUAGE):
+    if Path(name).exists() or not is_language_name(str(name)):
         return open_bundle(name)
     target = cache_folder() / "bundles" / str(name)
     try:

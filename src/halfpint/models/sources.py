@@ -18,6 +18,8 @@ from typing import Any
 from halfpint.bundle import file_sha256, read_json, write_json
 from halfpint.errors import DamagedError, HalfpintError, nearest
 from halfpint.files import new_folder, refuse_unreadable_name
+from halfpint.models.known import known_by, known_models, refuse_untaken
+from halfpint.models.shards import INDEX, SHARDS, merge_shards
 from halfpint.progress import Log
 
 _WANTED = ("config.json", "model.safetensors", "tokenizer.json")
@@ -25,6 +27,8 @@ _FILES = (
     "config.json",
     "generation_config.json",
     "model.safetensors",
+    INDEX,
+    SHARDS,
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
@@ -43,11 +47,20 @@ VECTORS = "vectors"
 
 
 def catalogue(kind: str = "encoder") -> dict[str, dict[str, Any]]:
-    """What is known by name of one kind: Kind.ENCODER, Kind.LANGUAGE or VECTORS; with "" base models of every kind."""
-    known = tomllib.loads((Path(__file__).parent / "catalogue.toml").read_text(encoding="utf-8"))
+    """What the Python package index has of one kind: Kind.ENCODER, Kind.LANGUAGE or VECTORS; with "" base models of
+    every kind. Many more models are known by name and come from the Hub: see known.py."""
+    found = tomllib.loads((Path(__file__).parent / "catalogue.toml").read_text(encoding="utf-8"))
     return {
-        name: entry for name, entry in known.items() if kind == entry["kind"] or (not kind and entry["kind"] != VECTORS)
+        name: {**_facts(name), **entry}
+        for name, entry in found.items()
+        if kind == entry["kind"] or (not kind and entry["kind"] != VECTORS)
     }
+
+
+def _facts(name: str) -> dict[str, Any]:
+    """What known.py knows of a base model that is downloaded from the Python package index."""
+    one = known_models().get(name)
+    return {"hub": one.hub, "parameters": one.parameters, "licence": one.licence, "note": one.note} if one else {}
 
 
 def cache_folder() -> Path:
@@ -66,27 +79,31 @@ def locate(name: str, log: Log) -> Path:
     """The folder that holds base model `name`: a path as it is, else from the cache, else downloaded into it.
 
     Raises:
-        HalfpintError: no such model, or it cannot be had (no network, hash differs).
+        HalfpintError: no such model, it cannot be taken (its kind, the memory of this machine), or it cannot be had (no
+            network, hash differs).
     """
     refuse_unreadable_name(name)
     if Path(name).is_dir():
         return _checked(Path(name), name)
     known = catalogue("")
-    on_hub = _HUB_NAME.fullmatch(name)
+    model = known_by(name)
+    on_hub = _HUB_NAME.fullmatch(model.hub if model and model.name == name else name)
     if name not in known and on_hub is None:
         raise HalfpintError(
             f"base model {name!r}", wanted="a folder, a name in the catalogue, or a Hub name", got="none of these",
-            todo=nearest(name, known),
+            todo=nearest(name, known_models(), "`halfpint models` lists the names that are known."),
             said=f"There is no base model {name!r}: no folder, no name in the catalogue, and no Hub name (owner/name, "
             "or owner/name@revision).",
         )  # fmt: skip
     target = cached(name)
     if target.is_dir():
         return _unchanged(_checked(target, str(target)))
-    same = next((one for one, entry in known.items() if str(entry.get("hub", "")).lower() == name.lower()), "")
-    if same and cached(same).is_dir():
-        log.say(f"{name} is in the cache as {same}: {known[same]['note']}", kind="model", model=same)
+    same = (model.hub if model.name == name else model.name) if model and "@" not in name else ""
+    if same and cached(same).is_dir() and model:
+        log.say(f"{name} is in the cache as {same}: {model.note}", kind="model", model=same)
         return _unchanged(_checked(cached(same), str(cached(same))))
+    if model:
+        refuse_untaken(model)
     log.say(f"downloading the base model {name} …", kind="download", model=name)
     failures: list[str] = []
     for source in (_from_index, _from_hub):
@@ -240,6 +257,7 @@ def _from_hub(name: str, entry: dict[str, Any], scratch: Path) -> Path:
         asked = str(entry.get("revision") or "")
         if _COMMIT.fullmatch(asked) and revision != asked:
             raise OSError(f"the Hub gave the revision {revision or 'of no name'}, not {asked}; refused")
+        merge_shards(folder)
         hashes = {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
         write_json(folder / SOURCE, {"hub": owner, "revision": revision, "sha256": hashes})
         return folder
