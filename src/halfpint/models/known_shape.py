@@ -89,9 +89,8 @@ def _in_folder(name: str, folder: Path, source: str, note: str = "") -> Sized:
             str(folder), wanted="a model with a config.json", got="a folder without",
             todo="Plans are made for Transformers and their like; what counts words takes next to nothing.",
         )  # fmt: skip
-    return Known(
-        name, shape_of_config(read_json(place / "config.json"), f"{place}/config.json"), place, 0, source, facts
-    )
+    shape = shape_of_config(read_json(place / "config.json"), f"{place}/config.json")
+    return Sized(name, shape, place, 0, source, note)
 
 
 def _told(name: str, known: Known) -> Sized:
