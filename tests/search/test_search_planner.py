@@ -13,7 +13,8 @@ import pytest
 from halfpint.errors import HalfpintError
 from halfpint.machine_speed import MachineSpeed
 from halfpint.models import known_shape as known_module
-from halfpint.models.known_shape import Known, known_shape, usual
+from halfpint.models.known import Known
+from halfpint.models.known_shape import Sized, known_shape, usual
 from halfpint.models.serving_cost import (
     TYPES,
     LlamaSpeed,
@@ -173,16 +174,27 @@ def test_tokens_are_estimated_from_bytes() -> None:
     assert planner.tokens_of_bytes(1e6, 151_936) < planner.tokens_of_bytes(1e6, 4096)
 
 
-def entry(parameters: int, **more: Any) -> dict[str, Any]:
-    return {"kind": "language", "parameters": parameters, "licence": "none", "note": "", "hub": "some/large", **more}
+def fact(**more: Any) -> Known:
+    facts: dict[str, Any] = {
+        "name": "large", "family": "Some", "kind": "language", "hub": "some/large", "parameters": 7 * 10**9,
+        "exact": True, "model_type": "llama", "licence": "MIT", "context": 4096, "languages": (), "tasks": (),
+        "ollama": "", "nim": "", "azure": "", "note": "", "sources": {},
+        "shape": {"layers": 32, "width": 4096, "vocabulary": 128_000, "ffn": 14_336, "heads": 32, "kv_heads": 8},
+    }  # fmt: skip
+    return Known(**{**facts, **more})
+
+
+def known_alone(monkeypatch: pytest.MonkeyPatch, one: Known) -> None:
+    names = (one.name, one.hub.lower())
+    monkeypatch.setattr(known_module, "known_models", lambda: {one.name: one})
+    monkeypatch.setattr(known_module, "known_by", lambda name: one if name.lower() in names else None)
 
 
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """A model of 7B parameters that is in the catalogue alone."""
     monkeypatch.setenv("HALFPINT_CACHE", str(tmp_path / "cache"))
-    known = {"large": entry(7 * 10**9, layers=32, width=4096, vocabulary=128_000)}
-    monkeypatch.setattr(known_module, "catalogue", lambda kind: known)
+    known_alone(monkeypatch, fact())
     return "large"
 
 
@@ -205,15 +217,15 @@ def test_an_unknown_name_is_told_the_nearest(large: str) -> None:
 
 
 def test_a_catalogue_that_tells_parameters_alone_is_said_to_be_rough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_module, "catalogue", lambda kind: {"some": entry(10**8)})
-    found = known_shape("some")
+    known_alone(monkeypatch, fact(parameters=10**8, shape={}))
+    found = known_shape("large")
     assert found.shape.is_rough and "guessed" in found.source and abs(found.shape.body / 7e7 - 1) < 0.5
 
 
 def test_a_folder_tells_its_shape(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(SMALL), encoding="utf-8")
     found = known_shape(str(tmp_path))
-    assert isinstance(found, Known) and found.is_here and found.download_bytes == 0 and found.shape == small()
+    assert isinstance(found, Sized) and found.is_here and found.download_bytes == 0 and found.shape == small()
     (tmp_path / "config.json").write_text(json.dumps({**SMALL, "model_type": "llamma"}), encoding="utf-8")
     with pytest.raises(HalfpintError, match=r"config\.json of a language model"):
         known_shape(str(tmp_path))

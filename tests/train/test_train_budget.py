@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 
 from halfpint.bundle import Bundle
+from halfpint.data.packing import IGNORED
 from halfpint.lookup import open_task
+from halfpint.progress import Log
 from halfpint.stage import Work
 from halfpint.task import Split
 from halfpint.train import budget
@@ -76,9 +79,9 @@ def test_slow_steps_are_measured_on_one_sequence() -> None:
         assert torch.equal(tensor, before[name]) and tensor.grad is None
 
 
-def test_a_plan_by_time_leaves_time_to_train(tmp_path: Path) -> None:
+def test_a_plan_by_time_leaves_time_to_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def planned(name: str, evaluation_tokens: int, stage: Chat, steps: int = 0) -> Any:
-        learning, work = Learning(), work_in(tmp_path / name)
+        learning, work = Learning(), replace(work_in(tmp_path / name), log=Log())
         return budget.planned(
             stage, Rows(), learning.model, learning.loss, work, 0.0, steps=steps, evaluation_tokens=evaluation_tokens,
             what="the text", told=str,
@@ -89,10 +92,13 @@ def test_a_plan_by_time_leaves_time_to_train(tmp_path: Path) -> None:
     soon = Chat(minutes=(time.monotonic() + 30) / 60, precision="fp32")  # half a minute, as the plan counts them
     quick = planned("quick", 1, soon)
     assert quick.total > 8 and quick.evaluate_every == quick.total // 8 and 0 < quick.seconds <= 30
+    assert "would be enough" not in capsys.readouterr().err
     dear = planned("dear", 10**12, soon)
     assert dear.evaluate_every == dear.total  # an evaluation takes longer than all the time: one, at the end
     kept = json.loads((tmp_path / "dear" / "plan.json").read_text(encoding="utf-8"))
     assert kept["evaluations"] == 1 and planned("dear", 1, soon).total == dear.total
+    late = planned("late", 1, Chat(minutes=1e-6, precision="fp32"))
+    assert late.total == 1 and re.search(r"; [\d.]+ minutes would be enough for 10 steps", capsys.readouterr().err)
     steps = planned("steps", 10**12, replace(soon, evaluations=4), steps=40)
     assert (steps.total, steps.evaluate_every, steps.seconds) == (40, 10, float("inf"))
 
@@ -141,3 +147,20 @@ def test_the_settings_of_the_loop_alone() -> None:
     found = Pretrain(size="1M", epochs=7, seed=3).with_rate(0.5)
     assert type(found) is Training and (found.learning_rate, found.epochs, found.seed) == (0.5, 7, 3)
     assert found.schedule == "wsd"
+
+
+def test_products_of_the_loss_have_few_shapes() -> None:
+    """However many tokens are counted: for each shape of a product PyTorch keeps something."""
+    from halfpint.train._cross_entropy import chunked_cross_entropy
+
+    random = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(*shape, generator=random).requires_grad_() for shape in ((200, 16), (211, 16)))
+    shapes = set()
+    for counted in (3, 17, 64, 100, 128):
+        labels = torch.randint(0, 211, (200,), generator=random)
+        labels[counted:] = IGNORED
+        with torch.profiler.profile(record_shapes=True) as profile:
+            chunked_cross_entropy(hidden, weight, None, labels).backward()
+        events = [one for one in profile.key_averages(group_by_input_shape=True) if one.key == "aten::mm"]
+        shapes |= {rows for one in events for rows, _ in one.input_shapes[:2] if rows not in (16, 211)}
+    assert shapes == {64, 128}

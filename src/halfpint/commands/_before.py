@@ -10,7 +10,7 @@ from typing import Any
 
 from halfpint.data.corpus_read import PYTHON_STDLIB
 from halfpint.errors import HalfpintError
-from halfpint.models.known_shape import Known, known_shape
+from halfpint.models.known_shape import Sized, known_shape
 from halfpint.models.shape import Shape, shape_of
 from halfpint.models.sizes import default_vocabulary, new_model, parse_parameters, resolve, size_dial
 from halfpint.models.sources import cache_folder
@@ -25,7 +25,7 @@ _STDLIB_BYTES = 25_000_000
 _FORWARD = 1.0  # of a student's training, that a teacher takes which is as large: it has no backward pass
 
 
-def refuse_unfit(name: str, use: str) -> Known | None:
+def refuse_unfit(name: str, use: str) -> Sized | None:
     """As `planner.refuse_unfit`, for this machine; None too where no name is given.
 
     Raises:
@@ -144,7 +144,7 @@ def _student(teacher: Shape, student: str) -> Shape | None:
     return None
 
 
-def _quietly(name: str) -> Known | None:
+def _quietly(name: str) -> Sized | None:
     """What is known of a model that is here; None of others, which whoever opens them says more of."""
     try:
         found = known_shape(name) if name and (Path(name).is_dir() or "/" not in name) else None

@@ -12,7 +12,7 @@ from halfpint.evaluate.llama_speed import llama_here
 from halfpint.lookup import open_task, tasks, text_task
 from halfpint.machine import cores, cpu_model
 from halfpint.machine_speed import MachineSpeed, speed_here
-from halfpint.models.known_shape import Known, known_shape, usual
+from halfpint.models.known_shape import Sized, known_shape, usual
 from halfpint.models.serving_cost import LlamaSpeed
 from halfpint.models.serving_cost import as_json as speeds_as_json
 from halfpint.models.shape import Shape, llama_like, shape_of
@@ -132,14 +132,14 @@ def _refuse_objective(shape: Shape, task: Task[Any], asked: Plan) -> None:
         )  # fmt: skip
 
 
-def _new(asked: Plan) -> Known:
+def _new(asked: Plan) -> Sized:
     """A model of the size dial."""
     parameters = parse_parameters(asked.size, "--size")
     model_type, _ = resolve(asked.arch)
     context = asked.context or Pretrain.context
     settings, _ = size_dial(asked.arch, parameters, default_vocabulary(parameters), context)
     shape = shape_of(new_model(model_type, settings, meta=True))
-    return Known(f"a new {asked.arch} of {asked.size}", shape, Path(), 0, "the size dial", {})
+    return Sized(f"a new {asked.arch} of {asked.size}", shape, Path(), 0, "the size dial")
 
 
 def _tokens(asked: Plan, shape: Shape) -> tuple[float, dict[str, Any]]:

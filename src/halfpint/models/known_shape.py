@@ -8,39 +8,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from halfpint.bundle import read_json
+from halfpint.bundle import Kind, read_json
 from halfpint.errors import HalfpintError, nearest, need
 from halfpint.files import refuse_unreadable_name
+from halfpint.models.known import ENCODER_DECODER, Known, known_by, known_models
 from halfpint.models.serving_cost import download_bytes
 from halfpint.models.shape import Shape, llama_like, shape_of_config
 from halfpint.models.sizes import CAUSAL, MASKED, default_vocabulary, shown_parameters
-from halfpint.models.sources import cached, catalogue
+from halfpint.models.sources import cached
 
 _HUB_NAME = re.compile(r"(\w[\w.-]*/[\w.-]+)(?:@(\w[\w./-]*))?")
-_WEIGHTS = ("*.safetensors", "*.gguf", "pytorch_model*.bin")
-# What an entry of the catalogue may tell of a shape, by the names that configurations have for it.
-_NAMES: Mapping[str, tuple[str, ...]] = {
-    "layers": ("layers", "num_hidden_layers", "n_layers", "depth"),
-    "width": ("width", "hidden_size", "hidden", "d_model"),
-    "vocabulary": ("vocabulary", "vocab_size", "vocab"),
-    "heads": ("heads", "num_attention_heads", "n_heads"),
-    "kv_heads": ("kv_heads", "num_key_value_heads"),
-    "head_width": ("head_width", "head_dim"),
-    "inner": ("inner", "intermediate_size", "ffn", "d_ff"),
-    "context": ("context", "max_position_embeddings", "context_length"),
-}
 _USUAL_RATIO = 12.0  # parameters of a layer in squares of its width, where a name tells parameters alone
 _USUAL_ASPECT = 24  # of width to layers, between the fewest and the most
 _FEWEST_LAYERS, _MOST_LAYERS = 4, 32
 
 
 @dataclass(frozen=True)
-class Known:
+class Sized:
     """A model that a plan is made for.
 
     Attributes:
@@ -49,7 +36,7 @@ class Known:
         folder: where it is on this machine; None where it is not.
         download_bytes: that having it would take from the network; 0 where it is here.
         source: what its shape was read from, in words.
-        facts: what the catalogue says of it besides.
+        note: what the catalogue says of it.
     """
 
     name: str
@@ -57,7 +44,7 @@ class Known:
     folder: Path | None
     download_bytes: int
     source: str
-    facts: Mapping[str, Any]
+    note: str = ""
 
     @property
     def is_here(self) -> bool:
@@ -65,7 +52,7 @@ class Known:
         return self.folder is not None
 
 
-def known_shape(name: str) -> Known:
+def known_shape(name: str) -> Sized:
     """The shape of the model `name`: a folder, a name in the catalogue, or a Hub name.
 
     Raises:
@@ -74,60 +61,55 @@ def known_shape(name: str) -> Known:
     """
     refuse_unreadable_name(name)
     if Path(name).is_dir():
-        return _in_folder(name, Path(name), f"{name}/config.json", {})
-    known = catalogue("")
-    of_hub = {str(entry.get("hub", "")).lower(): one for one, entry in known.items() if entry.get("hub")}
-    lowered = {one.lower(): one for one in known}
-    own = lowered.get(name.lower()) or of_hub.get(name.lower(), "")
-    if own:
-        if cached(own).is_dir():
-            return _in_folder(name, cached(own), "the cache", known[own])
-        return Known(name, *_told(own, known[own]), known[own])
+        return _in_folder(name, Path(name), f"{name}/config.json")
+    known = known_by(name)
+    if known is not None:
+        if known.kind == ENCODER_DECODER:
+            raise HalfpintError(name, wanted="a model that halfpint can train or serve", got=known.refusal)
+        here = next((place for one in (known.name, known.hub) if (place := cached(one)).is_dir()), None)
+        if here is not None:
+            return _in_folder(name, here, "the cache", known.note)
+        return _told(name, known)
     if cached(name).is_dir():
-        return _in_folder(name, cached(name), "the cache", {})
+        return _in_folder(name, cached(name), "the cache")
     found = _HUB_NAME.fullmatch(name)
     if found is None:
         raise HalfpintError(
             name, wanted="a folder, a name in the catalogue, or a Hub name", got="none of these",
-            todo=nearest(name, known, "halfpint pull lists them; for a new model give --size, such as --size 30M."),
+            todo=nearest(name, known_models(), "halfpint models lists them; for a new model give --size, such as 30M."),
             said=f"There is no model {name!r}: no folder, no name in the catalogue, and no Hub name (owner/name).",
         )  # fmt: skip
     return _on_hub(name, found[1], found[2])
 
 
-def _in_folder(name: str, folder: Path, source: str, facts: Mapping[str, Any]) -> Known:
+def _in_folder(name: str, folder: Path, source: str, note: str = "") -> Sized:
     place = folder if (folder / "config.json").is_file() else folder / "best"
     if not (place / "config.json").is_file():
         raise HalfpintError(
             str(folder), wanted="a model with a config.json", got="a folder without",
             todo="Plans are made for Transformers and their like; what counts words takes next to nothing.",
         )  # fmt: skip
-    return Known(
-        name, shape_of_config(read_json(place / "config.json"), f"{place}/config.json"), place, 0, source, facts
-    )
+    shape = shape_of_config(read_json(place / "config.json"), f"{place}/config.json")
+    return Sized(name, shape, place, 0, source, note)
 
 
-def _told(name: str, entry: Mapping[str, Any]) -> tuple[Shape, None, int, str]:
-    """The shape that an entry of the catalogue tells, that nothing of it is here, its download and the source."""
-    said = {**entry, **(entry.get("shape") or {})}
-    parameters = int(said["parameters"])
-    found: dict[str, int] = {}
-    for wanted, names in _NAMES.items():
-        value = next((said[one] for one in names if isinstance(said.get(one), int) and said[one] > 0), 0)
-        if value:
-            found[wanted] = value
-    objective = MASKED if said.get("kind") == "encoder" else CAUSAL
-    whole = {"layers", "width", "vocabulary"} <= found.keys()
-    if not whole:
-        found = {**dict(zip(("layers", "width", "vocabulary"), usual(parameters), strict=True)), **found}
-    tied = said.get("tied", said.get("tie_word_embeddings"))
+def _told(name: str, known: Known) -> Sized:
+    """A model that is known and not here: its shape as far as the catalogue tells it."""
+    told = known.shape
+    layers, width, vocabulary = (int(told.get(one) or 0) for one in ("layers", "width", "vocabulary"))
+    source = "the catalogue"
+    if not (layers and width and vocabulary):
+        layers, width, vocabulary = usual(known.parameters)
+        source = "the catalogue, which does not have its shape: that is guessed"
+    objective = MASKED if known.kind == Kind.ENCODER else CAUSAL
+    tied = told.get("tied")
     shape = llama_like(
-        str(said.get("architecture") or said.get("model_type") or said.get("arch") or name), parameters=parameters,
-        objective=objective, is_tied=tied if isinstance(tied, bool) else None, **found,
+        known.model_type, parameters=known.parameters, layers=layers, width=width, vocabulary=vocabulary,
+        heads=int(told.get("heads") or 0), kv_heads=int(told.get("kv_heads") or 0),
+        head_width=int(told.get("head_dim") or 0), inner=int(told.get("ffn") or 0), context=known.context,
+        objective=objective, is_tied=tied if isinstance(tied, bool) else None,
     )  # fmt: skip
-    size = next((said[one] for one in ("download_bytes", "size_bytes", "bytes") if isinstance(said.get(one), int)), 0)
-    source = "the catalogue" if whole else "the catalogue, which has its parameters alone: its shape is guessed"
-    return shape, None, size or download_bytes(shape, 4 if objective == MASKED else 2), source
+    return Sized(name, shape, None, download_bytes(shape, 4 if objective == MASKED else 2), source, known.note)
 
 
 def usual(parameters: int) -> tuple[int, int, int]:
@@ -143,7 +125,7 @@ def usual(parameters: int) -> tuple[int, int, int]:
     return layers(width), width, vocabulary
 
 
-def _on_hub(name: str, repository: str, revision: str | None) -> Known:
+def _on_hub(name: str, repository: str, revision: str | None) -> Sized:
     """What the Hub tells of a model: its configuration, and the bytes of its weights."""
     try:
         hub = need("huggingface_hub", "looking up a model on the Hub")
@@ -157,21 +139,16 @@ def _on_hub(name: str, repository: str, revision: str | None) -> Known:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise HalfpintError(
             name, wanted="to look up its shape on the Hub", got=why[:200],
-            todo="With no network: a name of the catalogue (halfpint pull lists them), the folder of a model, or "
+            todo="With no network: a name of the catalogue (halfpint models lists them), the folder of a model, or "
             "--size with --arch.",
             said=f"The model {name!r} is not in the catalogue, and the Hub cannot be asked for it: {why[:200]}.",
         ) from error  # fmt: skip
     shape = shape_of_config(config, f"{name}: config.json")
     size = sum(size for file, size in files.items() if Path(file).suffix == ".safetensors" and "/" not in file)
-    return Known(name, shape, None, size or download_bytes(shape), "its config.json on the Hub", {})
+    return Sized(name, shape, None, size or download_bytes(shape), "its config.json on the Hub")
 
 
-def shown(known: Known) -> str:
-    """It in a few words, with where its shape is from."""
-    return f"{known.name}: {known.shape.said()} (from {known.source})"
-
-
-def too_large(known: Known, bytes_needed: int, free: int, what: str, todo: str) -> HalfpintError:
+def too_large(known: Sized, bytes_needed: int, free: int, what: str, todo: str) -> HalfpintError:
     """The error for a model that memory does not hold, said before anything is downloaded.
 
     Args:

@@ -24,11 +24,11 @@ TYPES = tuple(_BYTES)
 """Types of weights that a model is served in."""
 _TOKEN_BYTES = 24  # of the file: a token's text, its type, its score or its part of the merges
 _CACHE_VALUE = 2  # bytes: keys and values are kept in f16
-_BATCH, _MOST_LOGITS = 512, 1 << 25  # of `engines/_llama_library`: tokens at once, and values of their logits
-_LEAST_BATCH = 32
+_BATCH = 512  # of `engines/_llama_library`: tokens at once
+_LOGITS = 8  # tokens whose logits are there at once: those that texts are written on from
 _ACTIVATIONS = 8  # values as wide as the layers that a token of a batch takes while it is read
-PROCESS_BYTES = 110_000_000
-"""What a process of `halfpint serve` takes besides, Python and NumPy included."""
+PROCESS_BYTES = 95_000_000
+"""What a process that runs a GGUF file takes besides, Python and NumPy included."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,9 @@ def cache_bytes(shape: Shape, context: int) -> int:
 
 
 def serving_bytes(shape: Shape, kind: str, context: int) -> int:
-    """Bytes that serving takes at its peak: the file, keys and values, the logits of a batch, and the process."""
-    batch = min(_BATCH, max(_LEAST_BATCH, _MOST_LOGITS // max(shape.vocabulary, 1)))
-    logits = 4 * batch * shape.vocabulary
-    states = 4 * batch * (_ACTIVATIONS * shape.width + 2 * shape.inner)
+    """Bytes that serving takes at its peak: the file, keys and values, states of a batch, and the process."""
+    logits = 4 * _LOGITS * shape.vocabulary
+    states = 4 * _BATCH * (_ACTIVATIONS * shape.width + 2 * shape.inner)
     return weight_bytes(shape, kind) + cache_bytes(shape, context) + logits + states + PROCESS_BYTES
 
 

@@ -16,6 +16,7 @@ from halfpint.models.architectures import need_transformers
 from halfpint.models.sizes import CAUSAL, MASKED, resolve, shown_parameters
 
 _GATED = 3  # matrices of a feed-forward layer with a gate
+_SAME = 0.02  # share by which the parameters of layers may differ from what their sizes come to
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,8 @@ def llama_like(
     left = max(0, body // max(layers, 1) - attention)
     inner = inner or max(width, left // (_GATED * width))
     number = max(1, round(left / (inner * width))) if left else _GATED
+    if left and abs(left / (number * inner * width) - 1) > _SAME:  # there are matrices that the numbers do not tell of
+        inner = max(1, left // (number * width))
     attended = head_width * heads
     sizes: Counter[tuple[int, int]] = Counter()
     for count, size in (

@@ -97,7 +97,7 @@ def _overview(plan: Mapping[str, Any]) -> list[str]:
     return [
         f"What this machine can do with models shaped like a Llama ({free} of memory free):", "",
         *_table((head, *rows)), "",
-        "next:", "  halfpint plan MODEL --data FILE    (a model in the catalogue: halfpint pull lists them)",
+        "next:", "  halfpint plan MODEL --data FILE    (a model in the catalogue: halfpint models lists them)",
         "  halfpint plan --size 30M --data FILE", "",
     ]  # fmt: skip
 

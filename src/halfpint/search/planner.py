@@ -16,7 +16,7 @@ from halfpint.errors import HalfpintError
 from halfpint.machine import available_disk_bytes, cores, memory_bytes
 from halfpint.machine_speed import MachineSpeed, measured, speed_kept
 from halfpint.models import serving_cost
-from halfpint.models.known_shape import Known, known_shape, too_large
+from halfpint.models.known_shape import Sized, known_shape, too_large
 from halfpint.models.serving_cost import LlamaSpeed
 from halfpint.models.shape import Shape
 from halfpint.models.sizes import MASKED
@@ -186,7 +186,7 @@ def fits(needed: float, free: int) -> bool:
 
 
 def plan_of(
-    known: Known, asked: Asked, rows: int, speed: MachineSpeed, llama: Mapping[str, LlamaSpeed], room: Room, *,
+    known: Sized, asked: Asked, rows: int, speed: MachineSpeed, llama: Mapping[str, LlamaSpeed], room: Room, *,
     trains: bool, serving_context: int,
 ) -> dict[str, Any]:  # fmt: skip
     """The whole plan, as JSON can hold it.
@@ -322,7 +322,7 @@ def enough_minutes(seconds: float) -> int:
     return math.ceil(_TOLERANCE * seconds / 60)
 
 
-def refuse_unfit(name: str, room: Room, use: str) -> Known | None:
+def refuse_unfit(name: str, room: Room, use: str) -> Sized | None:
     """Refuse a model that would have to be downloaded and does not fit: nothing of it is fetched.
 
     Gives what is known of it; None where nothing is, which whoever downloads it says better.

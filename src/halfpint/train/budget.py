@@ -28,6 +28,7 @@ _SPARE = 0.9  # of the memory that is free: the rest is for what else the proces
 _TRIED_S, _TRIED_SHARE = 2.0, 0.01  # time the speed is measured for, and of the whole at most; two parts at least
 _SLOW_SHARE = 0.05  # of the time: a step that takes more is not measured whole
 _PLAN = "plan.json"
+_FEW_STEPS = 20  # with fewer it is said what time would be enough for so many
 _EVALUATIONS = 8  # of a run that goes by time
 _LOOKING_SHARE = 0.2  # of the time, for evaluations
 _STEPS_SHARE = 0.98  # of the time, for these and the steps: checkpoints take the rest
@@ -173,6 +174,7 @@ def planned(
     """
     path = work.scratch / _PLAN
     often = stage.evaluations or (_EVALUATIONS if not steps else 0)
+    enough = ""
     if path.is_file():
         found = read_json(path)
     elif steps:
@@ -184,6 +186,10 @@ def planned(
         often = max(1, min(often, int(_LOOKING_SHARE * seconds / max(looking, 1e-9))))
         total = max(1, int((_STEPS_SHARE * seconds - often * looking) / pace))
         found = {"total": total, "seconds": seconds, "evaluations": often}
+        if total < min(_FEW_STEPS, rows.steps_per_epoch):
+            least = min(_FEW_STEPS, rows.steps_per_epoch) * pace / (_STEPS_SHARE - _LOOKING_SHARE)
+            enough = f"; {math.ceil(10 * (seconds_spent(stage, work, started) + least) / 60) / 10:g} minutes would be "
+            enough += f"enough for {min(_FEW_STEPS, rows.steps_per_epoch)} steps"
     found = ranks.decided(found)
     if ranks.is_first():
         write_json(path, found)
@@ -193,7 +199,7 @@ def planned(
     passes = total / rows.steps_per_epoch
     work.log.say(
         f"plan: {amount(total, 'step')} of about {rows.tokens_a_step:,} tokens {length}, {passes_shown(passes)} over "
-        f"{what}",
+        f"{what}{enough}",
         kind="plan", **found, passes=passes,
     )  # fmt: skip
     return Plan(
@@ -206,6 +212,12 @@ def seconds_left(stage: _Timed, work: Work, started: float) -> float:
     """Seconds that a stage may still take, by its own minutes (0: all there is) and by the deadline."""
     own = stage.minutes * 60 - (time.monotonic() - started) if stage.minutes else math.inf
     return max(min(own, work.seconds_left()), 0.0)
+
+
+def seconds_spent(stage: _Timed, work: Work, started: float) -> float:
+    """Seconds of a stage's minutes, or of those of its command, that are over or kept for the end."""
+    whole = 60 * stage.minutes if stage.minutes else 0.0
+    return max(time.monotonic() - started, whole - seconds_left(stage, work, started))
 
 
 def seconds_a_step(
