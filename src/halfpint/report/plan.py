@@ -113,8 +113,8 @@ def _machine(plan: Mapping[str, Any]) -> list[str]:
         f"measured {when} on {machine['cores']} cores of {machine['cpu']}{busy}: products {products}; memory "
         f"{machine['memory_bytes_per_s'] / 1e9:,.1f} GB/s; disk {machine['disk_write_bytes_per_s'] / 1e9:,.2f} GB/s "
         f"to and {machine['disk_read_bytes_per_s'] / 1e9:,.2f} GB/s from it",
-        f"all else is a forecast: memory within {error['memory']:.0%} and time within {error['time']:.0%} of what was "
-        "measured in benchmarks/results/planner.json; energy is modelled",
+        f"all else is a forecast; the aim is memory within {error['memory']:.0%} and time within {error['time']:.0%}, "
+        "which benchmarks/planner.py checks; energy is modelled",
     ]
 
 

@@ -30,7 +30,7 @@ from halfpint.train.loop import device, use_bf16
 from halfpint.train.rows import part_rows
 
 ERROR = {"memory": 0.25, "time": 0.35}
-"""How far forecasts are from what is measured then, at most, in benchmarks/results/planner.json."""
+"""How far forecasts should be from what is measured then, at most: benchmarks/planner.py compares them."""
 SPARE = 0.9
 """Share of the memory that is free which training may take: the rest is for what else the process holds."""
 RANK = 16
