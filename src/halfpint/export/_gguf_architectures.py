@@ -7,8 +7,8 @@ rows of q and k are put in another order (J. Su et al., "RoFormer", 2021, sectio
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,10 +27,12 @@ class Architecture:
     Attributes:
         name: llama.cpp's.
         layout: a tensor in llama.cpp's layout, from its name in transformers, its values and the configuration.
+        fused: of the end of a tensor's name, the ends of the names of the tensors that its rows are divided among.
     """
 
     name: str
     layout: Callable[[str, Array, Any], Array]
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that `layout` gives a tensor of `shape`."""
@@ -66,7 +68,11 @@ ARCHITECTURES = {
     "mistral": Architecture("llama", _neighbours),
     "qwen2": Architecture("qwen2", _as_it_is),
     "qwen3": Architecture("qwen3", _as_it_is),
+    "phi3": Architecture("phi3", _as_it_is),
+    "gemma": Architecture("gemma", _norms_from_one),
+    "gemma2": Architecture("gemma2", _norms_from_one),
     "gemma3_text": Architecture("gemma3", _norms_from_one),
+    "openelm": Architecture("openelm", _as_it_is, {".ffn.proj_1.weight": ("ffn_gate.weight", "ffn_up.weight")}),
     "gpt2": Architecture("gpt2", _rows_out),
 }
 
@@ -78,9 +84,11 @@ def need_known(model_type: str, place: str) -> None:
         HalfpintError: with those that are.
     """
     if model_type not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
         raise HalfpintError(
-            place, wanted=f"an architecture of {', '.join(ARCHITECTURES)}", got=model_type,
+            place, wanted=f"an architecture of {known}", got=model_type,
             todo="Train one of these, or export to another format.",
+            said=f"{place}: GGUF files of the architecture {model_type} cannot be written here; they can of {known}.",
         )  # fmt: skip
 
 
@@ -91,13 +99,15 @@ def architecture_of(config: Any, place: str) -> Architecture:
         HalfpintError: it is of none of these architectures, or has a setting that llama.cpp has no place for.
     """
     need_known(config.model_type, place)
-    if config.model_type == "gpt2":
-        return ARCHITECTURES["gpt2"]
+    if config.model_type in ("gpt2", "openelm"):
+        return ARCHITECTURES[config.model_type]
     head = _head(config)
+    partial = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor") or 1
     wanted: dict[str, tuple[bool, str]] = {
         "head_dim": (head % 2 == 0, "an even number"),
-        "hidden_act": (_activation(config) in ("silu", "gelu_pytorch_tanh"), "silu, or gelu_pytorch_tanh in gemma3"),
+        "hidden_act": (_activation(config) in ("silu", "gelu_pytorch_tanh"), "silu, or gelu_pytorch_tanh in gemma"),
         "use_sliding_window": (not getattr(config, "use_sliding_window", False), "False"),
+        "partial_rotary_factor": (partial == 1, "1"),
         "sliding_window": (config.model_type != "mistral" or config.sliding_window is None, "none"),
         "query_pre_attn_scalar": (
             getattr(config, "query_pre_attn_scalar", head) == head,
@@ -113,9 +123,15 @@ def architecture_of(config: Any, place: str) -> Architecture:
 def write_hyperparameters(writer: Any, config: Any, place: str) -> None:
     """Width, depth, heads, positions and norms, into a gguf.GGUFWriter."""
     writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.max_position_embeddings)
+    context = config.max_position_embeddings
+    if config.model_type == "phi3" and config.sliding_window:
+        context = min(context, config.sliding_window)  # llama.cpp lets Phi-3 see all: up to here it is the same
+    writer.add_context_length(context)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
+    if config.model_type == "openelm":  # each layer has its own
+        _write_by_layer(writer, config)
+        return
     writer.add_head_count(config.num_attention_heads)
     if config.model_type == "gpt2":
         writer.add_feed_forward_length(config.n_inner or 4 * config.hidden_size)
@@ -133,6 +149,16 @@ def write_hyperparameters(writer: Any, config: Any, place: str) -> None:
         writer.add_rope_freq_base_swa(ropes["sliding_attention"]["rope_theta"])
         ropes = dict(ropes["full_attention"])
     writer.add_rope_freq_base(ropes["rope_theta"])
+    if config.model_type == "gemma2":
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping or 0.0)
+        writer.add_final_logit_softcapping(config.final_logit_softcapping or 0.0)
+        by_turns = [("sliding_attention", "full_attention")[number % 2] for number in range(config.num_hidden_layers)]
+        if list(config.layer_types) != by_turns:
+            raise HalfpintError(
+                f"{place}: layer_types", wanted="sliding and full attention by turns, as llama.cpp has it",
+                got=", ".join(config.layer_types),
+            )  # fmt: skip
     if config.model_type == "gemma3_text":
         writer.add_sliding_window(config.sliding_window)
         full = [number for number, kind in enumerate(config.layer_types) if kind == "full_attention"]
@@ -149,6 +175,18 @@ def write_hyperparameters(writer: Any, config: Any, place: str) -> None:
         writer.add_rope_scaling_factor(ropes["factor"])
     elif kind not in ("default", "llama3"):
         raise SettingError(f"{place}: rope_parameters", wanted="rope_type default, linear or llama3", got=str(kind))
+
+
+def _write_by_layer(writer: Any, config: Any) -> None:
+    """The numbers of an OpenELM, whose layers differ; its angles and norms are those of all such models."""
+    writer.add_head_count(config.num_query_heads)
+    writer.add_head_count_kv(config.num_kv_heads)
+    writer.add_feed_forward_length(config.ffn_widths())
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_freq_base(float(config.rope_freq_constant))
 
 
 def rope_factors(config: Any) -> Array | None:

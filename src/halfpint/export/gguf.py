@@ -57,7 +57,7 @@ _LARGEST_HALF = 65504.0
 @dataclass(frozen=True)
 class _Tensor:
     """A tensor to write: where it is from, under which names, its shape (values) and type; odd: not that asked for;
-    coded: it is in blocks already."""
+    coded: it is in blocks already; part: which of so many equal runs of the source's rows it is."""
 
     file: Path
     source: str
@@ -66,6 +66,11 @@ class _Tensor:
     type: str
     is_odd: bool
     is_coded: bool = False
+    part: tuple[int, int] = (0, 1)
+
+    def of(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Its rows of the source's."""
+        return np.split(values, self.part[1])[self.part[0]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +165,9 @@ def _write(source: Path, target: Path, type_: str, log: Log) -> dict[str, int]:
             for tensor, values in _values(plan):
                 bar.advance()
                 if tensor.is_coded:
-                    writer.write_tensor_data(_rows_in_place(architecture, tensor, values, config))
+                    writer.write_tensor_data(tensor.of(_rows_in_place(architecture, tensor, values, config)))
                     continue
-                laid = architecture.layout(tensor.source, values, config)
+                laid = tensor.of(architecture.layout(tensor.source, values, config))
                 if tensor.type == "F16" and np.abs(laid).max() > _LARGEST_HALF:
                     raise HalfpintError(
                         f"{source}: {tensor.source}", wanted=f"weights up to {_LARGEST_HALF:,.0f}", got="larger ones",
@@ -193,24 +198,32 @@ def _plan(source: Path, config: Any, architecture: Architecture, type_: str) -> 
     for file in _files(source):
         with need("safetensors", "exporting to GGUF").safe_open(file, framework="pt") as held:
             for name in held.keys():  # noqa: SIM118 - no dict
-                found = names.get_name(name, try_suffixes=(".weight", ".bias"))
-                if found is None and name.endswith(_BUFFERS):
+                found, shares = names.get_name(name, try_suffixes=(".weight", ".bias")), 1
+                ends = next((ends for end, ends in architecture.fused.items() if name.endswith(end)), ())
+                if ends:
+                    shares = len(ends)
+                elif found is None and name.endswith(_BUFFERS):
                     continue
-                if found is None:
+                elif found is None:
                     raise HalfpintError(str(source), wanted="tensors that llama.cpp knows", got=f"one named {name}")
                 if found == "output.weight" and config.tie_word_embeddings:
                     continue  # llama.cpp takes the embeddings where it is missing
                 shape = architecture.shape(name, tuple(held.get_slice(name).get_shape()))
-                if name in coded:
-                    kind = coded[name].upper()
-                    plan.append(_Tensor(file, name, found, shape, kind, is_odd=False, is_coded=True))
-                    continue
-                wanted = embeddings if found in ("token_embd.weight", "output.weight") else matrices
-                if len(shape) < 2 or found == "position_embd.weight":
-                    plan.append(_Tensor(file, name, found, shape, "F32", is_odd=False))
-                else:
-                    is_odd = wanted not in ("F32", "F16") and shape[-1] % _BLOCK > 0
-                    plan.append(_Tensor(file, name, found, shape, "F16" if is_odd else wanted, is_odd))
+                shape = (shape[0] // shares, *shape[1:])
+                layer = next((word for word in name.split(".") if word.isdigit()), "")
+                for share, own in enumerate([f"blk.{layer}.{end}" for end in ends] or [str(found)]):
+                    part = share, shares
+                    if name in coded:
+                        kind = coded[name].upper()
+                        plan.append(_Tensor(file, name, own, shape, kind, is_odd=False, is_coded=True, part=part))
+                        continue
+                    wanted = embeddings if own in ("token_embd.weight", "output.weight") else matrices
+                    if len(shape) < 2 or own == "position_embd.weight":
+                        plan.append(_Tensor(file, name, own, shape, "F32", is_odd=False))
+                    else:
+                        is_odd = wanted not in ("F32", "F16") and shape[-1] % _BLOCK > 0
+                        kind = "F16" if is_odd else wanted
+                        plan.append(_Tensor(file, name, own, shape, kind, is_odd, part=part))
     return plan
 
 
