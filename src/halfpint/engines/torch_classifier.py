@@ -14,6 +14,7 @@ from halfpint.engines import softmax
 from halfpint.lookup import task_of
 from halfpint.models.architectures import need_transformers
 from halfpint.models.heads import head_in
+from halfpint.models.weights import open_whole
 from halfpint.outputs import Encoded, Outputs, per_text
 from halfpint.task import label_task
 from halfpint.tokenizers.batching import collate, length_batches
@@ -32,7 +33,7 @@ def load_model(folder: Path) -> Any:
     kind = head_in(folder).AUTO
     if (folder / SPARSE_FILE).is_file():
         return open_sparse(folder, kind)
-    return kind.from_pretrained(folder, dtype="float32", local_files_only=True).eval()
+    return open_whole(kind, folder)
 
 
 def tensors(

@@ -25,6 +25,7 @@ from halfpint.engines._writing import Writer
 from halfpint.errors import HalfpintError, SettingError, need
 from halfpint.models.architectures import need_transformers
 from halfpint.models.sizes import CAUSAL, MASKED, resolve
+from halfpint.models.weights import open_whole
 from halfpint.tokenizers.batching import length_batches, pad
 from halfpint.tokenizers.load import open_tokenizer
 from halfpint.tokenizers.token_bytes import token_bytes
@@ -37,7 +38,11 @@ _TEXTS_AT_ONCE, _TEXTS_WITH_STATES = 512, 16
 
 
 def load_model(folder: Path, objective: str) -> Any:
-    """The language model in `folder` in evaluation mode, fp32, on the CPU."""
+    """The language model in `folder` in evaluation mode, fp32, on the CPU.
+
+    Raises:
+        HalfpintError: its weights are not those that its configuration describes.
+    """
     transformers = need_transformers("a language model that was not exported yet")
     transformers.utils.logging.disable_progress_bar()
     kind = transformers.AutoModelForMaskedLM if objective == MASKED else transformers.AutoModelForCausalLM
@@ -48,7 +53,7 @@ def load_model(folder: Path, objective: str) -> Any:
         return open_sparse(folder, kind)
     if is_compressed(folder):
         return open_compressed(folder, kind)
-    return kind.from_pretrained(folder, dtype="float32", local_files_only=True).eval()
+    return open_whole(kind, folder)
 
 
 def empty_model(folder: Path) -> Any:

@@ -10,12 +10,13 @@ import importlib
 import importlib.util
 import logging
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from halfpint import registry
-from halfpint.errors import need
+from halfpint.errors import HalfpintError, need
 
 _LINE = re.compile(rb'^ARCHITECTURE = "(\w+)"', re.MULTILINE)
 
@@ -55,3 +56,21 @@ def need_transformers(what: str) -> Any:
     logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
     register()
     return transformers
+
+
+def refuse_foreign(config: Mapping[str, Any], place: str) -> None:
+    """Refuse a model that brings the program of its architecture along and is of none that is known here.
+
+    Raises:
+        HalfpintError: such a one. Of a known architecture the weights are opened without that program.
+    """
+    if "auto_map" not in config:
+        return
+    name = str(config.get("model_type"))
+    if name not in need_transformers("a model that brings code").models.auto.configuration_auto.CONFIG_MAPPING:
+        raise HalfpintError(
+            place, wanted="an architecture that transformers or halfpint knows", got=f"{name!r}, with code of its own",
+            said=f"{place}: the architecture {name!r} is known only to the code in the model's folder, and halfpint "
+            "runs no code from a model's folder: it could do anything. Take a model of a known architecture; a package "
+            "that you trust can add one (see CONTRIBUTING.md).",
+        )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from halfpint.bundle import Bundle, Kind, read_json, without_kernels, write_json
 from halfpint.errors import HalfpintError
+from halfpint.models.architectures import refuse_foreign
 from halfpint.models.sources import locate
 from halfpint.stage import Stage, Work
 
@@ -38,6 +39,7 @@ class Pull(Stage):
                 str(folder), wanted="config.json with a model_type, and model.safetensors", got="a folder without",
                 todo="Give a Hugging Face model with safetensors weights.",
             )  # fmt: skip
+        refuse_foreign(config, str(folder / "config.json"))
         with self.new_bundle(work) as (target, card):
             write_json(target / "config.json", without_kernels(config))
             for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json"):

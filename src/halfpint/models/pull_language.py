@@ -14,6 +14,7 @@ from halfpint.bundle import CARD, REPORTS, Bundle, Kind, new_bundle, open_bundle
 from halfpint.errors import HalfpintError
 from halfpint.files import refuse_unreadable_name
 from halfpint.lookup import text_task
+from halfpint.models.architectures import refuse_foreign
 from halfpint.models.known import names_of
 from halfpint.models.sources import SOURCE, cache_folder, locate
 from halfpint.progress import Log
@@ -55,6 +56,7 @@ def pull_language(base: str, target: Path, log: Log) -> Bundle:
     parent = open_bundle(folder) if (folder / CARD).is_file() else None
     engine = parent.card.get("engine") if parent else "torch_lm"
     config = read_json(folder / "config.json")
+    refuse_foreign(config, str(folder / "config.json"))
     kinds = [str(name) for name in config.get("architectures") or []]
     if engine != "torch_lm" or (kinds and not any(part in name for name in kinds for part in _WRITES)):
         raise HalfpintError(
