@@ -18,6 +18,7 @@ from halfpint.bundle import Bundle, Kind, read_json
 from halfpint.errors import HalfpintError, SettingError, nearest, need, need_installed
 from halfpint.export._gate import run_gate
 from halfpint.export._gguf_architectures import (
+    ARCHITECTURES,
     Architecture,
     architecture_of,
     need_known,
@@ -125,6 +126,11 @@ class Gguf(Stage):
             card["engine"] = "llama_cpp"
             card["stages"].append(self.entry(started, tensors=types, parity=parity))
         return Bundle(work.target)
+
+
+def is_written(model_type: str) -> bool:
+    """Whether models of an architecture can be written as GGUF here."""
+    return model_type in ARCHITECTURES
 
 
 def _opened(source: Path) -> tuple[Any, Architecture, GgufTokenizer]:

@@ -45,7 +45,9 @@ def _model(plan: Mapping[str, Any]) -> list[str]:
     head = ("serving", "memory", "file", "reads", "writes" if writes else "", "")
     rows = [_serving(one) for one in plan["serving"]]
     lines += [*_table((head, *rows))]
-    if not encoder and not writes:
+    if not model["in_llama_cpp"] and not encoder:
+        lines.append(f"  (llama.cpp has no {model['architecture']}: PyTorch runs it, whose speed is not foretold)")
+    elif not encoder and not writes:
         lines.append("  (llama.cpp is not installed, so its speed is unknown: pip install 'halfpint[gguf]')")
     if not encoder:
         lines.append(f"  keys and values for {plan['serving_context']:,} tokens are in it; speeds in tokens per second")

@@ -13,9 +13,11 @@ from typing import Any
 
 from halfpint.energy import modelled
 from halfpint.errors import HalfpintError
+from halfpint.export.gguf import is_written
 from halfpint.machine import available_disk_bytes, cores, memory_bytes
 from halfpint.machine_speed import MachineSpeed, measured, speed_kept
 from halfpint.models import serving_cost
+from halfpint.models.architectures import own
 from halfpint.models.known_shape import Sized, known_shape, too_large
 from halfpint.models.serving_cost import LlamaSpeed
 from halfpint.models.shape import Shape
@@ -197,20 +199,22 @@ def plan_of(
         serving_context: tokens that keys and values are kept for.
     """
     shape = known.shape
+    runs_there = shape.name not in own() or is_written(shape.name)  # llama.cpp has not all of halfpint's own
     trained = [training(shape, asked, rows, speed, room, lora=lora) for lora in ((False,) if trains else (False, True))]
     if shape.objective == MASKED:
         served = reading(shape, asked, speed, room)
     else:
-        served = [
-            serving(shape, kind, asked, llama.get(kind), serving_context, room) for kind in serving_cost.TYPES
-        ]  # fmt: skip
+        kinds = serving_cost.TYPES if runs_there else serving_cost.TYPES[:1]
+        found = llama if runs_there else {}
+        served = [serving(shape, kind, asked, found.get(kind), serving_context, room) for kind in kinds]
     disk = 2 * known.download_bytes + 4 * shape.parameters * (not known.is_here)
     return {
         "model": {
             "name": known.name, "architecture": shape.name, "objective": shape.objective,
             "parameters": shape.parameters, "layers": shape.layers, "width": shape.width, "heads": shape.heads,
             "kv_heads": shape.kv_heads, "vocabulary": shape.vocabulary, "context": shape.context,
-            "source": known.source, "is_rough": shape.is_rough, "is_here": known.is_here, "is_new": trains,
+            "in_llama_cpp": runs_there, "source": known.source,
+            "is_rough": shape.is_rough, "is_here": known.is_here, "is_new": trains,
         },
         "download": {
             "bytes": known.download_bytes, "disk_bytes": disk, "fits_disk": not room.disk or disk < room.disk
