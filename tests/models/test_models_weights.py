@@ -61,6 +61,23 @@ def test_a_tensor_of_another_shape_is_named(saved: tuple[Path, str]) -> None:
     assert name in str(caught.value) and "in place of" in str(caught.value)
 
 
+@pytest.mark.parametrize(("arch", "layers"), [("llama", "num_hidden_layers"), ("gpt2", "n_layer")])
+def test_a_layer_too_many_is_named(arch: str, layers: str, tmp_path: Path) -> None:
+    """And what is no part of a layer, such as a buffer of earlier versions, is left alone."""
+    model_type, objective = sizes.resolve(arch)
+    settings, _ = sizes.size_dial(arch, 250_000, 300, 32)
+    sizes.new_model(model_type, settings).save_pretrained(tmp_path)
+    tensors = safetensors.load_file(tmp_path / "model.safetensors")
+    safetensors.save_file(
+        {**tensors, "pooler.weight": torch.zeros(2)}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
+    assert load_model(tmp_path, objective) is not None
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, layers: config[layers] - 1}), encoding="utf-8")
+    with pytest.raises(HalfpintError, match="that it does not have"):
+        load_model(tmp_path, objective)
+
+
 def test_tensors_of_another_model_are_named(tmp_path: Path) -> None:
     model_type, objective = sizes.resolve("llama")
     settings, _ = sizes.size_dial("llama", 250_000, 300, 32)

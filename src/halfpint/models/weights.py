@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,15 @@ def open_whole(kind: Any, folder: Path) -> Any:
         str(name): f"{tuple(held)} in place of {tuple(wanted)}" for name, held, wanted in found["mismatched_keys"]
     }
     missing = sorted(set(map(str, found["missing_keys"])) - set(shapes))
-    if not missing and not shapes:
+    # A head or buffer that this model has not may lie beside it; a layer more is a sign of another configuration.
+    forms = {re.sub(r"\d+", "0", name) for name in model.state_dict()}
+    unknown = sorted(map(str, found["unexpected_keys"]))
+    if not missing and not shapes and not any(re.sub(r"\d+", "0", name) in forms for name in unknown):
         return model.eval()
     said = [f"{len(missing)} missing ({_some(missing)})"] if missing else []
     said += [f"{len(shapes)} of another shape ({_some([f'{name}: {one}' for name, one in shapes.items()])})"] * bool(
         shapes
     )
-    unknown = sorted(map(str, found["unexpected_keys"]))
     said += [f"{len(unknown)} that it does not have ({_some(unknown)})"] * bool(unknown)
     raise HalfpintError(
         str(folder), wanted=f"the weights of a {model.config.model_type} as its config.json describes it",
