@@ -72,6 +72,7 @@ def test_what_cannot_be_is_said(run: Callable[..., Any]) -> None:
         ({"context": 500}, "context must be at most the model's 96 tokens"),
         ({"lora_targets": "q_proj"}, "lora_targets must be lora = true"),
         ({"packing": "tight"}, "packing must be stream, fit or alone"),
+        ({"packing": "segments"}, "packing must be stream, fit or alone"),
     ):
         with pytest.raises(HalfpintError, match=message):
             run(replace(TINY, **change))

@@ -369,7 +369,7 @@ def test_parts_of_a_batch_are_the_batch(
         ({"objective": "causel"}, "Did you mean 'causal'"),
         ({"objective": "masked"}, "reads from left to right"),
         ({"arch": "bert", "objective": "causal"}, "reads in both directions"),
-        ({"packing": "tight"}, "packing must be stream, fit or alone"),
+        ({"packing": "tight"}, "packing must be stream, fit, alone or segments"),
         ({"tokenizer": "bppe"}, "Did you mean 'bpe'"),
         ({"vocabulary": 30_000}, "The text is too short for a vocabulary of 30,000 tokens: it has "),
         ({"size": "20k", "vocabulary": 1000}, "size: expected a llama of about 20k"),

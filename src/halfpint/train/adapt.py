@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from halfpint.bundle import Bundle, Kind, copy_files
+from halfpint.data.packing import MODES
 from halfpint.data.token_store import TokenStore, write_tokens
 from halfpint.engines.torch_lm import load_model
-from halfpint.errors import HalfpintError, SettingError, need
+from halfpint.errors import HalfpintError, SettingError, nearest, need
 from halfpint.lookup import text_task
 from halfpint.models.sizes import CAUSAL, resolve, shown_parameters
 from halfpint.stage import Stage, Work
@@ -225,7 +226,16 @@ class Adapt(lora.LoRA, Training, Stage):
         return found[0], found[1]
 
     def _rows_of(self, context: int) -> Pretrain:
-        """What pre-training would do with these settings: its rows, its plan and its way to judge."""
+        """What pre-training would do with these settings: its rows, its plan and its way to judge.
+
+        Raises:
+            SettingError: a packing that there is not, or that is for reading on from step to step.
+        """
+        if self.packing not in MODES:
+            raise SettingError(
+                f"{self.use}: packing", wanted=", ".join(MODES[:-1]) + f" or {MODES[-1]}", got=repr(self.packing),
+                todo=nearest(self.packing, MODES),
+            )  # fmt: skip
         rate = self.learning_rate or (_LORA_RATE if self.lora else _FULL_RATE)
         return Pretrain(
             **vars(self.with_rate(rate)), context=context, packing=self.packing, tokens=self.tokens,
