@@ -78,6 +78,16 @@ def test_a_layer_too_many_is_named(arch: str, layers: str, tmp_path: Path) -> No
         load_model(tmp_path, objective)
 
 
+def test_biases_that_the_configuration_leaves_out_are_named(tmp_path: Path) -> None:
+    model_type, objective = sizes.resolve("llama")
+    settings, _ = sizes.size_dial("llama", 250_000, 300, 32)
+    sizes.new_model(model_type, {**settings, "attention_bias": True}).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "attention_bias": False}), encoding="utf-8")
+    with pytest.raises(HalfpintError, match=r"does not have \(model\.layers\.0\.self_attn\.k_proj\.bias"):
+        load_model(tmp_path, objective)
+
+
 def test_tensors_of_another_model_are_named(tmp_path: Path) -> None:
     model_type, objective = sizes.resolve("llama")
     settings, _ = sizes.size_dial("llama", 250_000, 300, 32)

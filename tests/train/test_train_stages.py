@@ -366,6 +366,6 @@ def test_weights_with_and_without_a_prefix(bundles: Callable[[str], Bundle], tmp
     for key, tensor in ours.state_dict().items():
         assert tensor.equal(theirs.state_dict()[key]), key
     assert np.array_equal(logits(ours, texts), np.zeros((2, 2)))  # a new head says nothing yet
-    with pytest.raises(HalfpintError, match=r"a file without encoder\.layer\.1"):
+    with pytest.raises(HalfpintError, match=r"16 missing \(encoder\.layer\.1"):
         encoders.new_classifier(Bundle(head["lacking"]), TASK, ["a", "b"], 16, 0.0)
     assert open_bundle(plain.path)

@@ -11,6 +11,7 @@ from halfpint.bundle import Bundle, Kind
 from halfpint.errors import HalfpintError
 from halfpint.models.architectures import need_transformers
 from halfpint.models.sizes import MASKED, resolve
+from halfpint.models.weights import open_whole
 from halfpint.stage import Stage, Work
 
 
@@ -38,7 +39,7 @@ class Encoder(Stage):
             )  # fmt: skip
         transformers = need_transformers("an encoder")
         transformers.utils.logging.disable_progress_bar()
-        model = transformers.AutoModelForMaskedLM.from_pretrained(bundle.path, dtype="float32", local_files_only=True)
+        model = open_whole(transformers.AutoModelForMaskedLM, bundle.path)
         with self.new_bundle(work, bundle) as (folder, card):
             model.base_model.save_pretrained(folder)
             for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,28 +51,57 @@ def open_whole(kind: Any, folder: Path) -> Any:
         )
     finally:
         logging.set_verbosity(level)
-    shapes = {
-        str(name): f"{tuple(held)} in place of {tuple(wanted)}" for name, held, wanted in found["mismatched_keys"]
-    }
-    missing = sorted(set(map(str, found["missing_keys"])) - set(shapes))
-    # A head or buffer that this model has not may lie beside it; a layer more is a sign of another configuration.
-    forms = {re.sub(r"\d+", "0", name) for name in model.state_dict()}
-    unknown = sorted(map(str, found["unexpected_keys"]))
-    if not missing and not shapes and not any(re.sub(r"\d+", "0", name) in forms for name in unknown):
-        return model.eval()
+    shapes = {str(name): _in_place(held, wanted) for name, held, wanted in found["mismatched_keys"]}
+    missing = set(map(str, found["missing_keys"])) - set(shapes)
+    # A head or a buffer that this model has not may lie beside it; weights of parts that it has are another model's.
+    parts = {re.sub(r"\d+", "0", name) for name, _ in model.named_modules() if name}
+    buffers = {name for name, _ in model.named_buffers()}
+    unknown = set(map(str, found["unexpected_keys"])) - buffers
+    if not missing and not shapes:
+        unknown = {name for name in unknown if re.sub(r"\d+", "0", name.rpartition(".")[0]) in parts}
+    refuse_other(str(folder), model.config.model_type, missing, shapes, unknown)
+    return model.eval()
+
+
+def refuse_other(
+    place: str, what: str, missing: Collection[str], shapes: Mapping[str, str], unknown: Collection[str] = ()
+) -> None:
+    """Refuse weights that are not those of a model's configuration; some of them are named.
+
+    Args:
+        what: the architecture; missing: names that are not there.
+        shapes: names with the shape that is there and the one that should be; unknown: names that it has no place for.
+
+    Raises:
+        HalfpintError: there are any.
+    """
     said = [f"{len(missing)} missing ({_some(missing)})"] if missing else []
-    said += [f"{len(shapes)} of another shape ({_some([f'{name}: {one}' for name, one in shapes.items()])})"] * bool(
-        shapes
-    )
-    said += [f"{len(unknown)} that it does not have ({_some(unknown)})"] * bool(unknown)
-    raise HalfpintError(
-        str(folder), wanted=f"the weights of a {model.config.model_type} as its config.json describes it",
-        got=", ".join(said), todo="Copy or make the model again: its weights and its config.json are of two models.",
-    )  # fmt: skip
+    if shapes:
+        said.append(f"{len(shapes)} of another shape ({_some([f'{name}: {one}' for name, one in shapes.items()])})")
+    if unknown:
+        said.append(f"{len(unknown)} that it does not have ({_some(unknown)})")
+    if said:
+        raise HalfpintError(
+            place, wanted=f"the weights of a {what} as its config.json describes it", got=", ".join(said),
+            todo="Copy or make the model again: its weights and its config.json are of two models.",
+        )  # fmt: skip
 
 
-def _some(names: Sequence[str]) -> str:
+def other_shapes(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:
+    """Of tensors that both have, those whose shapes differ, with both shapes in words."""
+    both = [name for name in wanted if name in held]
+    return {
+        name: _in_place(held[name].shape, wanted[name].shape) for name in both if held[name].shape != wanted[name].shape
+    }
+
+
+def _in_place(held: Sequence[int], wanted: Sequence[int]) -> str:
+    return f"{tuple(held)} in place of {tuple(wanted)}"
+
+
+def _some(found: Collection[str]) -> str:
     """The first of some names."""
+    names = sorted(found)
     return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
 
 

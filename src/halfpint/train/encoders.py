@@ -15,8 +15,8 @@ import numpy.typing as npt
 from halfpint.bundle import Bundle, Kind, read_json
 from halfpint.engines import softmax
 from halfpint.engines.torch_classifier import load_model
-from halfpint.errors import HalfpintError
 from halfpint.models.heads import head_of
+from halfpint.models.weights import other_shapes, refuse_other
 from halfpint.outputs import Encoded, Ints, per_text
 from halfpint.stage import Work
 from halfpint.task import LabelTask, Task
@@ -38,13 +38,10 @@ def new_classifier(encoder: Bundle, task: Task[Any], labels: Sequence[str], max_
     weights = load_file(encoder.path / "model.safetensors")
     prefix = encoder.config["model_type"] + "."
     weights = {name.removeprefix(prefix): tensor.float() for name, tensor in weights.items()}
-    wanted = set(model.encoder.state_dict())
-    missing = wanted - set(weights)
-    if missing:
-        raise HalfpintError(
-            str(encoder.path), wanted=f"weights of a {encoder.config['model_type']} encoder",
-            got=f"a file without {sorted(missing)[0]} and {len(missing) - 1} more", todo="Give another base model.",
-        )  # fmt: skip
+    wanted = model.encoder.state_dict()
+    refuse_other(
+        str(encoder.path), encoder.config["model_type"], set(wanted) - set(weights), other_shapes(weights, wanted)
+    )  # fmt: skip
     model.encoder.load_state_dict({name: weights[name] for name in wanted})
     return model.eval()
 
