@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from halfpint.bundle import Kind
-from halfpint.models.known import ENCODER_DECODER, Known, cache_bytes, known_models, served_bytes, sources
+from halfpint.models.known import ENCODER_DECODER, Known, known_models, sources
+from halfpint.models.known_shape import served
 
 Table = Callable[[tuple[str, ...], Sequence[tuple[str, ...]]], list[str]]
 CONTEXT = 4096
@@ -72,11 +73,12 @@ def _row(model: Known) -> tuple[str, ...]:
     places = {"Ollama": model.ollama, "NVIDIA NIM": model.nim, "Azure": model.azure}
     count = model.languages_in_all or len(model.languages)
     listed = ", ".join(model.languages)
-    plus = "+" if cache_bytes(model, CONTEXT) is None else ""
+    costs = served(model, "8-bit", CONTEXT)
+    plus = "+" if costs.cache is None else ""
     return (
         f"`{model.name}`",
         f"{'' if model.exact else '~'}{model.parameters:,}",
-        f"{served_bytes(model, '8-bit', CONTEXT) / 1e9:.2f}{plus}",
+        f"{costs.memory / 1e9:.2f}{plus}",
         model.licence + marks.get(model.commercial, ""),
         f"{model.context:,}" if model.context else "unknown",
         (listed if 0 < len(model.languages) == count <= 8 else str(count)) if count else "unknown",

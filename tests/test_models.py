@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
+from halfpint import machine_speed
 from halfpint.commands.models import ListModels, Models, OneModel
 from halfpint.errors import HalfpintError
-from halfpint.models import known
 from halfpint.models.known import Known, known_models
+from halfpint.models.known_shape import served
 from halfpint.progress import Log
 
 
 @pytest.fixture(autouse=True)
 def rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that reads 10 GB a second: what is shown does not depend on this one."""
-    monkeypatch.setattr(known, "memory_bandwidth", lambda: 1e10)
+    monkeypatch.setattr(machine_speed, "read_rate", lambda: 1e10)
     monkeypatch.setenv("COLUMNS", "80")
 
 
@@ -48,11 +49,11 @@ def test_each_filter_keeps_what_it_names() -> None:
     assert names(listed(licence="mit")) == all_with(lambda model: model.licence == "MIT")
     assert names(listed(language="de")) == all_with(lambda model: "de" in model.languages)
     small = names(listed(max_ram="500MB", context=1000))
-    assert small == all_with(lambda model: known.served_bytes(model, "8-bit", 1000) <= 500_000_000)
+    assert small == all_with(lambda model: served(model, "8-bit", 1000).memory <= 500_000_000)
     assert small < names(listed(max_ram="500MB", type="4-bit", context=1000))
 
     def is_fast(model: Known) -> bool:
-        return model.kind != "encoder" and 1e10 / known.read_bytes(model, "8-bit") >= 20
+        return model.kind != "encoder" and 1e10 / served(model, "8-bit", 4096).read >= 20
 
     assert names(listed(min_tokens_per_s=20.0)) == all_with(is_fast)
     both = names(listed(task="chat", language="de", max_ram="2GB"))

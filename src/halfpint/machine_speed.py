@@ -1,6 +1,6 @@
 """How fast this machine is now: matrix products by type, element by element work, memory and disk, measured briefly.
 
-The rates are what forecasts of time are made from (`models/forecast.py`). They are means over a while, not the best of
+The rates are what forecasts of time are made from (`train/forecast.py`). They are means over a while, not the best of
 many: a machine that does other things meanwhile is slower by just what they take, and so is the forecast.
 """
 
@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -141,11 +142,11 @@ def measured(folder: Path, busy: float = 0.0, *, share: float = 1.0, disk: bool 
         gram = group @ group.mT
         return group + (gram + gram @ gram) @ group
 
-    held, read = torch.ones(_VALUES), torch.ones(_READ_VALUES if share >= 1 else _QUICK_VALUES)
+    held = torch.ones(_VALUES)
     with torch.no_grad():
         rates["group"] = multiplied / pace(turn, seconds["group"])
         rates["values"] = _VALUES / pace(lambda: held + held, seconds["values"])
-        rates["memory"] = 4.0 * read.numel() / pace(lambda: torch.dot(read, read), seconds["memory"])
+    rates["memory"] = read_rate(seconds["memory"], _READ_VALUES if share >= 1 else _QUICK_VALUES)
     write, again = _disk(folder) if disk else (0.0, 0.0)
     return MachineSpeed(
         fp32_flops=rates["fp32"], bf16_flops=rates["bf16"], int8_ops=rates["int8"], group_flops=rates["group"],
@@ -175,6 +176,19 @@ def matrix_rates(share: float = 1.0) -> dict[str, float]:
         except (RuntimeError, NotImplementedError, AttributeError):
             rates["int8"] = 0.0
     return rates
+
+
+def read_rate(seconds: float = _PARTS_S["memory"], values: int = _QUICK_VALUES) -> float:
+    """Bytes per second that all cores together read from memory, the mean over about so many seconds.
+
+    Args:
+        values: fp32 values that are read each time: more than caches hold.
+    """
+    import numpy as np
+
+    parts = np.array_split(np.ones(values, dtype=np.float32), cores())
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return 4.0 * values / pace(lambda: list(pool.map(np.max, parts)), seconds)
 
 
 def pace(work: Callable[[], object], seconds: float) -> float:

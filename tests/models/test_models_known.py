@@ -12,8 +12,10 @@ import pytest
 
 from halfpint.bundle import Kind
 from halfpint.errors import HalfpintError, SettingError
+from halfpint.machine_speed import read_rate
 from halfpint.models import known, sources
 from halfpint.models.known import BITS, COMMERCIAL, ENCODER_DECODER, UNKNOWN, Known, known_models
+from halfpint.models.known_shape import served
 from halfpint.models.shards import INDEX, merge_shards
 from halfpint.progress import Log
 
@@ -133,35 +135,38 @@ def made(**facts: object) -> Known:
 
 
 def test_memory_follows_from_parameters_and_shape() -> None:
+    """A file holds each weight once, by its type, and 24 bytes of text for each token; by hand."""
     model = made()
-    assert known.weight_bytes(model, "16-bit") == 2_000_000
-    assert known.weight_bytes(model, "8-bit") == 1_062_500
-    assert known.weight_bytes(model, "4-bit") == round((900_000 * 4.5 + 100_000 * 6.5625) / 8)
+    text = 24 * 1000
+    assert served(model, "16-bit", 500).weights == 2_000_000 + text
+    assert served(model, "8-bit", 500).weights == 1_062_500 + text
+    assert served(model, "4-bit", 500).weights == int((900_000 * 18 + 100_000 * 34) / 32) + text  # the table in 8 bits
     # keys and values, 2 bytes, 10 layers, 2 heads of 8
-    assert known.cache_bytes(model, 500) == 2 * 2 * 10 * 2 * 8 * 500
-    assert known.cache_bytes(model, 5000) == known.cache_bytes(model, 1000), "no longer than its context"
-    assert known.served_bytes(model, "8-bit", 500) == 1_062_500 + 320_000
+    assert served(model, "8-bit", 500).cache == 2 * 2 * 10 * 2 * 8 * 500
+    assert served(model, "8-bit", 5000).cache == served(model, "8-bit", 1000).cache, "no longer than its context"
+    assert served(model, "8-bit", 500).memory == 1_062_500 + text + 320_000
     windowed = made(shape={**model.shape, "window": 100, "window_layers": 6})
-    assert known.cache_bytes(windowed, 500) == 2 * 2 * 2 * 8 * (4 * 500 + 6 * 100)
-    assert known.cache_bytes(made(shape={"layers": 10, "attention_layers": 0}), 500) == 0
-    assert known.cache_bytes(made(shape={"layers": 10}), 500) is None
-    assert known.served_bytes(made(shape={}), "16-bit", 500) == 2_000_000
-    assert known.cache_bytes(made(kind=str(Kind.ENCODER), shape={}), 500) == 0
+    assert served(windowed, "8-bit", 500).cache == 2 * 2 * 2 * 8 * (4 * 500 + 6 * 100)
+    assert served(made(shape={"layers": 10, "attention_layers": 0}), "8-bit", 500).cache == 0
+    unknown = served(made(shape={"layers": 10}), "8-bit", 500)
+    assert unknown.cache is None and unknown.memory == unknown.weights
+    assert served(made(shape={}), "16-bit", 500).memory == 2_000_000 + 24 * 2048  # the usual vocabulary of its size
+    assert served(made(kind=str(Kind.ENCODER), shape={}), "8-bit", 500).cache == 0
 
 
-def test_speed_is_one_reading_of_what_each_token_needs() -> None:
+def test_what_each_token_reads() -> None:
     tied = made()
     untied = made(shape={**tied.shape, "tied": False})
-    assert known.read_bytes(tied, "16-bit") == 2_000_000
-    assert known.read_bytes(untied, "16-bit") == 1_800_000, "the table of the input is looked up, not read"
-    assert known.tokens_per_s(2_000_000, 1e9) == 500
+    assert abs(served(tied, "16-bit", 1).read - 2_000_000) < 2_000_000 * 0.02
+    assert abs(served(untied, "16-bit", 1).read - 1_800_000) < 1_800_000 * 0.02, "the table of the input is looked up"
+    assert served(made(kind=str(Kind.ENCODER)), "16-bit", 1).read == 0
     for kind in BITS:
-        assert 0 < known.read_bytes(untied, kind) < known.weight_bytes(untied, kind)
+        assert 0 < served(untied, kind, 1).read < served(untied, kind, 1).weights
 
 
 def test_memory_is_read_at_some_rate() -> None:
     """A machine that reads less than 10 MB or more than 10 TB a second is none that we know."""
-    assert 1e7 < known.memory_bandwidth(0.05) < 1e13
+    assert 1e7 < read_rate(0.05) < 1e13
 
 
 def test_an_unknown_name_or_type_tells_the_nearest() -> None:

@@ -25,6 +25,7 @@ from halfpint.models.serving_cost import (
     weight_bytes,
 )
 from halfpint.models.shape import Shape, llama_like, shape_of, shape_of_config
+from halfpint.models.sizes import new_model, resolve, size_dial
 from halfpint.progress import Log
 from halfpint.search import planner
 from halfpint.search.planner import Asked, Room
@@ -77,6 +78,35 @@ def test_a_shape_is_counted_from_the_configuration_alone() -> None:
 def test_keys_and_values_by_hand() -> None:
     # Two (keys and values) x 30 layers x 3 heads x 64 values x 2 bytes: 23,040 bytes a token.
     assert cache_bytes(small(), 1) == 23_040 and cache_bytes(small(), 2048) == 2048 * 23_040
+
+
+def test_layers_with_a_window_keep_no_more_than_it() -> None:
+    config = {
+        "model_type": "gemma3_text", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "head_dim": 8,
+        "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 1, "sliding_window": 16,
+        "layer_types": [*["sliding_attention"] * 5, "full_attention"],
+    }  # fmt: skip
+    shape = shape_of_config(config, "here")
+    assert (shape.keeping, shape.windowed, shape.window) == (6, 5, 16)
+    a_token = 2 * 1 * 8 * 2  # keys and values, one head of 8, two bytes
+    assert cache_bytes(shape, 10) == 6 * 10 * a_token and cache_bytes(shape, 100) == (5 * 16 + 100) * a_token
+
+
+def test_what_a_token_sees_is_what_its_architecture_lets_it_see() -> None:
+    """A Linformer's memory grows with the length as its k does, not with its square: a long context is not refused."""
+
+    def shape(arch: str, context: int) -> Shape:
+        settings, _ = size_dial(arch, 30_000_000, 4096, context)
+        return shape_of(new_model(resolve(arch)[0], settings, meta=True))
+
+    assert shape("llama", 512).keys_seen(512) == 512
+    assert shape("transformer-xl", 512).keys_seen(512) == 2 * 512  # the memory and the segment
+    assert shape("linformer", 16_384).keys_seen(16_384) == 256
+    causal = shape("linformer-causal", 16_384)
+    assert causal.keys_seen(16_384) == 2 * 128 + 16 * 128  # two chunks, and 16 of each of the 128 chunks
+    work = Work(rows=1, context=16_384, step_tokens=16_384)
+    projected, full = (forecast.training_bytes(shape(arch, 16_384), work) for arch in ("linformer", "bert"))
+    assert projected < 24e9 < full
 
 
 def test_bytes_of_weights_by_type() -> None:

@@ -47,7 +47,7 @@ def made(run_stage: Callable[..., Any], documents: Any) -> dict[str, tuple[Bundl
 def test_training_reads_on(made: dict[str, tuple[Bundle, Any]]) -> None:
     bundle = made["transformer-xl"][0]
     entry = bundle.card["stages"][-1]
-    assert entry["settings"]["packing"] == "segments" and bundle.config["mem_length"] == 16
+    assert entry["packing"] == "segments" and bundle.config["mem_length"] == 16
     curve = [float(row["loss"]) for row in entry["history"]]
     assert curve[-1] < curve[0]
 

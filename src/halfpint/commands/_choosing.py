@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from halfpint.bundle import Kind
 from halfpint.errors import SettingError, nearest
-from halfpint.models.known import Known, read_bytes, served_bytes, tokens_per_s
+from halfpint.models.known import Known
+from halfpint.models.known_shape import served
 from halfpint.search.limits import bytes_text
 from halfpint.terminal import amount
 
@@ -32,13 +32,12 @@ class Costs:
 
     def memory(self, model: Known) -> int:
         """Bytes of weights and cache."""
-        return served_bytes(model, self.kind, self.context)
+        return served(model, self.kind, self.context).memory
 
     def speed(self, model: Known) -> float | None:
         """The most tokens a second that it writes; None of a model that writes none."""
-        if model.kind == Kind.ENCODER:
-            return None
-        return tokens_per_s(read_bytes(model, self.kind), self.bandwidth)
+        read = served(model, self.kind, self.context).read
+        return self.bandwidth / read if read else None
 
 
 @dataclass(frozen=True)

@@ -183,17 +183,18 @@ class ListModels(Command):
     def run(self, log: Log) -> Models | OneModel:
         """Look, and measure how fast memory is read."""
         from halfpint.commands._choosing import Costs, kept
-        from halfpint.models.known import check_type, find_known, known_models, memory_bandwidth
+        from halfpint.machine_speed import read_rate
+        from halfpint.models.known import check_type, find_known, known_models
 
         kind = check_type(self.type)
         if self.name:
             model = find_known(self.name)
             filters = (one.name for one in settings_of(type(self)) if one.name not in _COSTING)
             self.refuse(*filters, wanted="a list of models", got=f"one, {self.name!r}", todo="Leave the name out.")
-            return OneModel(model, Costs(kind, self.context, memory_bandwidth()))
+            return OneModel(model, Costs(kind, self.context, read_rate()))
         models = tuple(known_models().values())
         self._filters(models, Costs(kind, self.context, 1.0))  # a value that cannot be is told before time is spent
-        costs = Costs(kind, self.context, memory_bandwidth())
+        costs = Costs(kind, self.context, read_rate())
         asked = self._filters(models, costs)
         left, missed = kept(models, asked)
         ordered = tuple(sorted(left, key=lambda one: (one.parameters, one.name)))
@@ -218,10 +219,10 @@ class ListModels(Command):
 
 
 def _row(model: Known, costs: Costs) -> tuple[str, ...]:
-    from halfpint.models.known import cache_bytes
+    from halfpint.models.known_shape import served
 
     speed = costs.speed(model)
-    plus = "+" if cache_bytes(model, costs.context) is None else ""
+    plus = "+" if served(model, costs.kind, costs.context).cache is None else ""
     about = "" if model.exact else "~"
     return (
         model.name, about + _short(model.parameters), _bytes(costs.memory(model)) + plus,
@@ -238,7 +239,8 @@ def _facts(model: Known, costs: Costs) -> dict[str, Any]:
 def _costs(model: Known, costs: Costs) -> dict[str, dict[str, Any]]:
     """Type -> memory and speed; the cache is null where the shape does not tell it."""
     from halfpint.commands._choosing import Costs
-    from halfpint.models.known import BITS, cache_bytes, weight_bytes
+    from halfpint.models.known import BITS
+    from halfpint.models.known_shape import served
 
     found = {}
     for kind in BITS:
@@ -246,8 +248,8 @@ def _costs(model: Known, costs: Costs) -> dict[str, dict[str, Any]]:
         speed = one.speed(model)
         found[kind] = {
             "memory_bytes": one.memory(model),
-            "weight_bytes": weight_bytes(model, kind),
-            "cache_bytes": cache_bytes(model, costs.context),
+            "weight_bytes": served(model, kind, costs.context).weights,
+            "cache_bytes": served(model, kind, costs.context).cache,
             "tokens_per_s": None if speed is None else round(speed, 2),
         }
     return found

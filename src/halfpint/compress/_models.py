@@ -22,7 +22,7 @@ from halfpint.models.architectures import need_transformers
 from halfpint.models.block_codes import read_types
 from halfpint.models.sizes import CAUSAL, parse_parameters, resolve, shown_parameters
 from halfpint.models.sparse_weights import SPARSE_FILE
-from halfpint.models.weights import DTYPES, WEIGHTS_FILE, as_held, header_of, weight_types
+from halfpint.models.weights import DTYPES, WEIGHTS_FILE, as_held, header_of, open_whole, weight_types
 from halfpint.stage import Work
 from halfpint.tokenizers.batching import length_batches, pad
 
@@ -146,12 +146,10 @@ def open_folder(folder: Path, kind: Kind) -> Any:
         model_type = str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
         return torch_lm.load_model(folder, resolve(model_type)[1])
     transformers.utils.logging.disable_progress_bar()
-    settings = {"dtype": "float32", "local_files_only": True}
     try:
-        model = transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False, **settings)
+        return open_whole(transformers.AutoModel, folder, add_pooling_layer=False)
     except TypeError:  # it has no pooling layer
-        model = transformers.AutoModel.from_pretrained(folder, **settings)
-    return model.eval()
+        return open_whole(transformers.AutoModel, folder)
 
 
 def inner_config(model: Any) -> Any:

@@ -15,6 +15,18 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 _BLOCK = 128  # queries whose probabilities are made at once
 
 
+class Biases(torch.nn.Module):
+    """u and v, of content and of place: vectors, so that an optimiser for matrices leaves them alone."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.content, self.position = torch.nn.Parameter(torch.zeros(width)), torch.nn.Parameter(torch.zeros(width))
+
+    def of_heads(self, heads: int) -> torch.Tensor:
+        """Both, for each head: (2, heads, 1, width of a head)."""
+        return torch.stack([self.content, self.position]).view(2, heads, 1, -1)
+
+
 def relative_attention(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, distances: torch.Tensor, biases: torch.Tensor,
     mask: torch.Tensor | None, dropout: float = 0.0,

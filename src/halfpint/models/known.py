@@ -1,11 +1,9 @@
-"""Small models that are known by name: facts with their sources, and what serving costs, from the shape alone."""
+"""Small models that are known by name: facts with their sources; `known_shape` tells what serving them costs."""
 
 from __future__ import annotations
 
-import time
 import tomllib
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 
 from halfpint.bundle import Kind
 from halfpint.errors import HalfpintError, SettingError, nearest
-from halfpint.machine import cores, memory_bytes
+from halfpint.machine import memory_bytes
 
 UNKNOWN = "unknown"
 """What stands in place of a fact for which no source was found; of a number 0, of a list nothing."""
@@ -34,12 +32,9 @@ COMMERCIAL: Mapping[str, str] = {
     UNKNOWN: UNKNOWN,
 }
 """Licence -> whether it lets a model be used commercially: yes, with conditions, no, or unknown."""
-BITS: Mapping[str, float] = {"16-bit": 16.0, "8-bit": 8.5, "4-bit": 4.5}
-"""Type of the weights -> bits of one: blocks of 32 small weights share a scale of 16 bits, as in GGUF."""
-_TABLE_BITS = {"4-bit": 6.5625}  # the table of tokens of a 4-bit file is usually of the type Q6_K
-_CACHE_BYTES = 2  # of a key's or value's number in the cache
+BITS: Mapping[str, str] = {"16-bit": "bf16", "8-bit": "q8_0", "4-bit": "q4_0"}
+"""Types of the weights as people name them -> those of a file that is served (`serving_cost.TYPES`)."""
 _FILES = {Kind.LANGUAGE: "known_language", Kind.ENCODER: "known_encoder", ENCODER_DECODER: "known_encoder_decoder"}
-_READ_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,72 +170,6 @@ def check_type(kind: str, place: str = "--type") -> str:
     return kind
 
 
-def weight_bytes(model: Known, kind: str) -> int:
-    """Bytes of the weights in the type `kind` of BITS; the table of tokens of a 4-bit file keeps more bits."""
-    table = int(model.shape.get("vocabulary", 0) * model.shape.get("width", 0))
-    bits = BITS[kind] * (model.parameters - table) + _TABLE_BITS.get(kind, BITS[kind]) * table
-    return round(bits / 8)
-
-
-def cache_bytes(model: Known, context: int) -> int | None:
-    """Bytes of the keys and values of `context` tokens, in 16 bits; None where the shape is not known well enough.
-
-    Layers that see a window keep no more tokens than it has; an encoder keeps none.
-    """
-    if model.kind == Kind.ENCODER:
-        return 0
-    shape = model.shape
-    layers = None if model.kind == ENCODER_DECODER else shape.get("attention_layers", shape.get("layers"))
-    if layers == 0:
-        return 0
-    if layers is None or "kv_heads" not in shape or "head_dim" not in shape:
-        return None
-    kept = min(context, model.context) if model.context else context
-    short = shape.get("window_layers", 0)
-    tokens = (layers - short) * kept + short * min(kept, shape.get("window", kept))
-    return int(2 * _CACHE_BYTES * tokens * shape["kv_heads"] * shape["head_dim"])
-
-
-def served_bytes(model: Known, kind: str, context: int) -> int:
-    """Bytes that serving needs for weights of the type `kind` and the cache of `context` tokens.
-
-    Where the shape does not tell the cache it is left out; the program itself needs some memory more.
-    """
-    return weight_bytes(model, kind) + (cache_bytes(model, context) or 0)
-
-
-def read_bytes(model: Known, kind: str) -> int:
-    """Bytes that are read for each token written: all weights, but the table of tokens where it serves input alone."""
-    table = model.shape.get("vocabulary", 0) * model.shape.get("width", 0)
-    looked_up = 0 if model.shape.get("tied", True) else table
-    return weight_bytes(model, kind) - round(looked_up * _TABLE_BITS.get(kind, BITS[kind]) / 8)
-
-
-def tokens_per_s(read: int, bandwidth: float) -> float:
-    """The most tokens a second that one text can be written at: memory is read once for each.
-
-    Args:
-        read: bytes read for a token, as `read_bytes` gives them.
-        bandwidth: bytes a second, as `memory_bandwidth` measures them.
-    """
-    return bandwidth / read
-
-
-def memory_bandwidth(seconds: float = 0.3) -> float:
-    """Bytes a second that this machine reads from memory with all its cores: the best of some passes."""
-    import numpy as np
-
-    size = min(_READ_BYTES, max(memory_bytes() // 16, 2**24)) if memory_bytes() else _READ_BYTES
-    parts = np.array_split(np.ones(size // 4, dtype=np.float32), cores())
-    best, started = 0.0, time.perf_counter()
-    with ThreadPoolExecutor(len(parts)) as pool:
-        while best == 0.0 or time.perf_counter() - started < seconds:
-            began = time.perf_counter()
-            list(pool.map(np.max, parts))
-            best = max(best, sum(part.nbytes for part in parts) / (time.perf_counter() - began))
-    return best
-
-
 def refuse_untaken(model: Known, memory: int | None = None) -> None:
     """Refuse, before anything is downloaded, a model that halfpint cannot take or that this machine cannot hold.
 
@@ -258,7 +187,7 @@ def refuse_untaken(model: Known, memory: int | None = None) -> None:
             said=f"The model {model.name} cannot be taken: {model.refusal}.",
         )  # fmt: skip
     memory = memory_bytes() if memory is None else memory
-    needed = weight_bytes(model, "16-bit")
+    needed = 2 * model.parameters
     if memory and needed > memory:
         fitting = f"--max-ram {memory / 1e9:.3g}GB"
         raise HalfpintError(

@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cache as remembered
 from pathlib import Path
 
 from halfpint.bundle import Kind, read_json
 from halfpint.errors import HalfpintError, nearest, need
 from halfpint.files import refuse_unreadable_name
-from halfpint.models.known import ENCODER_DECODER, Known, known_by, known_models
-from halfpint.models.serving_cost import download_bytes
+from halfpint.models.known import BITS, ENCODER_DECODER, Known, known_by, known_models
+from halfpint.models.serving_cost import cache_bytes, download_bytes, read_bytes, weight_bytes
 from halfpint.models.shape import Shape, llama_like, shape_of_config
 from halfpint.models.sizes import CAUSAL, MASKED, default_vocabulary, shown_parameters
 from halfpint.models.sources import cached
 
 _HUB_NAME = re.compile(r"(\w[\w.-]*/[\w.-]+)(?:@(\w[\w./-]*))?")
+_LEAST = ("layers", "width", "vocabulary")  # what a shape needs
 _USUAL_RATIO = 12.0  # parameters of a layer in squares of its width, where a name tells parameters alone
 _USUAL_ASPECT = 24  # of width to layers, between the fewest and the most
 _FEWEST_LAYERS, _MOST_LAYERS = 4, 32
@@ -94,22 +96,65 @@ def _in_folder(name: str, folder: Path, source: str, note: str = "") -> Sized:
 
 
 def _told(name: str, known: Known) -> Sized:
-    """A model that is known and not here: its shape as far as the catalogue tells it."""
+    """A model that is known and not here."""
+    shape = shape_told(known)
+    guessed = "" if _has_shape(known) else ", which does not have its shape: that is guessed"
+    value = 4 if shape.objective == MASKED else 2
+    return Sized(name, shape, None, download_bytes(shape, value), f"the catalogue{guessed}", known.note)
+
+
+@remembered
+def shape_told(known: Known) -> Shape:
+    """The shape of a model as far as the catalogue tells it; where it does not, a usual one of as many parameters."""
     told = known.shape
-    layers, width, vocabulary = (int(told.get(one) or 0) for one in ("layers", "width", "vocabulary"))
-    source = "the catalogue"
-    if not (layers and width and vocabulary):
+    layers, width, vocabulary = (int(told.get(one) or 0) for one in _LEAST)
+    if not _has_shape(known):
         layers, width, vocabulary = usual(known.parameters)
-        source = "the catalogue, which does not have its shape: that is guessed"
-    objective = MASKED if known.kind == Kind.ENCODER else CAUSAL
-    tied = told.get("tied")
-    shape = llama_like(
+    tied, attending = told.get("tied"), told.get("attention_layers")
+    return llama_like(
         known.model_type, parameters=known.parameters, layers=layers, width=width, vocabulary=vocabulary,
         heads=int(told.get("heads") or 0), kv_heads=int(told.get("kv_heads") or 0),
         head_width=int(told.get("head_dim") or 0), inner=int(told.get("ffn") or 0), context=known.context,
-        objective=objective, is_tied=tied if isinstance(tied, bool) else None,
+        objective=MASKED if known.kind == Kind.ENCODER else CAUSAL, is_tied=tied if isinstance(tied, bool) else None,
+        keeping=None if attending is None else int(attending), windowed=int(told.get("window_layers", 0)),
+        window=int(told.get("window", 0)),
     )  # fmt: skip
-    return Sized(name, shape, None, download_bytes(shape, 4 if objective == MASKED else 2), source, known.note)
+
+
+def _has_shape(known: Known) -> bool:
+    return all(known.shape.get(one) for one in _LEAST)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What serving a known model takes, from its shape, in bytes.
+
+    Attributes:
+        weights: of the file.
+        cache: of keys and values; None where the catalogue does not tell enough of the shape.
+        read: of weights, for each token that it writes; 0 of an encoder, which writes none.
+    """
+
+    weights: int
+    cache: int | None
+    read: int
+
+    @property
+    def memory(self) -> int:
+        """Weights and cache, where that is known; the program itself needs some more."""
+        return self.weights + (self.cache or 0)
+
+
+def served(known: Known, kind: str, context: int) -> Served:
+    """What serving a model takes with weights of the type `kind` (of `known.BITS`) and so many tokens in the cache,
+    or as many as it reads."""
+    shape, type_ = shape_told(known), BITS[kind]
+    kept = min(context, known.context or context)
+    tells = {"kv_heads", "head_dim"} <= set(known.shape) and ("layers" in known.shape or shape.keeping is not None)
+    cache = cache_bytes(shape, kept) if known.kind == Kind.ENCODER or shape.keeping == 0 or tells else None
+    cache = None if known.kind == ENCODER_DECODER else cache
+    read = 0 if known.kind == Kind.ENCODER else read_bytes(shape, type_)
+    return Served(weight_bytes(shape, type_), cache, read)
 
 
 def usual(parameters: int) -> tuple[int, int, int]:

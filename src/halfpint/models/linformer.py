@@ -63,6 +63,11 @@ class LinformerConfig(PreTrainedConfig):  # type: ignore[misc]
         self.layer_norm_epsilon, self.initializer_range = layer_norm_epsilon, initializer_range
         super().__init__(tie_word_embeddings=tie_word_embeddings, **{**tokens, **kwargs})
 
+    @property
+    def keys_seen(self) -> tuple[float, float]:
+        """Keys that each token's attention goes over: k, however long the sequence is."""
+        return float(self.projection_length), 0.0
+
 
 def _projection(config: LinformerConfig) -> Projection:
     return Projection(

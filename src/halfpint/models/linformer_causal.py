@@ -74,6 +74,11 @@ class LinformerCausalConfig(PreTrainedConfig):  # type: ignore[misc]
         self.rms_norm_eps, self.initializer_range, self.use_cache = rms_norm_eps, initializer_range, use_cache
         super().__init__(tie_word_embeddings=tie_word_embeddings, **{**tokens, **kwargs})
 
+    @property
+    def keys_seen(self) -> tuple[float, float]:
+        """Keys that each token's attention goes over: two chunks, and k for each of those before."""
+        return 2.0 * self.chunk_length, self.projection_length / self.chunk_length
+
 
 class LinformerCausalLayer(CacheLayerMixin):  # type: ignore[misc]
     """What a layer keeps of the tokens that it read.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from halfpint.models.shape import Shape
+from halfpint.models.sizes import MASKED
 
 # type -> bytes of a value of a matrix, and of the embeddings: blocks of 32 values share a scale, and an offset in q4_1.
 _BYTES: Mapping[str, tuple[float, float]] = {
@@ -52,7 +53,8 @@ def weight_bytes(shape: Shape, kind: str) -> int:
     """Bytes of the file with weights of a type of `TYPES`; norms stay in fp32, 4-bit files keep embeddings in q8_0."""
     matrix, table = _BYTES[kind]
     tables = shape.embeddings * (1 if shape.is_tied else 2)
-    return int(shape.body * matrix + tables * table + 4 * shape.others + _TOKEN_BYTES * shape.vocabulary)
+    rest = matrix if shape.is_rough else 4  # of a rough shape that is mostly what its matrices miss
+    return int(shape.body * matrix + tables * table + rest * shape.others + _TOKEN_BYTES * shape.vocabulary)
 
 
 def download_bytes(shape: Shape, value: int = 2) -> int:
@@ -61,8 +63,19 @@ def download_bytes(shape: Shape, value: int = 2) -> int:
 
 
 def cache_bytes(shape: Shape, context: int) -> int:
-    """Bytes of the keys and values of so many tokens, in f16: 2 a layer, for each head that has its own."""
-    return 2 * shape.layers * shape.kv_heads * shape.head_width * _CACHE_VALUE * context
+    """Bytes of the keys and values of so many tokens, in f16: 2 a layer, for each head that has its own; layers that
+    see a window keep no more tokens than it has, and an encoder keeps none."""
+    if shape.objective == MASKED:
+        return 0
+    layers = shape.layers if shape.keeping is None else shape.keeping
+    tokens = (layers - shape.windowed) * context + shape.windowed * min(context, shape.window or context)
+    return 2 * tokens * shape.kv_heads * shape.head_width * _CACHE_VALUE
+
+
+def read_bytes(shape: Shape, kind: str) -> int:
+    """Bytes of weights that are read for each token written: the table of the input is looked up, not read."""
+    matrix, table = _BYTES[kind]
+    return int(shape.body * matrix + shape.head * table)
 
 
 def serving_bytes(shape: Shape, kind: str, context: int) -> int:
@@ -74,8 +87,7 @@ def serving_bytes(shape: Shape, kind: str, context: int) -> int:
 
 def decode_seconds(shape: Shape, kind: str, speed: LlamaSpeed, context: int) -> float:
     """Seconds per token written where so many tokens stand before it, on average half of `context`."""
-    matrix, table = _BYTES[kind]
-    read = shape.body * matrix + shape.head * table + cache_bytes(shape, context) / 2
+    read = read_bytes(shape, kind) + cache_bytes(shape, context) / 2
     return read / speed.decode_bytes_per_s + shape.layers * speed.layer_s
 
 

@@ -6,6 +6,7 @@ entry of a catalogue; what follows from it is worked out by `models/serving_cost
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from halfpint.errors import HalfpintError
 from halfpint.models.architectures import need_transformers
 from halfpint.models.sizes import CAUSAL, MASKED, resolve, shown_parameters
 
+_FULL, _SLIDING = "full_attention", "sliding_attention"  # kinds of layers, as transformers names them
 _GATED = 3  # matrices of a feed-forward layer with a gate
 _SAME = 0.02  # share by which the parameters of layers may differ from what their sizes come to
 
@@ -38,6 +40,9 @@ class Shape:
         is_tied: whether the output layer is the token embeddings.
         matrices: of the layers: (how many, rows, columns) of each size, the tallest number first.
         is_rough: whether the matrices are those of a Llama of this shape, as the model's own are not known.
+        keeping: layers that keep keys and values of what was read; None: all.
+        windowed: of these, those that see a window; window: its tokens.
+        seen: keys that a token's attention goes over while it is trained: a number, and one per token of the sequence.
     """
 
     name: str
@@ -54,6 +59,14 @@ class Shape:
     is_tied: bool
     matrices: tuple[tuple[int, int, int], ...]
     is_rough: bool = False
+    keeping: int | None = None
+    windowed: int = 0
+    window: int = 0
+    seen: tuple[float, float] = (0.0, 1.0)
+
+    def keys_seen(self, context: int) -> int:
+        """Keys that each token's attention goes over in a sequence of so many tokens, at the most."""
+        return math.ceil(self.seen[0] + self.seen[1] * context)
 
     @property
     def embeddings(self) -> int:
@@ -109,6 +122,7 @@ def shape_of(model: Any) -> Shape:
         context=int(getattr(config, "max_position_embeddings", 0) or 0),
         is_tied=head is None or head is embedded,
         matrices=tuple(sorted(((number, *size) for size, number in sizes.items()), reverse=True)),
+        **_keeping(config), seen=tuple(getattr(config, "keys_seen", (0.0, 1.0))),
     )  # fmt: skip
 
 
@@ -145,12 +159,14 @@ def shape_of_config(config: Mapping[str, Any], place: str) -> Shape:
 def llama_like(
     name: str, *, parameters: int, layers: int, width: int, vocabulary: int, heads: int = 0, kv_heads: int = 0,
     head_width: int = 0, inner: int = 0, context: int = 0, is_tied: bool | None = None, objective: str = CAUSAL,
+    **more: Any,
 ) -> Shape:  # fmt: skip
     """A shape of which the numbers alone are known: the matrices are as a Llama has them, and come to `parameters`.
 
     Args:
         inner: 0 takes what is left of the parameters.
         is_tied: None: where two tables of embeddings would take more than a third of all.
+        more: keeping, windowed and window, as `Shape` has them.
     """
     heads = heads or max(1, width // 64)
     head_width, kv_heads = head_width or width // heads, kv_heads or heads
@@ -173,6 +189,7 @@ def llama_like(
         name=name, objective=objective, parameters=parameters, layers=layers, width=width, inner=inner, heads=heads,
         kv_heads=kv_heads, head_width=head_width, vocabulary=vocabulary, context=context, is_tied=tied,
         matrices=tuple(sorted(((count, *size) for size, count in sizes.items()), reverse=True)), is_rough=True,
+        **more,
     )  # fmt: skip
 
 
@@ -188,6 +205,16 @@ def _weight(model: Any, name: str) -> Any:
     except (AttributeError, NotImplementedError):
         return None
     return weight if weight is not None and weight.ndim == 2 else None
+
+
+def _keeping(config: Any) -> dict[str, Any]:
+    """Which layers keep keys and values, and of how many tokens, where the configuration names each layer's kind."""
+    kinds = list(getattr(config, "layer_types", None) or ())
+    if not kinds:
+        return {}
+    windowed = kinds.count(_SLIDING)
+    window = int(getattr(config, "sliding_window", 0) or 0)
+    return {"keeping": windowed + kinds.count(_FULL), "windowed": windowed if window else 0, "window": window}
 
 
 def _longest_list(model: Any) -> int:

@@ -31,7 +31,7 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from halfpint.models._adaptive_softmax import AdaptiveEmbedding, AdaptiveSoftmax
-from halfpint.models._relative_attention import relative_attention
+from halfpint.models._relative_attention import Biases, relative_attention
 
 ARCHITECTURE = "transformer_xl"
 _LARGE = 20_000  # tokens from which on a softmax in clusters saves time
@@ -80,6 +80,11 @@ class TransformerXLConfig(PreTrainedConfig):  # type: ignore[misc]
         self.use_cache = use_cache
         super().__init__(tie_word_embeddings=tie_word_embeddings, **{**tokens, **kwargs})
 
+    @property
+    def keys_seen(self) -> tuple[float, float]:
+        """Keys that each token's attention goes over: the memory and the segment."""
+        return float(self.mem_length), 1.0
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -113,18 +118,6 @@ class TransformerXLOutput(ModelOutput):  # type: ignore[misc]
     past_key_values: Cache | None = None
 
 
-class _Biases(nn.Module):
-    """u and v, of content and of place: vectors, so that an optimiser for matrices leaves them alone."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.content, self.position = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
-
-    def of_heads(self, heads: int) -> torch.Tensor:
-        """Both, for each head: (2, heads, 1, width of a head)."""
-        return torch.stack([self.content, self.position]).view(2, heads, 1, -1)
-
-
 class _Attention(nn.Module):
     """Attention to a segment and its memory, by relative positions."""
 
@@ -138,7 +131,7 @@ class _Attention(nn.Module):
         self.r_proj = nn.Linear(config.hidden_size, inner, bias=False)
         self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
         if config.untie_biases:
-            self.biases = _Biases(inner)
+            self.biases = Biases(inner)
         self._projected: tuple[Any, torch.Tensor] | None = None  # of the distances, as long as the weights stay
 
     def _of_heads(self, states: torch.Tensor) -> torch.Tensor:
@@ -156,7 +149,7 @@ class _Attention(nn.Module):
 
     def forward(
         self, states: torch.Tensor, before: torch.Tensor | None, cache: Cache | None, positions: torch.Tensor,
-        biases: _Biases | None, mask: torch.Tensor | None,
+        biases: Biases | None, mask: torch.Tensor | None,
     ) -> torch.Tensor:  # fmt: skip
         """Of states (rows, length, width), with those of the memory or a cache of its keys and values, as many."""
         queries = self._of_heads(self.q_proj(states))
@@ -206,7 +199,7 @@ class _Pretrained(PreTrainedModel):  # type: ignore[misc]
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, _Biases):
+        if isinstance(module, Biases):
             nn.init.normal_(module.content, 0.0, self.config.initializer_range)
             nn.init.normal_(module.position, 0.0, self.config.initializer_range)
 
@@ -223,7 +216,7 @@ class TransformerXLModel(_Pretrained):
             self.embed_tokens = nn.Embedding(config.vocab_size, width)
         self.layers = nn.ModuleList(_Layer(config, number) for number in range(config.num_hidden_layers))
         if not config.untie_biases:
-            self.biases = _Biases(config.num_attention_heads * config.head_dim)
+            self.biases = Biases(config.num_attention_heads * config.head_dim)
         self.norm = nn.LayerNorm(width, config.layer_norm_epsilon) if config.pre_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()

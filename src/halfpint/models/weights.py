@@ -34,10 +34,13 @@ def weight_types(bundle: Bundle) -> dict[str, int]:
     return found
 
 
-def open_whole(kind: Any, folder: Path) -> Any:
+def open_whole(kind: Any, folder: Path, **more: Any) -> Any:
     """The model in `folder` by an Auto class `kind`, in evaluation mode, fp32, on the CPU, with every weight read.
 
     transformers fills what a file lacks with random numbers, and only says so.
+
+    Args:
+        more: what else `from_pretrained` is given.
 
     Raises:
         HalfpintError: weights are missing, or have other shapes than config.json says; some of them are named.
@@ -47,7 +50,12 @@ def open_whole(kind: Any, folder: Path) -> Any:
     logging.set_verbosity_error()
     try:
         model, found = kind.from_pretrained(
-            folder, dtype="float32", local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+            folder,
+            dtype="float32",
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **more,
         )
     finally:
         logging.set_verbosity(level)

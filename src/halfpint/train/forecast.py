@@ -83,7 +83,7 @@ def layer_values(shape: Shape, context: int) -> int:
     About 14 as wide as the hidden states and 4 of the inner width (Korthikanti et al. 2023, "Reducing Activation
     Recomputation", section 4.1), and on a CPU the probabilities of attention (`models/_quick_attention`).
     """
-    return _STATES * shape.width + _INNER_STATES * shape.inner + shape.heads * context
+    return _STATES * shape.width + _INNER_STATES * shape.inner + shape.heads * shape.keys_seen(context)
 
 
 def training_bytes(shape: Shape, work: Work) -> int:
@@ -141,7 +141,7 @@ def flops_per_token(shape: Shape, work: Work) -> float:
     learned = shape.body if work.trained_matrices is None else work.trained_matrices
     body = 4 * (shape.body + work.added - learned) + 6 * learned
     head = shape.head * (6 if work.head_trained else 4) * work.share
-    attention = 12 * shape.layers * shape.heads * shape.head_width * work.context
+    attention = 12 * shape.layers * shape.heads * shape.head_width * shape.keys_seen(work.context)
     return float(body + head + attention * (1.0 if shape.objective == MASKED else 0.5))
 
 

@@ -179,14 +179,14 @@ class Pretrain(Training, Stage):
         special = special_tokens(tokenizer)
         vocabulary = tokenizer.get_vocab_size()
         settings = self._shape(parameters, vocabulary)
-        if "mem_length" in settings and self.packing != SEGMENTS:
-            return replace(self, packing=SEGMENTS).run(bundle, work)
         settings = {**settings, **special.config(settings)}
         needed = self._memory(sizes.new_model(model_type, settings, meta=True))
         torch.manual_seed(self.seed)
         model = sizes.new_model(model_type, settings).to(device())
         learner = self._learner(model, objective)
-        packed = replace(self, packing=learner.settled(self.packing, self.use, work.log))
+        remembers = "mem_length" in settings
+        packing = SEGMENTS if remembers else learner.settled(self.packing, self.use, work.log)
+        packed = replace(self, packing=packing)
         needed = needed if learner.chunked else self._memory(model, chunked=False)
         rows = self.rows()
         # Muon's steps have one size whatever the noise in them, so that small batches need no smaller rate (LOG.md).
@@ -211,7 +211,8 @@ class Pretrain(Training, Stage):
         if not rank:
             figures = {key: value for key, value in vars(outcome).items() if key not in ("seconds", "texts_per_s")}
             entry = self.entry(
-                started, **figures, objective=objective, parameters=sizes.parameters_of(model), vocabulary=vocabulary,
+                started, **figures, packing=packing, objective=objective,
+                parameters=sizes.parameters_of(model), vocabulary=vocabulary,
                 learning_rate=rate, train_tokens=len(learn.tokens),
             )  # fmt: skip
             self._write(model.to("cpu").eval(), entry, work)
